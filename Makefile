@@ -1,0 +1,53 @@
+# Every target first calls tools/set_up.py, which makes .venv on the first call and returns at once
+# on later ones. Without make, the README has the same in plain python commands.
+#
+#     make notebooks PROFILE=smoke      # or laptop (the default), or gpu
+#     make test PYTHON=python3.12       # the Python that .venv is made with
+#     make test NEWEST=1                # the newest dependencies in place of requirements.lock
+
+PYTHON ?= python3
+PROFILE ?= laptop
+NEWEST ?=
+
+ifeq ($(OS),Windows_NT)
+VENV_PYTHON := .venv/Scripts/python.exe
+else
+VENV_PYTHON := .venv/bin/python
+endif
+
+# Notebooks run with .venv's kernel, whatever other kernels the user has.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.PHONY: help set-up notebooks test lab bench lint record lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+set-up: ## make .venv and install the package into it
+	@$(PYTHON) tools/set_up.py $(if $(NEWEST),--newest)
+
+notebooks: set-up ## run every notebook into build/
+	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --output build/$(PROFILE)
+
+test: set-up ## run the tests
+	$(VENV_PYTHON) -m pytest
+
+lab: set-up ## open JupyterLab on the notebooks
+	$(VENV_PYTHON) -m jupyterlab notebooks
+
+bench: set-up ## time the losses beside torch's cross-entropy
+	$(VENV_PYTHON) -m benchmarks.loss
+
+lint: set-up ## check code and notebooks with ruff
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+
+record: set-up ## maintainers: run the notebooks in place and record their results
+	$(VENV_PYTHON) -m qsft_lite.notebook record
+
+lock: set-up ## maintainers: write requirements.lock and environment.yml with today's versions
+	$(VENV_PYTHON) -m pip install --quiet uv
+	$(VENV_PYTHON) tools/lock.py
+
+clean: ## remove what was built; .venv stays
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

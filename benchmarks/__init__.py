@@ -1,0 +1,1 @@
+"""Benchmarks: ratios that are printed and recorded, never asserted."""

@@ -1,0 +1,248 @@
+"""What the losses cost beside what one would otherwise write: ``python -m benchmarks.loss``.
+
+Times are ratios. The two sides run by turns in one process, in changing order; each repetition
+gives one ratio, and the table holds the median with its 95 % bootstrap interval. Every time is of
+a forward and a backward pass on the CPU.
+
+Memory is workspace: the peak of what is allocated in a forward and backward pass and freed again,
+so neither inputs nor gradients count. The profiler reports each allocation, so it is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from torch.profiler import ProfilerActivity, profile
+
+from qsft_lite import notebook
+from qsft_lite.loss import _LinearCrossEntropy, linear_q_sft_loss, q_sft_loss
+from qsft_lite.results import PROFILES, markdown_table
+
+SMOKE = {
+    "vocabulary": 500,
+    "logit tokens": 16,
+    "small hidden": 8,
+    "small tokens": 300,
+    "large hidden": 16,
+    "large tokens": 300,
+    "memory tokens": 1024,
+    "repetitions": 3,
+}
+LAPTOP = {
+    "vocabulary": 50_257,  # that of GPT-2
+    "logit tokens": 512,
+    "small hidden": 64,
+    "small tokens": 1024,
+    "large hidden": 768,  # that of the smallest GPT-2
+    "large tokens": 512,
+    "memory tokens": 1024,  # GPT-2's context
+    "repetitions": 20,
+}
+PAIRS = {
+    "goal 1.05": 1.05,
+}
+
+Loss = Callable[[], torch.Tensor]
+
+
+def cross_entropy_on_logits(tokens: int, vocabulary: int) -> tuple[dict[str, Loss], list]:
+    """Losses of the same logits (tokens, vocabulary), and the tensors that get gradients."""
+    logits = torch.randn(tokens, vocabulary, requires_grad=True)
+    actions = torch.randint(vocabulary - 1, (tokens,))
+    target = torch.rand(tokens)
+    losses = {
+        "cross-entropy": lambda: torch.nn.functional.cross_entropy(logits, actions),
+        "uniform": lambda: q_sft_loss(logits, actions, target, leftover="uniform"),
+        "dummy": lambda: q_sft_loss(logits, actions, target, leftover=vocabulary - 1),
+    }
+    return losses, [logits]
+
+
+def losses_on_hidden_states(
+    tokens: int, hidden_size: int, vocabulary: int
+) -> tuple[dict[str, Loss], list]:
+    """Losses of the same hidden states (tokens, hidden_size), and the tensors that get gradients.
+
+    "cross-entropy" is plain, by the same chunked kernel. "naive" holds all logits and Eq. 3's
+    target distribution, as a straightforward implementation does. "products" are the matrix
+    products alone that every one of them needs, in the same chunks: no loss can be faster.
+    """
+    hidden = torch.randn(tokens, hidden_size, requires_grad=True)
+    weight = (torch.randn(vocabulary, hidden_size) / hidden_size**0.5).requires_grad_()
+    actions = torch.randint(vocabulary - 1, (tokens,))
+    target = torch.rand(tokens)
+    chunk_size = linear_q_sft_loss.__kwdefaults__["chunk_size"]
+    ones = torch.ones(tokens, 1)
+
+    def cross_entropy() -> torch.Tensor:
+        return _LinearCrossEntropy.apply(
+            hidden, weight, actions[:, None], ones, None, chunk_size, True
+        )[0]
+
+    def naive() -> torch.Tensor:
+        logits = hidden @ weight.T
+        others = (1 - target) / (vocabulary - 1)
+        distribution = others[:, None].repeat(1, vocabulary)
+        distribution.scatter_(1, actions[:, None], target[:, None])
+        return torch.nn.functional.cross_entropy(logits, distribution)
+
+    def products() -> torch.Tensor:
+        with torch.no_grad():
+            grad_weight = torch.zeros_like(weight)
+            for chunk in hidden.split(chunk_size):
+                logits = chunk @ weight.T
+                logits @ weight
+                grad_weight.addmm_(logits.T, chunk)
+        return hidden.new_zeros((), requires_grad=True)
+
+    losses = {
+        "cross-entropy": cross_entropy,
+        "uniform": lambda: linear_q_sft_loss(hidden, weight, actions, target, leftover="uniform"),
+        "dummy": lambda: linear_q_sft_loss(
+            hidden, weight, actions, target, leftover=vocabulary - 1
+        ),
+        "naive": naive,
+        "products": products,
+    }
+    return losses, [hidden, weight]
+
+
+def interleaved_seconds(
+    losses: dict[str, Loss], leaves: list[torch.Tensor], repetitions: int
+) -> dict[str, list[float]]:
+    """Seconds of a forward and backward pass of each loss, by turns, after one warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in losses}
+    for repetition in range(repetitions + 1):
+        order = list(losses) if repetition % 2 else list(reversed(losses))
+        for name in order:
+            for leaf in leaves:
+                leaf.grad = None
+            start = time.perf_counter()
+            losses[name]().backward()
+            if repetition > 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    """Median of the paired ratios with its 95 % bootstrap interval."""
+    ratios = np.divide(numerator, denominator)
+    interval = bootstrap(
+        (ratios,), np.median, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return {"mean": float(np.median(ratios)), "low": interval.low, "high": interval.high}
+
+
+def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
+    """Peak bytes that a forward and backward pass allocates and frees again, on the CPU."""
+    for _ in range(2):  # the first pass warms up
+        for leaf in leaves:
+            leaf.grad = None
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            loss().backward()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        trace = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    events = [event["args"] for event in trace if event.get("name") == "[memory]"]
+    events.sort(key=lambda event: event["Ev Idx"])
+
+    changes = []
+    allocated: dict[int, int] = {}  # address -> index into changes
+    for event in events:
+        size, address = event["Bytes"], event["Addr"]
+        if size > 0:
+            allocated[address] = len(changes)
+        elif address not in allocated:
+            continue  # freed here, but allocated before
+        else:
+            del allocated[address]
+        changes.append(size)
+    for index in allocated.values():  # never freed: the gradients
+        changes[index] = 0
+    return int(max(np.cumsum(changes)))
+
+
+def compare(settings: dict[str, int]) -> tuple[list[dict], dict]:
+    """The rows of the table, and the seconds of every repetition."""
+    vocabulary, repetitions = settings["vocabulary"], settings["repetitions"]
+    rows, raw = [], {}
+
+    def add(what: str, tokens: int, hidden: int | None, value, goal: float | None) -> None:
+        middle = value["mean"] if isinstance(value, dict) else value
+        met = None if goal is None else ("yes" if middle <= goal else "no")
+        rows.append(
+            {
+                "what": what,
+                "tokens": tokens,
+                "hidden size": hidden,
+                "ratio [95 % interval]": value,
+                "goal": goal,
+                "met": met,
+            }
+        )
+
+    tokens = settings["logit tokens"]
+    losses, leaves = cross_entropy_on_logits(tokens, vocabulary)
+    seconds = raw["on logits"] = interleaved_seconds(losses, leaves, repetitions)
+    for form in ("uniform", "dummy"):
+        value = ratio(seconds[form], seconds["cross-entropy"])
+        add(f"time: q_sft_loss, {form} / torch cross_entropy", tokens, None, value, 1.05)
+
+    for size in ("small", "large"):
+        tokens, hidden = settings[f"{size} tokens"], settings[f"{size} hidden"]
+        losses, leaves = losses_on_hidden_states(tokens, hidden, vocabulary)
+        seconds = raw[f"hidden size {hidden}"] = interleaved_seconds(losses, leaves, repetitions)
+        for form in ("uniform", "dummy"):
+            value = ratio(seconds[form], seconds["cross-entropy"])
+            add(
+                f"time: linear_q_sft_loss, {form} / plain, same kernel", tokens, hidden, value, 1.05
+            )
+        value = ratio(seconds["uniform"], seconds["naive"])
+        add("time: linear_q_sft_loss, uniform / naive", tokens, hidden, value, 0.6)
+        value = ratio(seconds["products"], seconds["naive"])
+        add("time: the matrix products alone / naive", tokens, hidden, value, None)
+
+        tokens = settings["memory tokens"]
+        losses, leaves = losses_on_hidden_states(tokens, hidden, vocabulary)
+        used = {name: workspace_bytes(losses[name], leaves) for name in ("uniform", "naive")}
+        raw[f"workspace bytes, hidden size {hidden}"] = used
+        value = used["uniform"] / used["naive"]
+        add("memory: linear_q_sft_loss, uniform / naive", tokens, hidden, value, 0.1)
+    return rows, raw
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss")
+    parser.add_argument("--profile", choices=PROFILES, default="laptop")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("QSFT_COMMAND", f"python -m benchmarks.loss --profile {options.profile}")
+    settings = {"smoke": SMOKE, "laptop": LAPTOP, "gpu": LAPTOP}
+    run = notebook.start("benchmark_loss", profile=options.profile, seed=0, settings=settings)
+    run = replace(run, device=torch.device("cpu"))
+
+    rows, raw = compare(run.settings)
+    print(
+        f"vocabulary {run.settings['vocabulary']}, {run.threads} threads, torch {torch.__version__}"
+    )
+    print(markdown_table(rows))
+    headline = {
+        f"{row['what']}, H {row['hidden size']}": row["ratio [95 % interval]"] for row in rows
+    }
+    run.record(headline=headline, tables={"benchmark_loss": rows}, raw=raw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Static figures. One color a method, the same in every chapter, safe for the color-blind."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.image import AxesImage
+
+from qsft_lite.mdps import ACTION_STEPS, Maze
+
+# Okabe and Ito's palette; the paper's form and ours are the two that must never be confused.
+COLORS = {
+    "optimum": "#000000",
+    "Q-SFT, dummy (ours)": "#0072B2",
+    "Q-SFT, Eq. 3 (paper)": "#D55E00",
+    "cloning": "#999999",
+    "filtered cloning": "#E69F00",
+    "Monte-Carlo returns": "#CC79A7",
+    "fitted Q": "#56B4E9",
+    "conservative Q": "#009E73",
+}
+MARKERS = dict(zip(COLORS, ("", "o", "s", "v", "^", "P", "X", "D"), strict=True))
+
+VALUE_COLORS: Colormap = plt.get_cmap("cividis")
+WALL_COLOR, TRAP_COLOR = "#4d4d4d", "#D55E00"
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for this project: readable at half size, no frame clutter."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "font.size": 12,
+            "axes.titlesize": 13,
+            "axes.labelsize": 12,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "lines.linewidth": 2,
+            "lines.markersize": 7,
+            "legend.frameon": False,
+        }
+    )
+
+
+def method_style(method: str) -> dict[str, str]:
+    """Keyword arguments for `Axes.plot` and `Axes.errorbar` that belong to a method."""
+    return {"color": COLORS[method], "marker": MARKERS[method], "label": method}
+
+
+def draw_maze(
+    axes: Axes,
+    maze: Maze,
+    *,
+    values: np.ndarray | None = None,
+    policy: np.ndarray | None = None,
+    numbers: bool = False,
+    limits: tuple[float, float] = (0.0, 1.0),
+    title: str = "",
+) -> AxesImage:
+    """A maze with state values (S,) as colors and a policy (S, 4) as arrows.
+
+    An arrow's length and darkness grow with the action's probability. `numbers` writes the values
+    into the cells. `limits` are the values at the two ends of the color scale. Walls are grey, G is
+    the goal, T a trap, S a start. Returns the image, for a color bar.
+    """
+    n_rows, n_columns = len(maze.layout), len(maze.layout[0])
+    grid = np.full((n_rows, n_columns), np.nan)
+    if values is not None:
+        for (row, column), value in zip(maze.cells, values, strict=True):
+            grid[row, column] = value
+    image = axes.imshow(grid, cmap=VALUE_COLORS, vmin=limits[0], vmax=limits[1], aspect="equal")
+    for row, line in enumerate(maze.layout):
+        for column, letter in enumerate(line):
+            _draw_cell(axes, row, column, letter, on_value=values is not None)
+    if policy is not None:
+        _draw_arrows(axes, maze, policy, grid, limits)
+    if numbers and values is not None:
+        for (row, column), value in zip(maze.cells, values, strict=True):
+            axes.text(
+                column,
+                row + (0.32 if policy is not None else 0),
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8 if policy is not None else 10,
+                color=_ink(value, limits),
+            )
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
+    axes.grid(False)
+    axes.grid(which="minor", color="white", linewidth=1, alpha=1)
+    axes.tick_params(which="both", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return image
+
+
+def _draw_cell(axes: Axes, row: int, column: int, letter: str, *, on_value: bool) -> None:
+    if letter == "#":
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=WALL_COLOR))
+    elif letter == "G":
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=VALUE_COLORS(1.0)))
+        axes.text(column, row, "G", ha="center", va="center", weight="bold")
+    elif letter == "T":
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=TRAP_COLOR, alpha=0.7))
+        axes.text(column, row, "T", ha="center", va="center", weight="bold", color="white")
+    else:
+        if not on_value:
+            axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color="#eeeeee"))
+        if letter == "S":
+            box = {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.8}
+            axes.text(column - 0.33, row - 0.3, "S", ha="center", va="center", fontsize=8, bbox=box)
+
+
+def _draw_arrows(
+    axes: Axes, maze: Maze, policy: np.ndarray, grid: np.ndarray, limits: tuple[float, float]
+) -> None:
+    for (row, column), probabilities in zip(maze.cells, policy, strict=True):
+        for (down, right), probability in zip(ACTION_STEPS, probabilities, strict=True):
+            if probability < 0.02:
+                continue
+            length = 0.12 + 0.3 * float(probability)
+            axes.annotate(
+                "",
+                xy=(column + length * right, row + length * down),
+                xytext=(column, row),
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": _ink(grid[row, column], limits),
+                    "alpha": 0.25 + 0.75 * float(probability),
+                    "linewidth": 1.5,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                },
+            )
+
+
+def _ink(value: float, limits: tuple[float, float]) -> str:
+    """Black on light cells, white on dark ones."""
+    low, high = limits
+    return "white" if (value - low) / (high - low) < 0.5 else "black"

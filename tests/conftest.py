@@ -1,0 +1,19 @@
+"""What holds for every test: few threads, no window, no kernel but this environment's."""
+
+import os
+
+# Two threads on purpose: results and times then hardly depend on the machine's number of cores.
+# Set before numpy and torch are imported, which read it once; notebook kernels inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+
+import hypothesis  # noqa: E402
+import matplotlib  # noqa: E402
+
+# Not by MPLBACKEND: kernels would inherit that, and a notebook would show no pictures.
+matplotlib.use("Agg")
+
+# A slow machine is no failure, and CI must not fail by the luck of the draw.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")

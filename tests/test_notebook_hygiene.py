@@ -1,0 +1,255 @@
+"""Every committed notebook was run in order, shows pictures, and carries nothing of a machine.
+
+Each check is a function of one notebook, applied to all of them; the second half of this file
+breaks a sound notebook in one place at a time and sees that check fail.
+"""
+
+import ast
+import copy
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from qsft_lite.notebook import INSTALL_CELL
+from qsft_lite.results import PROFILES, badge, repository
+from qsft_lite.runner import ParameterError, default_parameters
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def has_picture(cell):
+    return any("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def calls(notebook):
+    """Every function call in the notebook, as a pair of its cell and its syntax tree."""
+    return [
+        (cell, node)
+        for cell in code_cells(notebook)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call)
+    ]
+
+
+def check_executed_in_order(notebook, name):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), f"execution counts {counts}"
+
+
+def check_no_error(notebook, name):
+    assert all(output.output_type != "error" for output in outputs(notebook))
+
+
+def check_no_stderr(notebook, name):
+    texts = [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
+    assert texts == []
+
+
+def check_no_widget_state(notebook, name):
+    assert "widgets" not in notebook.metadata
+    assert all(WIDGET_VIEW not in output.get("data", {}) for output in outputs(notebook))
+
+
+def check_parameters(notebook, name):
+    assert sum("parameters" in tags(cell) for cell in notebook.cells) == 1
+    assert not any("injected-parameters" in tags(cell) for cell in notebook.cells)
+    assert default_parameters(notebook).get("PROFILE") == "laptop"
+
+
+def check_picture(notebook, name):
+    assert any(has_picture(cell) for cell in code_cells(notebook))
+
+
+def check_first_cell(notebook, name):
+    text = notebook.cells[0].source
+    assert notebook.cells[0].cell_type == "markdown"
+    assert badge(name) in text, f"the first cell needs {badge(name)}"
+    missing = [profile for profile in PROFILES if profile not in text]
+    assert missing == [], f"the first cell says nothing about the profiles {missing}"
+    # A GPU's figures may be unknown; those of smoke and laptop are measured.
+    assert len(re.findall(r"\d ?(?:s|min|h)\b", text)) >= 2, "time of smoke and laptop"
+    assert len(re.findall(r"\d ?(?:MiB|GiB|MB|GB)\b", text)) >= 2, "memory of smoke and laptop"
+
+
+def check_install_cell(notebook, name):
+    assert code_cells(notebook)[0].source == INSTALL_CELL
+
+
+def check_short_lines(notebook, name):
+    for cell in code_cells(notebook):
+        assert [line for line in cell.source.splitlines() if len(line) > 100] == []
+
+
+def check_short_cells(notebook, name):
+    for cell in code_cells(notebook):
+        lines = cell.source.splitlines()
+        assert len(lines) <= 40, f"{len(lines)} lines: {lines[0]}"
+
+
+def check_no_machine_path(notebook, name):
+    texts = [cell.source for cell in notebook.cells]
+    for output in outputs(notebook):
+        data = output.get("data", {})
+        texts += [output.get("text", "")]
+        texts += [str(value) for mime, value in data.items() if mime != "image/png"]
+    for text in texts:
+        found = re.search(r"(/work/|/home/|/root/|/Users/|/tmp/|C:\\).*", text)
+        assert not found, f"machine-specific path {found[0]!r}"
+
+
+def check_widgets(notebook, name):
+    """A cell that shows a widget draws the same at rest, and its output is not compared."""
+    trees = [ast.parse(cell.source) for cell in code_cells(notebook)]
+    imports = [n for t in trees for n in ast.walk(t) if isinstance(n, ast.ImportFrom)]
+    modules = ("ipywidgets", "qsft_lite.widgets")
+    widgets = {a.asname or a.name for n in imports if n.module in modules for a in n.names}
+    for cell, call in calls(notebook):
+        function = ast.unparse(call.func)
+        if function in widgets or re.match(r"(\w+\.)*(ipy)?widgets\.", function):
+            assert "nbval-ignore-output" in tags(cell), f"{function}: not tagged"
+            assert has_picture(cell), f"{function}: no static figure"
+
+
+def check_recorded_under_its_name(notebook, name):
+    names = [c.args[0] for _, c in calls(notebook) if ast.unparse(c.func) == "notebook.start"]
+    assert [ast.literal_eval(n) for n in names] == [name.removesuffix(".ipynb")]
+
+
+def check_record_last(notebook, name):
+    last = ast.parse(code_cells(notebook)[-1].source).body[-1]
+    assert ast.unparse(last).startswith("run.record("), "the last code cell ends with run.record"
+
+
+CHECKS = [value for key, value in list(globals().items()) if key.startswith("check_")]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, check):
+    check(nbformat.read(path, as_version=4), path.name)
+
+
+def test_the_install_cell_installs_this_project():
+    assert f'"git+{repository()}"' in INSTALL_CELL
+
+
+def sound_notebook():
+    """A notebook, as if executed, that passes every check. Cells: 2 parameters, 4 widget."""
+    new_code, new_output = nbformat.v4.new_code_cell, nbformat.v4.new_output
+    picture = new_output("display_data", {"image/png": "abc", "text/plain": "<Figure>"})
+    table = new_output("execute_result", {"text/plain": "a table"}, execution_count=3)
+    shown = {"tags": ["nbval-ignore-output"]}
+    first = (
+        f"{badge('01_x.ipynb')}\n- smoke: 5 s, 300 MiB\n- laptop: 1 min, 1 GiB\n- gpu: not measured"
+    )
+    cells = [
+        nbformat.v4.new_markdown_cell(first),
+        new_code(INSTALL_CELL),
+        new_code('PROFILE = "laptop"\nSEED = 0', metadata={"tags": ["parameters"]}),
+        new_code('from qsft_lite.widgets import explorer\nrun = notebook.start("01_x")'),
+        new_code("draw()\nexplorer(1)", outputs=[picture], metadata=shown),
+        new_code("table()", outputs=[table]),
+        new_code("run.record(headline={})"),
+    ]
+    for count, cell in enumerate(cells[1:], 1):
+        cell.execution_count = count
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def stream(name, text):
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+def in_cell(index, **changes):
+    """A function that changes one cell of a notebook."""
+    return lambda notebook: notebook.cells[index].update(changes)
+
+
+def in_first_cell(old, new):
+    source = sound_notebook().cells[0].source
+    return in_cell(0, source=source.replace(old, new))
+
+
+def retag(index, *new_tags):
+    return lambda notebook: notebook.cells[index].metadata.update(tags=list(new_tags))
+
+
+BROKEN = [
+    (check_executed_in_order, in_cell(5, execution_count=None)),
+    (check_executed_in_order, in_cell(5, execution_count=9)),
+    (check_no_error, in_cell(5, outputs=[nbformat.v4.new_output("error", ename="E")])),
+    (check_no_stderr, in_cell(5, outputs=[stream("stderr", "warning")])),
+    (check_no_widget_state, lambda notebook: notebook.metadata.update(widgets={})),
+    (
+        check_no_widget_state,
+        in_cell(5, outputs=[nbformat.v4.new_output("display_data", {WIDGET_VIEW: {}})]),
+    ),
+    (check_parameters, retag(2)),
+    (check_parameters, retag(3, "parameters")),
+    (check_parameters, retag(3, "injected-parameters")),
+    (check_parameters, in_cell(2, source='PROFILE = "smoke"')),
+    (check_parameters, in_cell(2, source='PROFILE = "laptop"\nSTEPS = 2 * 3')),
+    (check_parameters, in_cell(2, source='PROFILE = "laptop"\nprint(PROFILE)')),
+    (check_parameters, in_cell(2, source="SEED = 0")),
+    (check_picture, in_cell(4, outputs=[])),
+    (check_first_cell, in_cell(0, cell_type="code")),
+    (check_first_cell, in_first_cell("1 min", "soon")),
+    (check_first_cell, in_first_cell("GiB", "big")),
+    (check_first_cell, in_first_cell("gpu", "large")),
+    (check_first_cell, in_first_cell("01_x", "02_x")),
+    (check_install_cell, in_cell(1, source="!pip install qsft-lite")),
+    (check_short_lines, in_cell(5, source="x = " + "1 + " * 30 + "1")),
+    (check_short_cells, in_cell(5, source="x = 1\n" * 41)),
+    (check_no_machine_path, in_cell(5, source='open("/home/me/x")')),
+    (check_no_machine_path, in_cell(5, outputs=[stream("stdout", "C:\\Users\\me")])),
+    (
+        check_no_machine_path,
+        in_cell(
+            5,
+            outputs=[nbformat.v4.new_output("execute_result", {"text/html": "<a href=/root/x>"})],
+        ),
+    ),
+    (check_widgets, retag(4)),
+    (check_widgets, in_cell(4, outputs=[])),
+    (check_widgets, in_cell(5, source="import ipywidgets\nipywidgets.interact(f, x=3)")),
+    (check_widgets, in_cell(5, source="from qsft_lite import widgets\nwidgets.explorer()")),
+    (check_recorded_under_its_name, in_cell(3, source='run = notebook.start("02_y")')),
+    (check_recorded_under_its_name, in_cell(3, source="run = None")),
+    (check_record_last, in_cell(6, source="print(1)")),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_sound_notebook_passes(check):
+    notebook = sound_notebook()
+    nbformat.validate(notebook)
+    check(notebook, "01_x.ipynb")
+
+
+@pytest.mark.parametrize(("check", "damage"), BROKEN, ids=lambda f: getattr(f, "__name__", ""))
+def test_a_broken_notebook_fails(check, damage):
+    notebook = sound_notebook()
+    before = copy.deepcopy(notebook)
+    damage(notebook)
+    assert notebook != before
+    with pytest.raises((AssertionError, ParameterError)):
+        check(notebook, "01_x.ipynb")
+
+
+def test_every_check_is_seen_to_fail():
+    assert {check for check, _ in BROKEN} == set(CHECKS)
