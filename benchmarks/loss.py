@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
 from torch.profiler import ProfilerActivity, profile
 
 from qsft_lite import notebook
@@ -49,9 +47,6 @@ LAPTOP = {
     "memory tokens": 1024,  # GPT-2's context
     "repetitions": 20,
 }
-PAIRS = {
-    "goal 1.05": 1.05,
-}
 
 Loss = Callable[[], torch.Tensor]
 
@@ -74,9 +69,9 @@ def losses_on_hidden_states(
 ) -> tuple[dict[str, Loss], list]:
     """Losses of the same hidden states (tokens, hidden_size), and the tensors that get gradients.
 
-    "cross-entropy" is plain, by the same chunked kernel. "naive" holds all logits and Eq. 3's
-    target distribution, as a straightforward implementation does. "products" are the matrix
-    products alone that every one of them needs, in the same chunks: no loss can be faster.
+    "plain cross-entropy" is by the same chunked kernel. "naive" holds all logits and Eq. 3's
+    target distribution, as a straightforward implementation does. "matrix
+    products" are those alone that each of the others needs, in chunks: no loss can be faster.
     """
     hidden = torch.randn(tokens, hidden_size, requires_grad=True)
     weight = (torch.randn(vocabulary, hidden_size) / hidden_size**0.5).requires_grad_()
@@ -107,13 +102,13 @@ def losses_on_hidden_states(
         return hidden.new_zeros((), requires_grad=True)
 
     losses = {
-        "cross-entropy": cross_entropy,
+        "plain cross-entropy": cross_entropy,
         "uniform": lambda: linear_q_sft_loss(hidden, weight, actions, target, leftover="uniform"),
         "dummy": lambda: linear_q_sft_loss(
             hidden, weight, actions, target, leftover=vocabulary - 1
         ),
         "naive": naive,
-        "products": products,
+        "matrix products": products,
     }
     return losses, [hidden, weight]
 
@@ -136,12 +131,11 @@ def interleaved_seconds(
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
-    """Median of the paired ratios with its 95 % bootstrap interval."""
+    """Median of the paired ratios, called "mean" as in every result, and its interval."""
     ratios = np.divide(numerator, denominator)
-    interval = bootstrap(
-        (ratios,), np.median, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return {"mean": float(np.median(ratios)), "low": interval.low, "high": interval.high}
+    resampled = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
+    low, high = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
+    return {"mean": float(np.median(ratios)), "low": float(low), "high": float(high)}
 
 
 def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
@@ -175,52 +169,56 @@ def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
 
 
 def compare(settings: dict[str, int]) -> tuple[list[dict], dict]:
-    """The rows of the table, and the seconds of every repetition."""
+    """The rows of the table, and what they were made from."""
     vocabulary, repetitions = settings["vocabulary"], settings["repetitions"]
-    rows, raw = [], {}
-
-    def add(what: str, tokens: int, hidden: int | None, value, goal: float | None) -> None:
-        middle = value["mean"] if isinstance(value, dict) else value
-        met = None if goal is None else ("yes" if middle <= goal else "no")
-        rows.append(
-            {
-                "what": what,
-                "tokens": tokens,
-                "hidden size": hidden,
-                "ratio [95 % interval]": value,
-                "goal": goal,
-                "met": met,
-            }
-        )
+    rows: list[dict] = []
+    raw: dict[str, dict] = {}
 
     tokens = settings["logit tokens"]
     losses, leaves = cross_entropy_on_logits(tokens, vocabulary)
-    seconds = raw["on logits"] = interleaved_seconds(losses, leaves, repetitions)
+    seconds = raw["seconds on logits"] = interleaved_seconds(losses, leaves, repetitions)
     for form in ("uniform", "dummy"):
         value = ratio(seconds[form], seconds["cross-entropy"])
-        add(f"time: q_sft_loss, {form} / torch cross_entropy", tokens, None, value, 1.05)
+        rows.append(
+            row(f"time: q_sft_loss {form} / torch cross_entropy", tokens, None, value, 1.05)
+        )
 
     for size in ("small", "large"):
         tokens, hidden = settings[f"{size} tokens"], settings[f"{size} hidden"]
         losses, leaves = losses_on_hidden_states(tokens, hidden, vocabulary)
-        seconds = raw[f"hidden size {hidden}"] = interleaved_seconds(losses, leaves, repetitions)
-        for form in ("uniform", "dummy"):
-            value = ratio(seconds[form], seconds["cross-entropy"])
-            add(
-                f"time: linear_q_sft_loss, {form} / plain, same kernel", tokens, hidden, value, 1.05
-            )
-        value = ratio(seconds["uniform"], seconds["naive"])
-        add("time: linear_q_sft_loss, uniform / naive", tokens, hidden, value, 0.6)
-        value = ratio(seconds["products"], seconds["naive"])
-        add("time: the matrix products alone / naive", tokens, hidden, value, None)
+        seconds = interleaved_seconds(losses, leaves, repetitions)
+        raw[f"seconds at hidden size {hidden}"] = seconds
+        for what, goal in (
+            ("uniform / plain cross-entropy", 1.05),
+            ("dummy / plain cross-entropy", 1.05),
+            ("uniform / naive", 0.6),
+            ("matrix products / naive", None),
+        ):
+            value = ratio(*(seconds[name] for name in what.split(" / ")))
+            rows.append(row(f"time: chunked {what}", tokens, hidden, value, goal))
 
         tokens = settings["memory tokens"]
         losses, leaves = losses_on_hidden_states(tokens, hidden, vocabulary)
-        used = {name: workspace_bytes(losses[name], leaves) for name in ("uniform", "naive")}
-        raw[f"workspace bytes, hidden size {hidden}"] = used
-        value = used["uniform"] / used["naive"]
-        add("memory: linear_q_sft_loss, uniform / naive", tokens, hidden, value, 0.1)
+        workspace = {name: workspace_bytes(losses[name], leaves) for name in ("uniform", "naive")}
+        raw[f"workspace bytes at hidden size {hidden}"] = workspace
+        value = workspace["uniform"] / workspace["naive"]
+        rows.append(row("memory: chunked uniform / naive", tokens, hidden, value, 0.1))
     return rows, raw
+
+
+def row(
+    what: str, tokens: int, hidden: int | None, value: dict | float, goal: float | None
+) -> dict[str, object]:
+    """One row of the table; a goal is met when the median is no larger."""
+    median = value["mean"] if isinstance(value, dict) else value
+    return {
+        "ratio": what,
+        "tokens": tokens,
+        "hidden size": hidden,
+        "median [95 % interval]": value,
+        "goal": goal,
+        "met": None if goal is None else "yes" if median <= goal else "no",
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -228,18 +226,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loss")
     parser.add_argument("--profile", choices=PROFILES, default="laptop")
     options = parser.parse_args(arguments)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     os.environ.setdefault("QSFT_COMMAND", f"python -m benchmarks.loss --profile {options.profile}")
     settings = {"smoke": SMOKE, "laptop": LAPTOP, "gpu": LAPTOP}
     run = notebook.start("benchmark_loss", profile=options.profile, seed=0, settings=settings)
     run = replace(run, device=torch.device("cpu"))
 
     rows, raw = compare(run.settings)
-    print(
-        f"vocabulary {run.settings['vocabulary']}, {run.threads} threads, torch {torch.__version__}"
-    )
+    vocabulary = run.settings["vocabulary"]
+    print(f"Vocabulary {vocabulary:,}, {run.threads} threads, torch {torch.__version__}.\n")
     print(markdown_table(rows))
     headline = {
-        f"{row['what']}, H {row['hidden size']}": row["ratio [95 % interval]"] for row in rows
+        f"{row['ratio']}, {row['tokens']} tokens, hidden size {row['hidden size']}": row[
+            "median [95 % interval]"
+        ]
+        for row in rows
     }
     run.record(headline=headline, tables={"benchmark_loss": rows}, raw=raw)
 

@@ -65,8 +65,9 @@ def draw_maze(
     """A maze with state values (S,) as colors and a policy (S, 4) as arrows.
 
     An arrow's length and darkness grow with the action's probability. `numbers` writes the values
-    into the cells. `limits` are the values at the two ends of the color scale. Walls are grey, G is
-    the goal, T a trap, S a start. Returns the image, for a color bar.
+    into the cells; a cell whose value is nan stays blank. `limits` are the values at the two ends
+    of the color scale. Walls are grey, G is the goal, T a trap, S a start. Returns the image, for a
+    color bar.
     """
     n_rows, n_columns = len(maze.layout), len(maze.layout[0])
     grid = np.full((n_rows, n_columns), np.nan)
@@ -78,16 +79,21 @@ def draw_maze(
         for column, letter in enumerate(line):
             _draw_cell(axes, row, column, letter, on_value=values is not None)
     if policy is not None:
-        _draw_arrows(axes, maze, policy, grid, limits)
+        _draw_arrows(axes, maze, policy, grid, limits, shift=-0.07 if numbers else 0.0)
     if numbers and values is not None:
+        # Beside arrows a number keeps to its cell's corner, and the arrows leave it room.
+        place = (0.48, 0.37, "right", 8) if policy is not None else (0, 0, "center", 10)
+        right, down, align, size = place
         for (row, column), value in zip(maze.cells, values, strict=True):
+            if np.isnan(value):
+                continue
             axes.text(
-                column,
-                row + (0.32 if policy is not None else 0),
+                column + right,
+                row + down,
                 f"{value:.2f}",
-                ha="center",
+                ha=align,
                 va="center",
-                fontsize=8 if policy is not None else 10,
+                fontsize=size,
                 color=_ink(value, limits),
             )
     axes.set(xticks=[], yticks=[], title=title)
@@ -119,19 +125,26 @@ def _draw_cell(axes: Axes, row: int, column: int, letter: str, *, on_value: bool
 
 
 def _draw_arrows(
-    axes: Axes, maze: Maze, policy: np.ndarray, grid: np.ndarray, limits: tuple[float, float]
+    axes: Axes,
+    maze: Maze,
+    policy: np.ndarray,
+    grid: np.ndarray,
+    limits: tuple[float, float],
+    shift: float,
 ) -> None:
     for (row, column), probabilities in zip(maze.cells, policy, strict=True):
+        x = column + shift
         for (down, right), probability in zip(ACTION_STEPS, probabilities, strict=True):
             if probability < 0.02:
                 continue
             length = 0.12 + 0.3 * float(probability)
             axes.annotate(
                 "",
-                xy=(column + length * right, row + length * down),
-                xytext=(column, row),
+                xy=(x + length * right, row + length * down),
+                xytext=(x, row),
                 arrowprops={
                     "arrowstyle": "-|>",
+                    "mutation_scale": 6 + 9 * float(probability),  # size of the head, in points
                     "color": _ink(grid[row, column], limits),
                     "alpha": 0.25 + 0.75 * float(probability),
                     "linewidth": 1.5,

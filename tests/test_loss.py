@@ -852,5 +852,6 @@ def test_benchmark_runs_and_records(tmp_path, monkeypatch, capsys):
     benchmark.main(["--profile", "smoke"])
     result = json.loads((tmp_path / "benchmark_loss.smoke.json").read_text())
     rows = result["tables"]["benchmark_loss"]
-    assert any(row["what"].startswith("memory") for row in rows)
-    assert all(row["what"] in capsys.readouterr().out for row in rows[:1])
+    assert any(row["ratio"].startswith("memory") for row in rows)
+    printed = capsys.readouterr().out
+    assert all(row["ratio"] in printed for row in rows)

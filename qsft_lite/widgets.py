@@ -1,0 +1,185 @@
+"""Explorers: a picture with sliders under it, redrawn as they move.
+
+Each one first shows its picture at rest as an ordinary image, which stays where no kernel runs, as
+on GitHub. They use nothing that ipywidgets 7.7 (Colab) and 8 do not share.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from qsft_lite.gridworld import draw_gridworld_explorer
+from qsft_lite.plots import use_style
+from qsft_lite.simplex import draw_simplex
+
+EPISODES = (1, 3, 10, 30, 100, 300, 1000)
+LEFTOVERS = (("dummy (ours)", "dummy"), ("Eq. 3 (paper)", "uniform"))
+BACKUPS = (
+    ("max p/π (paper)", "max"),
+    ("max p/π over π ≥ 0.2 (ours)", "support"),
+    ("sum of p (ours)", "behavior"),
+)
+SCORES = (("p/π (ours)", "p/pi"), ("p (paper)", "p"))
+
+
+def gridworld_explorer(
+    *,
+    beta: float = 20.0,
+    gamma: float = 0.95,
+    episodes: int = 100,
+    leftover: str = "dummy",
+    backup: str = "max",
+    score: str = "p/pi",
+    seed: int = 0,
+) -> None:
+    """Show Q-SFT in the gridworld with controls for all but the seed; see `run_gridworld`.
+
+    Raises ValueError for a start value that its control does not offer.
+    """
+    controls = {
+        "beta": _slider("beta", "β (sharpness)", beta, (0, 100), 1, ".0f"),
+        "gamma": _slider("gamma", "γ (discount)", gamma, (0.5, 0.99), 0.01, ".2f"),
+        "episodes": _choice(
+            "episodes",
+            "episodes",
+            episodes,
+            [(str(n), n) for n in EPISODES],
+            ipywidgets.SelectionSlider,
+        ),
+        "leftover": _choice("leftover", "leftover", leftover, LEFTOVERS),
+        "backup": _choice("backup", "backup", backup, BACKUPS),
+        "score": _choice("score", "score", score, SCORES),
+    }
+    _show(
+        lambda **values: draw_gridworld_explorer(**values, seed=seed),
+        controls,
+        "Left, a maze with the values and the policy that Q-SFT learned from recorded episodes; "
+        "right, the same maze with the exact values and the optimal policy.",
+    )
+
+
+def simplex_explorer(
+    *,
+    behavior: tuple[float, float, float] = (0.6, 0.3, 0.1),
+    target: tuple[float, float, float] = (0.3, 0.9, 0.6),
+    leftover: str = "uniform",
+) -> None:
+    """Show the loss over the simplex with controls for pi, y and the leftover; see `draw_simplex`.
+
+    The sliders of pi are shares, scaled to sum to 1, of 0.01 or more. The dummy form takes the
+    first two actions, as the dummy is its third token.
+
+    Raises ValueError for a start value that its control does not offer.
+    """
+    for name, values in (("behavior", behavior), ("target", target)):
+        if len(values) != 3:
+            raise ValueError(f"{name} must have 3 entries, got {values}")
+    controls = {
+        f"pi_{action}": _slider("behavior", f"π({action}) ∝", share, (0.01, 1), 0.01, ".2f")
+        for action, share in zip("abc", behavior, strict=True)
+    }
+    controls |= {
+        f"y_{action}": _slider("target", f"y({action})", y, (0, 1), 0.01, ".2f")
+        for action, y in zip("abc", target, strict=True)
+    }
+    controls["leftover"] = _choice("leftover", "leftover", leftover, LEFTOVERS)
+    for name in ("pi_c", "y_c"):
+        link = (controls["leftover"], "value"), (controls[name], "disabled")
+        ipywidgets.dlink(*link, lambda leftover: leftover == "dummy")
+
+    def draw(leftover: str, **values: float) -> Figure:
+        actions = "ab" if leftover == "dummy" else "abc"
+        total = sum(values[f"pi_{action}"] for action in actions)
+        return draw_simplex(
+            behavior=tuple(values[f"pi_{action}"] / total for action in actions),
+            target=tuple(values[f"y_{action}"] for action in actions),
+            leftover=leftover,
+        )
+
+    _show(
+        draw,
+        controls,
+        "Left, contours of the expected loss over the triangle of all probabilities of three "
+        "tokens, with its minimum marked; right, bars of the targets and of what is read back.",
+    )
+
+
+def _show(draw: Callable[..., Figure], controls: dict[str, Any], alt: str) -> None:
+    """Display draw(**values of the controls), then the controls with a copy that follows them."""
+
+    def picture() -> bytes:
+        return _png(draw(**{name: control.value for name, control in controls.items()}))
+
+    def redraw(_change: object) -> None:
+        live.value = picture()
+
+    at_rest = picture()
+    live = ipywidgets.Image(value=at_rest, format="png", layout={"max_width": "100%"})
+    for control in controls.values():
+        control.observe(redraw, names="value")
+    # Three columns, filled from top to bottom.
+    rows = -(-len(controls) // 3)
+    everything = list(controls.values())
+    columns = [ipywidgets.VBox(everything[i : i + rows]) for i in range(0, len(everything), rows)]
+    grid = ipywidgets.HBox(columns, layout={"flex_flow": "row wrap"})
+    display(Image(data=at_rest, alt=alt))
+    display(ipywidgets.VBox([grid, live]))
+
+
+def _png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    with plt.rc_context():
+        use_style()  # matplotlib makes tick labels only now
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _slider(
+    name: str,
+    description: str,
+    value: float,
+    limits: tuple[float, float],
+    step: float,
+    readout: str,
+) -> ipywidgets.FloatSlider:
+    low, high = limits
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    # Redrawing while it is dragged does not pile up: the browser holds back a change until the
+    # kernel has answered the one before, and then sends the latest only.
+    return ipywidgets.FloatSlider(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=description,
+        readout_format=readout,
+        continuous_update=True,
+        style={"description_width": "105px"},
+    )
+
+
+def _choice(
+    name: str,
+    description: str,
+    value: Any,
+    options: Sequence[tuple[str, Any]],
+    control: type = ipywidgets.Dropdown,
+) -> Any:
+    offered = [option for _, option in options]
+    if value not in offered:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, offered))}, got {value!r}")
+    return control(
+        options=options,
+        value=value,
+        description=description,
+        style={"description_width": "105px"},
+    )

@@ -1,0 +1,196 @@
+"""The explorers in JupyterLab, driven as a reader drives them: run the cells, drag a slider."""
+
+import functools
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from qsft_lite import widgets
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CELLS = [
+    "from qsft_lite import widgets",
+    "widgets.gridworld_explorer()",
+    "widgets.simplex_explorer()",
+]
+PATIENCE = 60  # seconds, for a slow machine
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a notebook in a JupyterLab of this interpreter, on this machine alone."""
+    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in CELLS],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}},
+    )
+    nbformat.write(notebook, folder / "explorers.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    log = tmp_path / "jupyterlab.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                "--ServerApp.ip=127.0.0.1",
+                f"--ServerApp.port={port}",
+                "--ServerApp.port_retries=0",
+                f"--ServerApp.root_dir={folder}",
+                f"--IdentityProvider.token={token}",
+            ],
+            env=environment(tmp_path),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for_server(server, f"http://127.0.0.1:{port}/api/status?token={token}", log)
+        yield f"http://127.0.0.1:{port}/lab/tree/explorers.ipynb?token={token}"
+    finally:
+        stop(server)
+        print(log.read_text())  # pytest shows it with a failure
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This process's environment, with JupyterLab's own files in `folder` and no news pop-up."""
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    quiet = '{"fetchNews": "false", "checkForUpdates": false}'
+    (settings / "notification.jupyterlab-settings").write_text(quiet)
+    return os.environ | {
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not a user's
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+
+
+def wait_for_server(server: subprocess.Popen, url: str, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            pytest.fail(f"JupyterLab ended with status {server.returncode}:\n{log.read_text()}")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab does not answer:\n{log.read_text()}")
+
+
+def stop(server: subprocess.Popen) -> None:
+    """End the server, and its kernels should it leave any."""
+    family = []
+    if server.poll() is None:
+        family = psutil.Process(server.pid).children(recursive=True)
+        server.terminate()
+    try:
+        server.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    _, left = psutil.wait_procs(family, timeout=5)
+    for process in left:
+        process.kill()
+
+
+@pytest.fixture
+def page(lab):
+    """A headless browser with the notebook open and its kernel idle."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 1500, "height": 2200})
+            page.set_default_timeout(1000 * PATIENCE)
+            page.goto(lab)
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+            yield page
+        finally:
+            browser.close()
+
+
+def picture_bytes(page, image) -> bytes:
+    """The file behind an <img>."""
+    numbers = image.evaluate(
+        "async image => Array.from(new Uint8Array(await (await fetch(image.src)).arrayBuffer()))"
+    )
+    return bytes(numbers)
+
+
+def wait_until_shown(page, image, expected) -> None:
+    """Wait until the image is what `expected()` draws, as the sliders stand by then."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if picture_bytes(page, image) == expected():
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("the picture does not follow the slider")
+
+
+def drag(page, handle, pixels: int) -> None:
+    """Drag a slider's handle sideways, in steps, as a hand does."""
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + pixels, y, steps=10)
+    page.mouse.up()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here")
+def test_a_dragged_slider_redraws_the_picture(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    outputs = page.locator(".jp-CodeCell").filter(has=page.locator(".widget-image"))
+    for index, (slider, readout, draw) in enumerate(
+        [
+            (0, "beta", lambda beta: widgets.draw_gridworld_explorer(beta=beta)),
+            (3, "y(a)", lambda y: widgets.draw_simplex(target=(y, 0.9, 0.6))),
+        ]
+    ):
+        output = outputs.nth(index)
+        image = output.locator("img.widget-image")
+        image.wait_for()
+        at_rest = picture_bytes(page, image)
+        assert at_rest == picture_bytes(page, output.locator("img:not(.widget-image)")), readout
+
+        box = output.locator(".widget-slider").nth(slider)
+        before = float(box.locator(".widget-readout").inner_text())
+        drag(page, box.locator(".noUi-handle"), 60)
+        after = float(box.locator(".widget-readout").inner_text())
+        assert after > before
+        wait_until_shown(page, image, functools.partial(lambda d, v: widgets._png(d(v)), draw, after))
+        assert picture_bytes(page, image) != at_rest
+    page.screenshot(path="/tmp/lab.png")
+    assert page.locator("[data-mime-type*='stderr'], [data-mime-type*='error']").count() == 0

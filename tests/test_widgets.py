@@ -1,0 +1,270 @@
+"""The explorers without a browser: what they draw, and that it follows the controls."""
+
+import io
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
+
+from qsft_lite import gridworld, simplex, widgets
+from qsft_lite.tabular import policy_return
+
+EXPLORERS = (widgets.gridworld_explorer, widgets.simplex_explorer)
+DRAWINGS = (gridworld.draw_gridworld_explorer, simplex.draw_simplex)
+REST = dict(
+    beta=20.0, gamma=0.95, episodes=100, leftover="dummy", backup="max", score="p/pi", seed=0
+)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What an explorer displays, in order."""
+    displayed = []
+    monkeypatch.setattr(widgets, "display", displayed.append)
+    return displayed
+
+
+def all_widgets(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from all_widgets(child)
+
+
+def live_picture(widget):
+    (picture,) = [w for w in all_widgets(widget) if isinstance(w, ipywidgets.Image)]
+    return picture
+
+
+def controls(widget):
+    kinds = (ipywidgets.FloatSlider, ipywidgets.SelectionSlider, ipywidgets.Dropdown)
+    return {w.description: w for w in all_widgets(widget) if isinstance(w, kinds)}
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def text_of(figure: Figure) -> str:
+    texts = [axes.get_title() for axes in figure.axes]
+    return "\n".join(texts + [text.get_text() for text in figure.texts])
+
+
+# Both explorers
+
+
+@pytest.mark.parametrize(("explorer", "draw"), list(zip(EXPLORERS, DRAWINGS, strict=True)))
+def test_the_static_picture_is_the_live_one_at_rest(explorer, draw, shown, capfd):
+    explorer()
+    static, widget = shown
+    assert static.data == live_picture(widget).value == widgets._png(draw())
+    assert static.alt
+    assert plt.get_fignums() == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_every_control_changes_the_picture_and_back(explorer, shown):
+    explorer()
+    widget = shown[1]
+    picture = live_picture(widget)
+    at_rest = picture.value
+    assert len(controls(widget)) >= 6
+    for description, control in controls(widget).items():
+        before = control.value
+        if isinstance(control, ipywidgets.FloatSlider):
+            control.value = control.max if control.value != control.max else control.min
+        else:
+            values = [value for _, value in control.options]
+            control.value = values[0] if values[0] != before else values[1]
+        assert not np.array_equal(pixels(picture.value), pixels(at_rest)), description
+        control.value = before
+        assert picture.value == at_rest, description
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_the_controls_are_at_the_start_values(explorer, shown):
+    start = {
+        widgets.gridworld_explorer: dict(
+            beta=3, gamma=0.8, episodes=30, leftover="uniform", backup="behavior", score="p"
+        ),
+        widgets.simplex_explorer: dict(
+            behavior=(0.2, 0.5, 0.3), target=(0.1, 0.0, 1.0), leftover="dummy"
+        ),
+    }[explorer]
+    explorer(**start)
+    expected = [v for value in start.values() for v in np.ravel(value).tolist()]
+    assert [control.value for control in controls(shown[1]).values()] == expected
+
+
+@pytest.mark.parametrize(
+    ("explorer", "start", "message"),
+    [
+        (widgets.gridworld_explorer, {"beta": 101}, r"beta must lie in \[0, 100\], got 101"),
+        (widgets.gridworld_explorer, {"beta": float("nan")}, "beta must lie in"),
+        (widgets.gridworld_explorer, {"gamma": 1.0}, r"gamma must lie in \[0.5, 0.99\], got 1.0"),
+        (widgets.gridworld_explorer, {"episodes": 7}, "episodes must be one of 1, 3, 10.*, got 7"),
+        (widgets.gridworld_explorer, {"leftover": "none"}, "leftover must be one of dummy, uni"),
+        (widgets.gridworld_explorer, {"score": "q"}, "score must be one of p/pi, p, got 'q'"),
+        (widgets.simplex_explorer, {"target": (0.1, 0.2, 1.2)}, r"target must lie in \[0, 1\]"),
+        (widgets.simplex_explorer, {"target": (0.1, 0.2)}, "target must have 3 entries"),
+        (widgets.simplex_explorer, {"behavior": (1.0, 0.0, 0.0)}, r"behavior must lie in \[0.01"),
+        (gridworld.draw_gridworld_explorer, {"beta": -1.0}, "beta must be .* got -1"),
+        (gridworld.draw_gridworld_explorer, {"episodes": 0}, "episodes must be at least 1, got 0"),
+        (gridworld.draw_gridworld_explorer, {"gamma": 1.0}, "gamma must be in"),
+        (gridworld.draw_gridworld_explorer, {"backup": "min"}, "backup must be one of"),
+        (gridworld.draw_gridworld_explorer, {"score": "q"}, "score must be one of p, p/pi"),
+        (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of uniform, dummy"),
+        (simplex.draw_simplex, {"leftover": "dummy"}, "behavior must have 2 entries"),
+        (simplex.draw_simplex, {"behavior": (0.6, 0.3, 0.2)}, "must be positive and sum to 1"),
+        (simplex.draw_simplex, {"behavior": (0.6, 0.4, 0.0)}, "must be positive and sum to 1"),
+        (simplex.draw_simplex, {"target": (0.6, 0.4, np.nan)}, r"target must lie in \[0, 1\]"),
+    ],
+)
+def test_bad_start_values_are_named(explorer, start, message, shown):
+    with pytest.raises(ValueError, match=message):
+        explorer(**start)
+    assert shown == []
+
+
+# The gridworld
+
+
+def test_a_seed_fixes_the_picture():
+    draw = gridworld.draw_gridworld_explorer
+    gridworld._recorded.cache_clear()
+    first = widgets._png(draw(episodes=10, seed=1))
+    gridworld._recorded.cache_clear()
+    assert widgets._png(draw(episodes=10, seed=1)) == first
+    assert widgets._png(draw(episodes=10, seed=2)) != first
+
+
+def test_the_picture_ignores_the_settings_of_the_session():
+    first = widgets._png(gridworld.draw_gridworld_explorer())
+    with plt.rc_context({"font.size": 20, "axes.grid": True, "figure.autolayout": True}):
+        assert widgets._png(gridworld.draw_gridworld_explorer()) == first
+
+
+def test_beta_zero_is_cloning_and_the_dummy_form_reaches_the_optimum():
+    cloned = gridworld.run_gridworld(**REST | {"beta": 0.0})
+    assert cloned.policy_share == pytest.approx(cloned.cloning_share)
+    sharp = gridworld.run_gridworld(**REST | {"beta": 1e4})
+    assert sharp.policy_share == pytest.approx(1)
+    assert np.allclose(sharp.values, sharp.q_star.max(axis=1))
+
+
+def test_what_the_explorer_is_there_to_show():
+    ours = gridworld.run_gridworld(**REST)
+    paper = gridworld.run_gridworld(**REST | {"leftover": "uniform"})
+    little = gridworld.run_gridworld(**REST | {"episodes": 3})
+    assert ours.policy_share > 10 * ours.cloning_share > 0
+    assert np.nanmax(ours.values) <= 1 < np.nanmin(paper.values)
+    assert little.policy_share < ours.policy_share
+    assert np.isnan(little.values).any() and not np.isnan(ours.values).any()
+
+
+def test_shares_are_returns_from_the_start():
+    result = gridworld.run_gridworld(**REST)
+    mdp = result.maze.mdp
+    steps = 9  # counted in the drawing: from S to G along the shortest way
+    best = 0.95**steps
+    assert result.q_star.max(axis=1) @ mdp.initial == pytest.approx(best)
+    assert result.policy_share == pytest.approx(policy_return(mdp, result.policy) / best)
+
+
+def test_equally_good_actions_share_the_optimal_policy():
+    policy = gridworld.optimal_policy(np.array([[0.5, 0.5, 0.1], [0.0, 0.2, 0.1]]))
+    assert policy.tolist() == [[0.5, 0.5, 0], [0, 1, 0]]
+
+
+def test_the_notes_say_what_is_unusual(recwarn):
+    def note(**changes):
+        return text_of(gridworld.draw_gridworld_explorer(**changes))
+
+    assert "White" not in note() and "above 1" not in note() and "settled" not in note()
+    assert "White: never visited" in note(episodes=3)
+    assert "Values above 1" in note(leftover="uniform")
+    unsettled = dict(leftover="uniform", backup="support", episodes=10)
+    residual = gridworld.run_gridworld(**REST | unsettled).residual
+    assert residual > 1e-10, "q_sft now settles here: look for another case"
+    assert f"Not settled: targets still move by {residual:.0e}" in note(**unsettled)
+    assert len(recwarn) == 0
+
+
+# The simplex
+
+
+def brute_force_minimum(pi, y, leftover):
+    """Lowest expected loss over a fine grid, in plain Python numbers, and where it lies."""
+    steps = 200
+    i, j = np.meshgrid(np.arange(1, steps), np.arange(1, steps))
+    inside = i + j < steps
+    p = np.stack([i[inside], j[inside], steps - i[inside] - j[inside]], axis=1) / steps
+    log_p = np.log(p)
+    total = 0
+    for a, (share, weight) in enumerate(zip(pi, y, strict=True)):
+        if leftover == "dummy":
+            rest = log_p[:, 2]
+        else:
+            rest = sum(log_p[:, b] for b in range(3) if b != a) / 2
+        total = total - share * (weight * log_p[:, a] + (1 - weight) * rest)
+    return p[total.argmin()], total, p
+
+
+@st.composite
+def problems(draw):
+    leftover = draw(st.sampled_from(["uniform", "dummy"]))
+    n_actions = 3 if leftover == "uniform" else 2
+    shares = draw(st.lists(st.floats(0.05, 1), min_size=n_actions, max_size=n_actions))
+    y = draw(st.lists(st.floats(0.05, 0.95), min_size=n_actions, max_size=n_actions))
+    return np.array(shares) / sum(shares), np.array(y), leftover
+
+
+@settings(max_examples=50)
+@given(problems())
+def test_the_minimiser_drawn_is_where_the_naive_loss_is_least(problem):
+    pi, y, leftover = problem
+    best, losses, p = brute_force_minimum(pi, y, leftover)
+    assert np.abs(simplex.minimiser(pi, y, leftover) - best).max() < 2 / 200
+    assert np.allclose(simplex.expected_loss(p, pi, y, leftover), losses)
+
+    figure = simplex.draw_simplex(behavior=tuple(pi), target=tuple(y), leftover=leftover)
+    (star,) = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    place = best @ simplex.CORNERS
+    assert np.abs(star.get_xydata()[0] - place).max() < 2 / 200
+
+
+def test_the_bars_read_back_the_closed_form():
+    pi, y = (0.75, 0.25), (0.25, 0.5)
+    bars = simplex.draw_simplex(behavior=pi, target=y, leftover="dummy").axes[2].patches
+    assert np.allclose([bar.get_height() for bar in bars], [0.25, 0.5, 0.25, 0.5])
+    # By hand: p(a) = .5 * .5 + .25 * .5 / 2 + .25 * .5 / 2 = .375, and p(b) = p(c) = .3125.
+    bars = simplex.draw_simplex(behavior=(0.5, 0.25, 0.25), target=(0.5, 0.5, 0.5)).axes[2].patches
+    assert np.allclose([bar.get_height() for bar in bars][3:], [0.75, 1.25, 1.25])
+
+
+@pytest.mark.parametrize("y", [0.0, 1.0])
+@pytest.mark.parametrize("leftover", ["uniform", "dummy"])
+def test_the_edges_of_the_target_can_be_drawn(leftover, y, recwarn):
+    n_actions = 3 if leftover == "uniform" else 2
+    pi = (0.99, 0.005, 0.005) if leftover == "uniform" else (0.99, 0.01)
+    figure = simplex.draw_simplex(behavior=pi, target=(y,) * n_actions, leftover=leftover)
+    assert len(widgets._png(figure)) > 10_000
+    assert len(recwarn) == 0
+
+
+def test_the_dummy_form_has_no_third_action(shown):
+    widgets.simplex_explorer(leftover="dummy")
+    by_name = controls(shown[1])
+    picture = live_picture(shown[1])
+    third = [by_name["π(c) ∝"], by_name["y(c)"]]
+    assert [control.disabled for control in third] == [True, True]
+    before = picture.value
+    third[0].value = 0.5
+    assert picture.value == before
+    by_name["leftover"].value = "uniform"
+    assert [control.disabled for control in third] == [False, False]
