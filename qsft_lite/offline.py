@@ -11,8 +11,8 @@ import numpy as np
 
 from qsft_lite.tabular import (
     TabularMDP,
-    _check_policy,
     bellman_backup,
+    check_policy,
 )
 
 ENDED = -1
@@ -66,7 +66,7 @@ def sample_trajectories(
     starts: (S,) distribution of the first state, the MDP's own when None. The recorded reward is
     the expected one, R(s, a).
     """
-    policy = _check_policy(mdp, policy, "policy")
+    policy = check_policy(mdp, policy, "policy")
     rng = np.random.default_rng(seed)
     first = mdp.initial if starts is None else starts
     state = rng.choice(mdp.n_states, size=episodes, p=first)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.image import AxesImage
+from matplotlib.patches import FancyArrowPatch
 
 from qsft_lite.mdps import ACTION_STEPS, Maze
 
@@ -31,7 +32,7 @@ def use_style() -> None:
     """Set matplotlib's defaults for this project: readable at half size, no frame clutter."""
     plt.rcParams.update(
         {
-            "figure.dpi": 110,
+            "figure.dpi": 90,
             "figure.constrained_layout.use": True,
             "font.size": 12,
             "axes.titlesize": 13,
@@ -138,20 +139,18 @@ def _draw_arrows(
             if probability < 0.02:
                 continue
             length = 0.12 + 0.3 * float(probability)
-            axes.annotate(
-                "",
-                xy=(x + length * right, row + length * down),
-                xytext=(x, row),
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "mutation_scale": 6 + 9 * float(probability),  # size of the head, in points
-                    "color": _ink(grid[row, column], limits),
-                    "alpha": 0.25 + 0.75 * float(probability),
-                    "linewidth": 1.5,
-                    "shrinkA": 0,
-                    "shrinkB": 0,
-                },
+            arrow = FancyArrowPatch(
+                (x, row),
+                (x + length * right, row + length * down),
+                arrowstyle="-|>",
+                mutation_scale=6 + 9 * float(probability),  # size of the head, in points
+                color=_ink(grid[row, column], limits),
+                alpha=0.25 + 0.75 * float(probability),
+                linewidth=1.5,
+                shrinkA=0,
+                shrinkB=0,
             )
+            axes.add_artist(arrow)
 
 
 def _ink(value: float, limits: tuple[float, float]) -> str:

@@ -94,7 +94,7 @@ def bellman_backup(mdp: TabularMDP, values: np.ndarray) -> np.ndarray:
 
 def policy_value(mdp: TabularMDP, policy: np.ndarray) -> np.ndarray:
     """V (S,) of a policy (S, A), by solving (I - gamma P_policy) V = R_policy."""
-    policy = _check_policy(mdp, policy, "policy")
+    policy = check_policy(mdp, policy, "policy")
     transition = np.einsum("sa,sat->st", policy, mdp.P)
     reward = np.einsum("sa,sa->s", policy, mdp.R)
     return np.linalg.solve(np.eye(mdp.n_states) - mdp.gamma * transition, reward)
@@ -178,13 +178,13 @@ def q_sft(
       backup="support"   the same over the actions with pi >= support  (ours)
       backup="behavior"  sum_a p(a|s) over the real actions            (ours)
     and y is clipped to [0, 1] when `clamp`. In a state where no action reaches `support`, the most
-    likely one (all of them in a tie) is used. With the uniform leftover p always sums to 1, so its "behavior"
-    backup is 1 whatever the rewards: Eq. 3 cannot say what a state is worth.
+    likely one (all of them in a tie) is used. With the uniform leftover p always sums to 1, so its
+    "behavior" backup is 1 whatever the rewards: Eq. 3 cannot say what a state is worth.
 
     A fixed point that is not reached to `tol` is returned with a RuntimeWarning and
     `converged=False`: with the uniform leftover the map is no contraction once pi is small.
     """
-    behavior = _check_policy(mdp, behavior, "behavior")
+    behavior = check_policy(mdp, behavior, "behavior")
     _check_choice(leftover, ("uniform", "dummy"), "leftover")
     _check_choice(backup, ("max", "support", "behavior"), "backup")
     if not 0 <= support <= 1:
@@ -340,7 +340,8 @@ def _check_distribution(array: np.ndarray, shape: tuple[int, ...], name: str) ->
         raise ValueError(f"{name} must sum to 1{row}, got {totals[wrong[0]]}")
 
 
-def _check_policy(mdp: TabularMDP, policy: np.ndarray, name: str) -> np.ndarray:
+def check_policy(mdp: TabularMDP, policy: np.ndarray, name: str) -> np.ndarray:
+    """The policy as float64 (S, A); ValueError, with `name`, unless each row is a distribution."""
     policy = np.asarray(policy, dtype=np.float64)
     _check_distribution(policy, mdp.R.shape, name)
     return policy

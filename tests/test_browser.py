@@ -1,6 +1,5 @@
 """The explorers in JupyterLab, driven as a reader drives them: run the cells, drag a slider."""
 
-import functools
 import os
 import secrets
 import shutil
@@ -18,9 +17,11 @@ import pytest
 
 from qsft_lite import widgets
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,13 +38,15 @@ CELLS = [
 ]
 PATIENCE = 60  # seconds, for a slow machine
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(BROWSERS)} is installed"),
+]
 
 
 @pytest.fixture
 def lab(tmp_path):
     """The address of a notebook in a JupyterLab of this interpreter, on this machine alone."""
-    pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     folder = tmp_path / "notebooks"
     folder.mkdir()
     notebook = nbformat.v4.new_notebook(
@@ -127,8 +130,7 @@ def stop(server: subprocess.Popen) -> None:
 @pytest.fixture
 def page(lab):
     """A headless browser with the notebook open and its kernel idle."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
+    with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
             page = browser.new_page(viewport={"width": 1500, "height": 2200})
@@ -140,7 +142,7 @@ def page(lab):
             browser.close()
 
 
-def picture_bytes(page, image) -> bytes:
+def picture_bytes(image) -> bytes:
     """The file behind an <img>."""
     numbers = image.evaluate(
         "async image => Array.from(new Uint8Array(await (await fetch(image.src)).arrayBuffer()))"
@@ -148,14 +150,12 @@ def picture_bytes(page, image) -> bytes:
     return bytes(numbers)
 
 
-def wait_until_shown(page, image, expected) -> None:
-    """Wait until the image is what `expected()` draws, as the sliders stand by then."""
+def wait_until_shown(page, image, expected: bytes) -> None:
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if picture_bytes(page, image) == expected():
-            return
+    while picture_bytes(image) != expected:
+        if time.monotonic() > deadline:
+            pytest.fail("the picture is not the one that belongs to the slider's value")
         page.wait_for_timeout(100)
-    pytest.fail("the picture does not follow the slider")
 
 
 def drag(page, handle, pixels: int) -> None:
@@ -168,29 +168,29 @@ def drag(page, handle, pixels: int) -> None:
     page.mouse.up()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome here")
 def test_a_dragged_slider_redraws_the_picture(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    outputs = page.locator(".jp-CodeCell").filter(has=page.locator(".widget-image"))
-    for index, (slider, readout, draw) in enumerate(
-        [
-            (0, "beta", lambda beta: widgets.draw_gridworld_explorer(beta=beta)),
-            (3, "y(a)", lambda y: widgets.draw_simplex(target=(y, 0.9, 0.6))),
-        ]
-    ):
-        output = outputs.nth(index)
-        image = output.locator("img.widget-image")
-        image.wait_for()
-        at_rest = picture_bytes(page, image)
-        assert at_rest == picture_bytes(page, output.locator("img:not(.widget-image)")), readout
+    explorers = page.locator(".jp-CodeCell").filter(has=page.locator("img.widget-image"))
+    cases = (
+        ("β (sharpness)", lambda beta: widgets.draw_gridworld_explorer(beta=beta)),
+        ("y(a)", lambda y: widgets.draw_simplex(target=(y, 0.9, 0.6))),
+    )
+    for index, (description, draw) in enumerate(cases):
+        explorer = explorers.nth(index)
+        live = explorer.locator("img.widget-image")
+        live.wait_for()
+        at_rest = picture_bytes(live)
+        assert picture_bytes(explorer.locator("img:not(.widget-image)")) == at_rest
 
-        box = output.locator(".widget-slider").nth(slider)
-        before = float(box.locator(".widget-readout").inner_text())
-        drag(page, box.locator(".noUi-handle"), 60)
-        after = float(box.locator(".widget-readout").inner_text())
+        slider = explorer.locator(".widget-slider").filter(has_text=description)
+        readout = slider.locator(".widget-readout")
+        before = float(readout.inner_text())
+        drag(page, slider.locator(".noUi-handle"), 60)
+        after = float(readout.inner_text())
         assert after > before
-        wait_until_shown(page, image, functools.partial(lambda d, v: widgets._png(d(v)), draw, after))
-        assert picture_bytes(page, image) != at_rest
-    page.screenshot(path="/tmp/lab.png")
-    assert page.locator("[data-mime-type*='stderr'], [data-mime-type*='error']").count() == 0
+        wait_until_shown(page, live, widgets._png(draw(after)))
+        assert picture_bytes(live) != at_rest
+
+    complaints = page.locator("[data-mime-type$='.stderr'], [data-mime-type$='.error']")
+    assert complaints.all_inner_texts() == []

@@ -253,6 +253,7 @@ def test_no_gradient_reaches_the_target():
     q_sft_loss(logits, torch.tensor([0, 1]), y).backward()
     linear_q_sft_loss(logits, torch.randn(3, 5), torch.tensor([0, 1]), y, leftover=2).backward()
     assert y.grad is None and logits.grad is not None
+    assert not q_sft_loss(logits.detach(), torch.tensor([0, 1]), y).requires_grad
 
 
 def test_second_derivatives_are_refused():

@@ -17,8 +17,8 @@ def minimise(logits: torch.Tensor, behavior: torch.Tensor, target: torch.Tensor,
     actions = torch.arange(n_actions).expand(states, n_actions)
     optimizer = torch.optim.LBFGS(
         [logits],
-        max_iter=2000,
-        tolerance_grad=1e-11,
+        max_iter=500,
+        tolerance_grad=1e-9,  # the gradient is p less the minimiser: this is the error left
         tolerance_change=0,
         line_search_fn="strong_wolfe",
     )
@@ -26,7 +26,9 @@ def minimise(logits: torch.Tensor, behavior: torch.Tensor, target: torch.Tensor,
     def closure():
         optimizer.zero_grad()
         every_action = logits[:, None].expand(states, n_actions, -1)
-        losses = q_sft_loss(every_action, actions, target, leftover=leftover, reduction="none")
+        losses = q_sft_loss(
+            every_action, actions, target, leftover=leftover, reduction="none", validate=False
+        )
         loss = (behavior * losses).sum()
         loss.backward()
         return loss
@@ -92,8 +94,8 @@ def test_gradient_descent_finds_the_closed_form(leftover, n_actions, record_prop
 def test_target_and_descent_by_turns_find_the_tabular_fixed_point(
     leftover, backup, record_property
 ):
-    mdp = random_mdp(5, 3, gamma=0.6, seed=0)
-    # No action is rare here: where one is, plain turns of Eq. 3 with a hard max go round in circles.
+    mdp = random_mdp(5, 3, gamma=0.5, seed=0)
+    # No action is rare here: where one is, Eq. 3 with a hard max goes round in circles.
     behavior = random_policy(mdp, concentration=5.0, seed=2)
     support = float(np.median(behavior))  # rules half of the actions out
     expected = tabular.q_sft(
@@ -118,7 +120,7 @@ def test_target_and_descent_by_turns_find_the_tabular_fixed_point(
             clamp=False,
         )
         previous, target = target, tabular.bellman_backup(mdp, values.numpy()).clip(0, 1)
-        if np.abs(target - previous).max() < 1e-9:
+        if np.abs(target - previous).max() < 1e-7:
             break
 
     p, dummy = trained(logits, 3)

@@ -1,5 +1,6 @@
 """The explorers without a browser: what they draw, and that it follows the controls."""
 
+import gc
 import io
 
 import ipywidgets
@@ -84,6 +85,16 @@ def test_every_control_changes_the_picture_and_back(explorer, shown):
         assert not np.array_equal(pixels(picture.value), pixels(at_rest)), description
         control.value = before
         assert picture.value == at_rest, description
+
+
+@pytest.mark.parametrize("explorer", EXPLORERS)
+def test_a_redraw_leaves_no_figure_behind(explorer, shown):
+    explorer()
+    gc.collect()
+    for value in (1.0, 0.8, 0.9):
+        next(c for c in controls(shown[1]).values() if hasattr(c, "min")).value = value
+    assert gc.isenabled()
+    assert [o for o in gc.get_objects() if isinstance(o, Figure)] == []
 
 
 @pytest.mark.parametrize("explorer", EXPLORERS)
