@@ -69,9 +69,9 @@ def losses_on_hidden_states(
 ) -> tuple[dict[str, Loss], list]:
     """Losses of the same hidden states (tokens, hidden_size), and the tensors that get gradients.
 
-    "plain cross-entropy" is by the same chunked kernel. "naive" holds all logits and Eq. 3's
-    target distribution, as a straightforward implementation does. "matrix
-    products" are those alone that each of the others needs, in chunks: no loss can be faster.
+    "plain cross-entropy" is by the same chunked kernel. "naive" holds all logits and Eq. 3's target
+    distribution, as a straightforward implementation does. "matrix products" are those alone that
+    each of the others needs, in chunks: no chunked loss can be faster.
     """
     hidden = torch.randn(tokens, hidden_size, requires_grad=True)
     weight = (torch.randn(vocabulary, hidden_size) / hidden_size**0.5).requires_grad_()

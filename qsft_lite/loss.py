@@ -247,7 +247,8 @@ def linear_q_sft_loss(
         weight: (V, H), the head, of the same dtype. float16 and bfloat16 logits become float32 a
             chunk at a time, and the gradient of the weight is summed in float32.
         actions, target, mask, leftover, validate: as in q_sft_loss.
-        chunk_size: tokens in a chunk. Workspace is chunk_size * V numbers.
+        chunk_size: tokens in a chunk. Workspace is chunk_size * V numbers. On two CPU cores with
+            V = 50,257 and H = 768, 64 tokens take 1.6 and 256 take 1.1 times as long as 512.
 
     Returns:
         The loss, a scalar: the mean over the mask, in float32, or float64 if given that.

@@ -160,7 +160,8 @@ def empirical_mdp(data: OfflineData, gamma: float) -> TabularMDP:
     """The MDP of the recorded frequencies; Q-SFT on it is Q-SFT on the data, trained to its end.
 
     A pair (s, a) never recorded earns nothing and ends, and so does a step into a state with no
-    recorded action.
+    recorded action. Its returns are estimates and may leave [0, 1] a little; the target of Q-SFT
+    is clipped to it.
     """
     counts = action_counts(data)
     P = np.zeros((data.n_states, data.n_actions, data.n_states))
@@ -172,7 +173,9 @@ def empirical_mdp(data: OfflineData, gamma: float) -> TabularMDP:
     visits = np.maximum(counts, 1)
     first_steps = np.unique(data.episodes, return_index=True)[1]
     initial = np.bincount(data.states[first_steps], minlength=data.n_states)
-    return TabularMDP(P / visits[:, :, None], R / visits, gamma, initial / initial.sum())
+    return TabularMDP(
+        P / visits[:, :, None], R / visits, gamma, initial / initial.sum(), check_returns=False
+    )
 
 
 def returns_to_go(data: OfflineData, gamma: float) -> np.ndarray:

@@ -18,14 +18,18 @@ COLORS = {
     "Q-SFT, Eq. 3 (paper)": "#D55E00",
     "cloning": "#999999",
     "filtered cloning": "#E69F00",
+    "return-conditioned cloning": "#8B5A2B",
     "Monte-Carlo returns": "#CC79A7",
+    "Q-learning": "#882255",
     "fitted Q": "#56B4E9",
     "conservative Q": "#009E73",
 }
-MARKERS = dict(zip(COLORS, ("", "o", "s", "v", "^", "P", "X", "D"), strict=True))
+MARKERS = dict(zip(COLORS, ("", "o", "s", "v", "^", "<", "P", "*", "X", "D"), strict=True))
 
 VALUE_COLORS: Colormap = plt.get_cmap("cividis")
-WALL_COLOR, TRAP_COLOR = "#4d4d4d", "#D55E00"
+TRAP_COLOR = "#D55E00"
+# Hatched, since every plain grey is also the color of some value.
+WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}
 
 
 def use_style() -> None:
@@ -110,7 +114,7 @@ def draw_maze(
 
 def _draw_cell(axes: Axes, row: int, column: int, letter: str, *, on_value: bool) -> None:
     if letter == "#":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=WALL_COLOR))
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **WALL))
     elif letter == "G":
         axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=VALUE_COLORS(1.0)))
         axes.text(column, row, "G", ha="center", va="center", weight="bold")

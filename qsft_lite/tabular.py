@@ -25,6 +25,7 @@ class TabularMDP:
     R: (S, A) expected reward of taking the action.
     gamma: discount per step, in [0, 1).
     initial: (S,) distribution of the first state; uniform when None.
+    check_returns: False for an MDP estimated from data, whose returns may leave [0, 1] by noise.
 
     Raises ValueError, naming the state and the action, for wrong shapes, NaN, negative
     probabilities, row sums above 1, gamma outside [0, 1), or rewards with which some policy's
@@ -35,6 +36,7 @@ class TabularMDP:
     R: np.ndarray
     gamma: float
     initial: np.ndarray | None = None
+    check_returns: bool = True
 
     def __post_init__(self) -> None:
         P = np.asarray(self.P, dtype=np.float64)
@@ -57,7 +59,9 @@ class TabularMDP:
         object.__setattr__(self, "initial", initial)
         _check_transitions(P)
         _check_distribution(initial, (len(R),), "initial")
-        _check_returns(self)
+        _check_rewards(R)
+        if self.check_returns:
+            _check_returns(self)
 
     @property
     def n_states(self) -> int:
@@ -365,12 +369,15 @@ def _check_transitions(P: np.ndarray) -> None:
         )
 
 
-def _check_returns(mdp: TabularMDP) -> None:
-    """Assumption 4.1: no policy's expected discounted return leaves [0, 1]."""
-    wrong = np.argwhere(~np.isfinite(mdp.R))
+def _check_rewards(R: np.ndarray) -> None:
+    wrong = np.argwhere(~np.isfinite(R))
     if len(wrong):
         state, action = (int(i) for i in wrong[0])
-        raise ValueError(f"R at state {state}, action {action} is {mdp.R[state, action]}")
+        raise ValueError(f"R at state {state}, action {action} is {R[state, action]}")
+
+
+def _check_returns(mdp: TabularMDP) -> None:
+    """Assumption 4.1: no policy's expected discounted return leaves [0, 1]."""
     if mdp.R.min() >= 0 and mdp.R.max() <= 1 - mdp.gamma:
         return
     tolerance = 1e-9
@@ -382,9 +389,7 @@ def _check_returns(mdp: TabularMDP) -> None:
             f"must stay in [0, 1]. Divide R by {highest.max():.6g}, or lower gamma"
         )
     if mdp.R.min() < 0:
-        negated = object.__new__(TabularMDP)
-        for name, value in (("P", mdp.P), ("R", -mdp.R), ("gamma", mdp.gamma)):
-            object.__setattr__(negated, name, value)
+        negated = TabularMDP(mdp.P, -mdp.R, mdp.gamma, check_returns=False)
         lowest = -_optimal_q(negated, tolerance)
         if lowest.min() < -tolerance:
             state, action = np.unravel_index(lowest.argmin(), lowest.shape)
