@@ -14,6 +14,7 @@ from typing import Literal
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 from qsft_lite.mdps import Maze, gridworld
 from qsft_lite.offline import (
@@ -157,7 +158,9 @@ def draw_gridworld_explorer(
     with plt.rc_context():
         use_style()
         # Fixed places instead of an automatic layout: faster, and nothing jumps between redraws.
-        figure = Figure(figsize=(10.5, 3.4), dpi=100, layout="none")
+        # A layout of "none" would fall back to rcParams once the figure was saved.
+        fixed = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+        figure = Figure(figsize=(10.5, 3.4), dpi=100, layout=fixed)
         left = figure.add_axes((0.01, 0.1, 0.44, 0.74))
         right = figure.add_axes((0.47, 0.1, 0.44, 0.74))
         bar = figure.add_axes((0.922, 0.14, 0.013, 0.66))

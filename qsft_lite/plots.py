@@ -102,11 +102,11 @@ def draw_maze(
                 color=_ink(value, limits),
             )
     axes.set(xticks=[], yticks=[], title=title)
-    axes.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
     axes.grid(False)
-    axes.grid(which="minor", color="white", linewidth=1, alpha=1)
-    axes.tick_params(which="both", length=0)
+    # Lines of our own, not a grid: its many ticks would take longer than all arrows.
+    edges = {"color": "white", "linewidth": 1, "zorder": 1.5}
+    axes.hlines(np.arange(n_rows + 1) - 0.5, -0.5, n_columns - 0.5, **edges)
+    axes.vlines(np.arange(n_columns + 1) - 0.5, -0.5, n_rows - 0.5, **edges)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return image

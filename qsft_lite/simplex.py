@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.tri import Triangulation
 
 from qsft_lite.loss import q_sft_loss
@@ -70,7 +71,9 @@ def draw_simplex(
     with plt.rc_context():
         use_style()
         # Fixed places instead of an automatic layout: faster, and nothing jumps between redraws.
-        figure = Figure(figsize=(10.5, 4.4), dpi=100, layout="none")
+        # A layout of "none" would fall back to rcParams once the figure was saved.
+        fixed = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+        figure = Figure(figsize=(10.5, 4.4), dpi=100, layout=fixed)
         left = figure.add_axes((0.01, 0.06, 0.44, 0.82))
         bar = figure.add_axes((0.465, 0.16, 0.013, 0.6))
         right = figure.add_axes((0.635, 0.14, 0.355, 0.72))

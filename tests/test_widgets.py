@@ -163,6 +163,13 @@ def test_a_seed_fixes_the_picture():
     assert widgets._png(draw(episodes=10, seed=2)) != first
 
 
+@pytest.mark.parametrize("draw", DRAWINGS)
+def test_a_figure_can_be_saved_again(draw, recwarn):
+    figure = draw()
+    assert widgets._png(figure) == widgets._png(figure)
+    assert len(recwarn) == 0
+
+
 def test_the_picture_ignores_the_settings_of_the_session():
     first = widgets._png(gridworld.draw_gridworld_explorer())
     with plt.rc_context({"font.size": 20, "axes.grid": True, "figure.autolayout": True}):
