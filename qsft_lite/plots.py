@@ -5,9 +5,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, to_rgba
 from matplotlib.image import AxesImage
-from matplotlib.patches import FancyArrowPatch
 
 from qsft_lite.mdps import ACTION_STEPS, Maze
 
@@ -137,24 +136,27 @@ def _draw_arrows(
     limits: tuple[float, float],
     shift: float,
 ) -> None:
+    arrows, colors = [], []
     for (row, column), probabilities in zip(maze.cells, policy, strict=True):
-        x = column + shift
         for (down, right), probability in zip(ACTION_STEPS, probabilities, strict=True):
-            if probability < 0.02:
-                continue
-            length = 0.12 + 0.3 * float(probability)
-            arrow = FancyArrowPatch(
-                (x, row),
-                (x + length * right, row + length * down),
-                arrowstyle="-|>",
-                mutation_scale=6 + 9 * float(probability),  # size of the head, in points
-                color=_ink(grid[row, column], limits),
-                alpha=0.25 + 0.75 * float(probability),
-                linewidth=1.5,
-                shrinkA=0,
-                shrinkB=0,
-            )
-            axes.add_artist(arrow)
+            if probability >= 0.02:
+                length = 0.12 + 0.3 * probability
+                arrows.append((column + shift, row, length * right, length * down))
+                colors.append(to_rgba(_ink(grid[row, column], limits), 0.25 + 0.75 * probability))
+    # One collection for all: a hundred separate arrows would take longer than the rest together.
+    axes.quiver(
+        *np.array(arrows).reshape(-1, 4).T,
+        color=colors,
+        angles="xy",
+        units="xy",
+        scale_units="xy",
+        scale=1,
+        width=0.035,
+        headwidth=5,
+        headlength=5,
+        headaxislength=5,
+        zorder=2,
+    )
 
 
 def _ink(value: float, limits: tuple[float, float]) -> str:
