@@ -149,15 +149,20 @@ def random_mdp(
     *,
     gamma: float = 0.95,
     concentration: float = 0.1,
+    paying: float = 1.0,
     seed: int = 0,
 ) -> TabularMDP:
     """Dirichlet transitions and rewards uniform in [0, 1 - gamma], so returns stay in [0, 1].
 
-    concentration: of the Dirichlet over successors; small means few likely successors.
+    concentration: of the Dirichlet over successors; small means few likely successors. paying: the
+    chance that a (state, action) pair pays at all; the best-paid pair always does.
     """
+    if not 0 <= paying <= 1:
+        raise ValueError(f"paying must be a probability in [0, 1], got {paying}")
     rng = np.random.default_rng(seed)
     P = rng.dirichlet(np.full(n_states, concentration), size=(n_states, n_actions))
     R = rng.random((n_states, n_actions)) * (1 - gamma)
+    R *= (rng.random(R.shape) < paying) | (R == R.max())
     return TabularMDP(P, R, gamma)
 
 

@@ -116,18 +116,27 @@ class Run:
         print(f"Recorded {write_result(_folder('QSFT_RESULTS', 'results'), result).name}")
 
 
-def start(name: str, *, profile: str, seed: int, settings: dict[str, dict[str, Any]]) -> Run:
+def start(
+    name: str,
+    *,
+    profile: str,
+    seed: int,
+    settings: dict[str, dict[str, Any]],
+    threads: int | None = None,
+) -> Run:
     """Set up a notebook: check the profile, seed everything, choose device and threads.
 
     Seeds Python's ``random``, numpy's global generator and torch. The device is CUDA where torch
     finds it, else the CPU. torch gets the CPUs this process may use, at most 4 (the small models
-    here gain nothing from more), or QSFT_THREADS.
+    here gain nothing from more), or `threads`, or, before both, QSFT_THREADS.
 
     Args:
         name: the notebook's file name without its ending; results are stored under it.
         profile: "smoke", "laptop" or "gpu".
         seed: an integer in [0, 2**32).
         settings: a dict of settings for each profile, all with the same keys.
+        threads: CPU threads for torch. 1 where tensors are tiny: there, threads only get in each
+            other's way.
 
     Raises:
         ValueError: an unknown profile, a profile without settings, or a seed out of range.
@@ -150,7 +159,7 @@ def start(name: str, *, profile: str, seed: int, settings: dict[str, dict[str, A
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    threads = _threads()
+    threads = _threads(threads)
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Run(name, profile, seed, settings, device, threads, time.perf_counter())
@@ -184,13 +193,13 @@ def peak_memory_mib() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KiB
 
 
-def _threads() -> int:
-    wanted = os.environ.get("QSFT_THREADS")
+def _threads(chosen: int | None) -> int:
+    wanted = os.environ.get("QSFT_THREADS") or (None if chosen is None else str(chosen))
     if wanted is None:
         has_affinity = hasattr(os, "sched_getaffinity")  # Linux: what this process may use
         return min(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1, 4)
     if not wanted.isdecimal() or int(wanted) == 0:
-        raise ValueError(f"QSFT_THREADS must be a whole number above 0, not {wanted!r}")
+        raise ValueError(f"threads (or QSFT_THREADS) must be a whole number above 0: {wanted!r}")
     return int(wanted)
 
 

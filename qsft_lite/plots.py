@@ -151,10 +151,11 @@ def _draw_arrows(
         units="xy",
         scale_units="xy",
         scale=1,
-        width=0.035,
+        width=0.04,
         headwidth=5,
-        headlength=5,
-        headaxislength=5,
+        headlength=4,
+        headaxislength=4,
+        minshaft=1.9,  # heads of short arrows shrink, or they would cover each other
         zorder=2,
     )
 

@@ -115,10 +115,10 @@ def _draw_points(
     axes.plot(*CORNERS[[0, 1, 2, 0]].T, color="black", linewidth=1)
     color = COLORS["Q-SFT, dummy (ours)" if leftover == "dummy" else "Q-SFT, Eq. 3 (paper)"]
     no_dummy = np.zeros(3 - len(pi))
-    points = [(np.append(pi, no_dummy), "o", 13, "white", r"$\pi$, the behavior policy")]
+    points = [(np.append(pi, no_dummy), "o", 13, "white", "π, the behavior policy")]
     if y.any():
         weighted = np.append(pi * y / (pi @ y), no_dummy)
-        points.append((weighted, "s", 7, "black", r"$\pi y$, scaled to sum 1"))
+        points.append((weighted, "s", 7, "black", "πy, scaled to sum 1"))
         axes.plot(*(np.stack([weighted, p]) @ CORNERS).T, color="black", linewidth=1, linestyle=":")
     points.append((p, "*", 18, color, "minimiser p"))
     for point, marker, size, fill, label in points:
@@ -154,7 +154,7 @@ def _draw_ratios(
     places = np.arange(len(pi))
     for shift, heights, fill, label in (
         (-0.2, y, "#999999", "target y"),
-        (0.2, ratio, color, r"p/$\pi$, read back"),
+        (0.2, ratio, color, "p/π, read back"),
     ):
         axes.bar(places + shift, np.minimum(heights, TALLEST_BAR), 0.38, color=fill, label=label)
         for place, height in zip(places + shift, heights, strict=True):
@@ -169,7 +169,7 @@ def _draw_ratios(
             )
     axes.axhline(1, color="black", linewidth=1, linestyle="--", zorder=0, label="highest return")
     axes.set_xticks(
-        places, [f"{name}\n$\\pi$ = {share:.2f}" for name, share in zip(names, pi, strict=False)]
+        places, [f"{name}\nπ = {share:.2f}" for name, share in zip(names, pi, strict=False)]
     )
     axes.set_yticks([0, 0.5, 1, 1.5, 2])
     axes.set(xlim=(-0.6, len(pi) - 0.4), ylim=(0, 1.1 * TALLEST_BAR))

@@ -348,3 +348,19 @@ def test_two_thousand_states_to_eight_digits():
     result = q_sft(mdp, behavior, leftover="dummy", tol=1e-8)
     assert np.abs(result.target - q_star).max() < 1e-8
     assert policy_return(mdp, behavior) < policy_return(mdp, extract_policy(behavior, q_star, 50.0))
+
+
+@given(seeds, st.floats(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_random_mdps_pay_where_asked(seed, paying):
+    dense = mdps.random_mdp(10, 5, seed=seed)
+    sparse = mdps.random_mdp(10, 5, paying=paying, seed=seed)
+    assert np.array_equal(dense.P, sparse.P)
+    kept = sparse.R > 0
+    assert kept.any() and np.array_equal(sparse.R[kept], dense.R[kept])
+    assert abs(kept.mean() - paying) < 0.35
+
+
+def test_random_mdps_refuse_a_share_above_one():
+    with pytest.raises(ValueError, match="paying must be a probability"):
+        mdps.random_mdp(paying=1.5)
