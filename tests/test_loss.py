@@ -850,6 +850,7 @@ def test_checks_of_the_data_can_be_switched_off():
 
 def test_benchmark_runs_and_records(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("QSFT_RESULTS", str(tmp_path))
+    monkeypatch.setenv("QSFT_COMMAND", "the test")  # or main would leave its own behind
     benchmark.main(["--profile", "smoke"])
     result = json.loads((tmp_path / "benchmark_loss.smoke.json").read_text())
     rows = result["tables"]["benchmark_loss"]

@@ -125,6 +125,7 @@ def test_a_figure_is_saved_whole(tmp_path, monkeypatch):
 
 def test_a_record_says_where_its_numbers_come_from(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("QSFT_RESULTS", str(tmp_path))
+    monkeypatch.delenv("QSFT_COMMAND", raising=False)
     run = start(seed=7)
     block = np.ones(2**24)  # 128 MiB, so that the peak is at least that
     run.record(headline={"third": np.float64(1 / 3)}, raw={"ones": block[:2]}, data_hash="abc")
