@@ -64,9 +64,13 @@ def sample_trajectories(
     """Play `episodes` episodes of a policy (S, A), all at once, each at most `max_steps` long.
 
     starts: (S,) distribution of the first state, the MDP's own when None. The recorded reward is
-    the expected one, R(s, a).
+    the expected one, R(s, a). Raises ValueError for a policy or starts that are no distributions,
+    and for fewer than one episode or step.
     """
     policy = check_policy(mdp, policy, "policy")
+    for name, value in (("episodes", episodes), ("max_steps", max_steps)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     rng = np.random.default_rng(seed)
     first = mdp.initial if starts is None else starts
     state = rng.choice(mdp.n_states, size=episodes, p=first)

@@ -206,3 +206,10 @@ def test_data_of_a_slippery_maze_are_accepted(seed):
     result = q_sft(offline.empirical_mdp(data, 0.95), offline.cloned_policy(data), leftover="dummy")
     assert result.target.min() >= 0 and result.target.max() <= 1
     assert np.isfinite(offline.fitted_q(data, 0.95)).all()
+
+
+@pytest.mark.parametrize("options", [{"episodes": 0}, {"episodes": 3, "max_steps": 0}])
+def test_sampling_nothing_is_refused(options):
+    mdp = mdps.chain(3)
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        offline.sample_trajectories(mdp, np.full((3, 2), 0.5), seed=0, **options)
