@@ -134,18 +134,6 @@ def record_paths(mdp: TabularMDP, paths: list[list[tuple[int, int]]]) -> Offline
     return OfflineData(state, action, reward, successor, episode, mdp.n_states, mdp.n_actions)
 
 
-def join(*parts: OfflineData) -> OfflineData:
-    """Several data sets as one, with episodes numbered on."""
-    episodes, offset = [], 0
-    for part in parts:
-        _, renumbered = np.unique(part.episodes, return_inverse=True)
-        episodes.append(renumbered + offset)
-        offset += part.n_episodes
-    names = ("states", "actions", "rewards", "next_states")
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return OfflineData(*columns, np.concatenate(episodes), parts[0].n_states, parts[0].n_actions)
-
-
 def action_counts(data: OfflineData) -> np.ndarray:
     """(S, A) how often each action was recorded in each state."""
     counts = np.zeros((data.n_states, data.n_actions))

@@ -183,12 +183,6 @@ def test_q_sft_on_counts_equals_q_sft_on_the_truth_when_data_are_plenty():
     assert np.allclose(1 - sampled.dummy, policy_value(mdp, policy), atol=0.01)
 
 
-def test_joined_data_keep_their_episodes_apart():
-    both = offline.join(tiny_data(), tiny_data())
-    assert both.n_episodes == 6
-    assert np.array_equal(both.episodes, [0, 0, 1, 2, 3, 3, 4, 5])
-
-
 def test_paths_that_do_not_follow_the_mdp_are_refused():
     mdp = mdps.chain(3)
     with pytest.raises(ValueError, match="path 0, step 0: state 0, action 1 leads to 1"):
