@@ -120,10 +120,6 @@ def value_iteration(mdp: TabularMDP, tol: float = 1e-10) -> np.ndarray:
     Every sweep is followed by the exact value of the greedy policy (policy iteration), so a
     handful of sweeps is enough where plain sweeps need log(tol) / log(gamma).
     """
-    return _optimal_q(mdp, tol)
-
-
-def _optimal_q(mdp: TabularMDP, tol: float) -> np.ndarray:
     values = np.zeros(mdp.n_states)
     greedy = None
     while True:
@@ -381,7 +377,7 @@ def _check_returns(mdp: TabularMDP) -> None:
     if mdp.R.min() >= 0 and mdp.R.max() <= 1 - mdp.gamma:
         return
     tolerance = 1e-9
-    highest = _optimal_q(mdp, tolerance)
+    highest = value_iteration(mdp, tolerance)
     if highest.max() > 1 + tolerance:
         state, action = np.unravel_index(highest.argmax(), highest.shape)
         raise ValueError(
@@ -390,7 +386,7 @@ def _check_returns(mdp: TabularMDP) -> None:
         )
     if mdp.R.min() < 0:
         negated = TabularMDP(mdp.P, -mdp.R, mdp.gamma, check_returns=False)
-        lowest = -_optimal_q(negated, tolerance)
+        lowest = -value_iteration(negated, tolerance)
         if lowest.min() < -tolerance:
             state, action = np.unravel_index(lowest.argmin(), lowest.shape)
             raise ValueError(
