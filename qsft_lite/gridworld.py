@@ -32,6 +32,7 @@ from qsft_lite.tabular import (
     policy_return,
     probability_ratio,
     q_sft,
+    supported_actions,
     value_iteration,
 )
 
@@ -92,8 +93,7 @@ def run_gridworld(
     if backup == "behavior":
         values = fixed_point.p.sum(axis=1)
     else:
-        likely = (behavior >= SUPPORT) | (behavior == behavior.max(axis=1, keepdims=True))
-        allowed = likely if backup == "support" else None
+        allowed = supported_actions(behavior, SUPPORT if backup == "support" else 0.0)
         values = probability_ratio(fixed_point.p, behavior, allowed).max(axis=1)
     unseen = action_counts(data).sum(axis=1) == 0
 

@@ -192,9 +192,7 @@ def q_sft(
     if leftover == "uniform" and mdp.n_actions < 2:
         raise ValueError("leftover='uniform' needs at least two actions to spread over")
 
-    allowed = behavior > 0
-    if backup == "support":
-        allowed &= (behavior >= support) | (behavior == behavior.max(axis=1, keepdims=True))
+    allowed = supported_actions(behavior, support if backup == "support" else 0.0)
 
     def sweep(target: np.ndarray) -> np.ndarray:
         weight, constant = _linear_state_value(behavior, target, leftover, backup, allowed)
@@ -217,6 +215,12 @@ def q_sft(
         )
     p, dummy = q_sft_probabilities(behavior, target, leftover)
     return QSFTFixedPoint(p, dummy, target, residual, converged)
+
+
+def supported_actions(behavior: np.ndarray, support: float) -> np.ndarray:
+    """(S, A) bool: the played actions with pi >= support, or the most likely where there is none."""
+    likely = (behavior >= support) | (behavior == behavior.max(axis=1, keepdims=True))
+    return likely & (behavior > 0)
 
 
 def _linear_state_value(

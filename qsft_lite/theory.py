@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qsft_lite.tabular import probability_ratio
+from qsft_lite.tabular import probability_ratio, supported_actions
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,16 @@ def theorem_bounds(p: np.ndarray, behavior: np.ndarray, q_star: np.ndarray) -> B
     return Bounds(q_star - p, p - behavior * q_star, tightness)
 
 
-def max_bias(p: np.ndarray, behavior: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """(S,) by how much the paper's backup, max_a p/pi, exceeds max_a q over the played actions."""
-    best = np.where(behavior > 0, q, -np.inf).max(axis=1)
-    return probability_ratio(p, behavior).max(axis=1) - best
+def max_bias(
+    p: np.ndarray, behavior: np.ndarray, q: np.ndarray, support: float = 0.0
+) -> np.ndarray:
+    """(S,) by how much max_a p/pi exceeds max_a q, both over the actions with pi >= support.
+
+    support=0 is the paper's backup, over every action that pi plays.
+    """
+    allowed = supported_actions(behavior, support)
+    best = np.where(allowed, q, -np.inf).max(axis=1)
+    return probability_ratio(p, behavior, allowed).max(axis=1) - best
 
 
 def behavior_threshold(n_actions: int, target: float, tolerance: float) -> float:

@@ -18,6 +18,7 @@ from qsft_lite.tabular import (
     policy_value,
     probability_ratio,
     q_sft,
+    supported_actions,
     value_iteration,
 )
 from qsft_lite.theory import behavior_threshold, max_bias, theorem_bounds
@@ -364,3 +365,17 @@ def test_random_mdps_pay_where_asked(seed, paying):
 def test_random_mdps_refuse_a_share_above_one():
     with pytest.raises(ValueError, match="paying must be a probability"):
         mdps.random_mdp(paying=1.5)
+
+
+def test_supported_actions_by_hand():
+    pi = np.array([[0.5, 0.3, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    assert np.array_equal(supported_actions(pi, 0.0), pi > 0)
+    assert np.array_equal(supported_actions(pi, 0.3), [[True, True, False, False], [True] * 4])
+    assert np.array_equal(supported_actions(pi, 0.9)[0], [True, False, False, False])
+
+
+def test_bias_of_the_max_on_the_support():
+    # As above: action 0 reads 4.5 and is worth 0; on the support only action 1 is left.
+    mdp = mdps.bandit(np.array([0.0, 0.5]))
+    pi = np.array([[0.1, 0.9]])
+    assert np.allclose(max_bias(q_sft(mdp, pi).p, pi, mdp.R, support=0.5), 0.55 / 0.9 - 0.5)
