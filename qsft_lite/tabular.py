@@ -218,7 +218,7 @@ def q_sft(
 
 
 def supported_actions(behavior: np.ndarray, support: float) -> np.ndarray:
-    """(S, A) bool: the played actions with pi >= support, or the most likely where there is none."""
+    """(S, A) bool: the played actions with pi >= support; where there is none, the most likely."""
     likely = (behavior >= support) | (behavior == behavior.max(axis=1, keepdims=True))
     return likely & (behavior > 0)
 
