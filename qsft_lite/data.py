@@ -1,0 +1,27 @@
+"""From files of trajectories to batches: load_trajectories -> split -> encode -> pack -> collate.
+
+    episodes = data.load_trajectories("games.jsonl")
+    parts = data.split(episodes, validation=0.05, test=0.05, seed=0)
+    scale = data.RewardScale(low=-6, high=0)
+    encoded = data.encode(parts["train"], tokenizer, scale=scale)
+    rows = data.pack(encoded, length=256)
+    batch = data.collate([rows[i] for i in range(8)])
+
+Every step but `split` takes a streamed dataset as well, for files larger than memory.
+"""
+
+from qsft_lite.encoding import RewardScale, encode, start_id
+from qsft_lite.packing import collate, pack
+from qsft_lite.trajectories import data_hash, load_trajectories, save_trajectories, split
+
+__all__ = [
+    "RewardScale",
+    "collate",
+    "data_hash",
+    "encode",
+    "load_trajectories",
+    "pack",
+    "save_trajectories",
+    "split",
+    "start_id",
+]

@@ -1,0 +1,315 @@
+"""Episodes as tokens that know which of them are actions, what they earn, and what comes next."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from qsft_lite.packing import ENCODED, ragged_indices, starts
+from qsft_lite.trajectories import check_choice, check_source, find_episode
+
+__all__ = ["RewardScale", "encode", "start_id"]
+
+BATCH = 1_000  # episodes encoded at a time: bounds the memory for long ones
+
+
+@dataclass(frozen=True)
+class RewardScale:
+    """Rewards to [0, 1] and back: assumption 4.1 of the paper.
+
+    low, high: smallest and largest sum of rewards of an episode, in the task's own units.
+    place: where the scaled rewards go.
+        "end": the whole (return - low) / (high - low) on the last action. The state holds the whole
+            history, so with gamma 1 the values are the same as of rewards at each step. The episode
+            must be done.
+        "step": reward / (high - low) on each action, and the constant -low / (high - low) on the
+            last action if the episode is done. What is yet to come can then be valued before it is
+            known how the episode ends, but each single reward may lie outside [0, 1].
+    """
+
+    low: float
+    high: float
+    place: Literal["end", "step"] = "end"
+
+    def __post_init__(self) -> None:
+        check_choice("place", self.place, ("end", "step"))
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low < high must be finite, got {self.low} and {self.high}")
+
+    def to_unit(self, value: Any) -> Any:
+        """A return in task units (number or array) on the scale from 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+    def to_raw(self, value: Any) -> Any:
+        """The inverse of `to_unit`."""
+        return value * (self.high - self.low) + self.low
+
+
+def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token that every episode begins with: bos, or eos where there is no bos.
+
+    Raises ValueError for a tokenizer that has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
+
+
+def encode(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    scale: RewardScale,
+    gamma: float = 1.0,
+    discount: Literal["token", "turn"] = "token",
+    max_length: int | None = None,
+    on_long: Literal["raise", "skip"] = "raise",
+) -> Dataset | IterableDataset:
+    """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
+
+    Segments are tokenized apart and joined, so that a token is all action or all state.
+
+    Args:
+        dataset: as of `load_trajectories`.
+        tokenizer: its special tokens are not added, except `start_id` in front of each episode.
+        scale: how rewards come to [0, 1].
+        gamma: the discount, in [0, 1].
+        discount: gamma for each action "token", or for each "turn", which is an action segment.
+        max_length: the most tokens that an episode may have, the start token included.
+        on_long: "raise" for an episode with more, or "skip" them, with a warning that counts them
+            (when streaming, one for each 1,000 episodes).
+
+    Returns:
+        A dataset of these columns, lists of n, the number of tokens of the episode:
+        input_ids int32. action_mask bool: the agent's tokens. reward float32: scaled, on the last
+        token of an action segment. next_action int32: at an action token, the index of the next
+        one; -1 where the episode ends, n where it was cut off; -1 outside the mask.
+        discount float32: at an action token, the factor of the value of its next state; 0 outside.
+        return_to_go float32: at an action token, the discounted sum of its own and all later
+        rewards, for an episode that was cut off as far as it goes; 0 outside.
+        The logits that choose token i, and so the state of that action, are at position i - 1.
+
+    Raises:
+        ValueError: naming file and line, or else the row: an episode that is too long; one that was
+            cut off with place="end"; one with a return to go outside [0, 1]; an action without
+            any token; a text that the tokenizer has no token for.
+    """
+    check_choice("discount", discount, ("token", "turn"))
+    check_choice("on_long", on_long, ("raise", "skip"))
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+    start_id(tokenizer)
+    check_source(dataset)
+    streaming = isinstance(dataset, IterableDataset)
+    one_batch = partial(
+        _encode_batch,
+        tokenizer=tokenizer,
+        scale=scale,
+        gamma=gamma,
+        per_turn=discount == "turn",
+        max_length=max_length,
+        skip_long=on_long == "skip",
+        streaming=streaming,
+        files=list(dataset.info.download_checksums or {}),
+    )
+    # A function that takes and returns Arrow tables replaces all columns.
+    encoded = dataset.with_format("arrow").map(
+        one_batch,
+        batched=True,
+        batch_size=BATCH,
+        with_indices=True,
+        features=Features.from_arrow_schema(ENCODED),
+        **({} if streaming else {"desc": "encode"}),
+    )
+    if not streaming:
+        _warn_skipped(len(dataset) - len(encoded), len(dataset), max_length)
+    return encoded.with_format(None)
+
+
+def _encode_batch(
+    episodes: pa.Table,
+    indices: list[int],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    scale: RewardScale,
+    gamma: float,
+    per_turn: bool,
+    max_length: int | None,
+    skip_long: bool,
+    streaming: bool,
+    files: list[str],
+) -> pa.Table:
+    """Encode all episodes of a batch at once. A "flat" array has the tokens of all of them."""
+
+    def refuse(bad: np.ndarray, complaint: str, remedy: str) -> None:
+        """Raise for the first episode of which bad, (episodes,) bool, is true."""
+        if bad.any():
+            row = int(bad.argmax())
+            place = _place(indices[row], episodes.slice(row, 1).to_pylist()[0], files)
+            raise ValueError(f"{place}: {complaint}: {remedy}")
+
+    # Segments. (S,) arrays, and `owner` is the episode of each.
+    texts = episodes["text"].combine_chunks()
+    per_episode = texts.value_lengths().to_numpy()
+    owner = np.repeat(np.arange(len(per_episode)), per_episode)
+    is_action = _flat(episodes["is_action"]).astype(bool)
+    done = episodes["done"].to_numpy()
+    refuse(np.bincount(owner[is_action], minlength=len(done)) == 0, "no action", "check the data")
+    if scale.place == "end":
+        refuse(~done, "cut off (done is false)", "its return is unknown; use place='step'")
+    rewards = _scaled_rewards(_flat(episodes["reward"]), is_action, owner, done, scale)
+
+    # Every text is tokenized once, however often it occurs. The start token is a segment too.
+    coded = texts.flatten().dictionary_encode()
+    words = coded.dictionary.to_pylist()
+    pieces = _tokenize(words, tokenizer)
+    strange = np.array([piece is None for piece in pieces])[coded.indices.to_numpy()]
+    remedy = "use a tokenizer made for this data"
+    refuse(_any(strange, owner, len(done)), "a text that the tokenizer cannot read", remedy)
+    pieces.append([start_id(tokenizer)])
+    begin = starts(per_episode)
+    piece = np.insert(coded.indices.to_numpy(), begin, len(words))
+    is_action = np.insert(is_action, begin, False)
+    rewards = np.insert(rewards, begin, 0.0)
+    owner = np.insert(owner, begin, np.arange(len(done)))
+
+    # Tokens.
+    piece_sizes = np.array([len(ids) for ids in pieces])
+    vocabulary = np.fromiter(chain.from_iterable(pieces), dtype=np.int32)
+    sizes = piece_sizes[piece]
+    empty = is_action & (sizes == 0)
+    refuse(_any(empty, owner, len(done)), "an action without any token", "leave it out")
+    input_ids = vocabulary[ragged_indices(starts(piece_sizes)[piece], sizes)]
+    lengths = np.bincount(owner, weights=sizes).astype(np.int64)
+    too_long = lengths > (max_length or math.inf)
+    if not skip_long and too_long.any():
+        longest = int(lengths[too_long.argmax()])
+        remedy = f"raise max_length, now {max_length}, or pass on_long='skip'"
+        refuse(too_long, f"the episode has {longest} tokens", remedy)
+    if streaming:
+        _warn_skipped(int(too_long.sum()), len(done), max_length)
+
+    # Action tokens. (T,) arrays, and `at` is where in the flat array each of them is.
+    action_mask = np.repeat(is_action, sizes)
+    at = np.flatnonzero(action_mask)
+    owner = np.repeat(np.arange(len(done)), lengths)[at]
+    ends_turn = np.isin(at, np.cumsum(sizes)[is_action] - 1, assume_unique=True)
+    reward = np.zeros(len(at))
+    reward[ends_turn] = rewards[is_action]
+    factor = np.where(ends_turn | (not per_turn), gamma, 1.0)
+    ends_episode = np.append(owner[1:] != owner[:-1], True)
+    following = np.append(at[1:], 0) - starts(lengths)[owner]
+    after_the_end = np.where(done, -1, lengths)[owner]
+    next_action = np.where(ends_episode, after_the_end, following)
+    return_to_go = _returns_to_go(reward, factor, ends_episode)
+
+    bounded = done[owner]
+    outside = bounded & ((return_to_go < -1e-6) | (return_to_go > 1 + 1e-6))
+    refuse(
+        _any(outside, owner, len(done)),
+        f"a return to go outside [0, 1] by {scale}",
+        "widen low and high to all returns; rewards below 0 with gamma < 1 need place='end'",
+    )
+    return_to_go[bounded] = return_to_go[bounded].clip(0, 1)  # rounding
+
+    columns = {
+        "input_ids": input_ids,
+        "action_mask": action_mask,
+        "reward": _spread(reward, at, len(input_ids)),
+        "next_action": _spread(next_action.astype(np.int32), at, len(input_ids), elsewhere=-1),
+        "discount": _spread(factor, at, len(input_ids)),
+        "return_to_go": _spread(return_to_go, at, len(input_ids)),
+    }
+    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
+        for field, flat in zip(ENCODED, columns.values(), strict=True)
+    ]
+    return pa.table(lists, schema=ENCODED).filter(pa.array(~too_long))
+
+
+def _spread(values: np.ndarray, at: np.ndarray, size: int, elsewhere: int = 0) -> np.ndarray:
+    """A flat array with the values (T,) at the action tokens; float32 for floats."""
+    dtype = np.float32 if values.dtype == np.float64 else values.dtype
+    flat = np.full(size, elsewhere, dtype=dtype)
+    flat[at] = values
+    return flat
+
+
+def _warn_skipped(count: int, total: int, max_length: int | None) -> None:
+    if count:
+        message = f"skipped {count} of {total} episodes longer than {max_length} tokens"
+        warnings.warn(message, stacklevel=3)
+
+
+def _place(index: int, episode: dict[str, Any], files: list[str]) -> str:
+    """Where an episode comes from: its file and line, whatever was shuffled since, or its row."""
+    return find_episode(episode, files) or f"row {index}"
+
+
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int] | None]:
+    """The token ids of each text; None for one with a part that the tokenizer has no token for."""
+
+    def ids(some: list[str]) -> list[list[int]]:
+        return tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
+
+    try:
+        pieces = ids(texts)
+    except Exception:  # what a tokenizer without an unknown token raises: find the texts
+        pieces = []
+        for text in texts:
+            try:
+                pieces += ids([text])
+            except Exception:
+                pieces.append(None)
+    unknown = tokenizer.unk_token_id
+    return [None if piece is None or unknown in piece else piece for piece in pieces]
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+
+
+def _any(bad: np.ndarray, owner: np.ndarray, episodes: int) -> np.ndarray:
+    """Of each episode, (episodes,) bool: whether `bad` is true for any of its elements."""
+    return np.bincount(owner[bad], minlength=episodes) > 0
+
+
+def _scaled_rewards(
+    reward: np.ndarray,
+    is_action: np.ndarray,
+    owner: np.ndarray,
+    done: np.ndarray,
+    scale: RewardScale,
+) -> np.ndarray:
+    """Scaled rewards of segments; see `RewardScale`. All (S,) but done (episodes,)."""
+    actions = np.flatnonzero(is_action)
+    last = actions[np.append(owner[actions][1:] != owner[actions][:-1], True)]
+    if scale.place == "end":
+        scaled = np.zeros(len(reward))
+        scaled[last] = scale.to_unit(np.bincount(owner, weights=reward))
+        return scaled
+    scaled = reward / (scale.high - scale.low)
+    scaled[last[done]] += scale.to_unit(0.0)
+    return scaled
+
+
+def _returns_to_go(reward: np.ndarray, factor: np.ndarray, ends_episode: np.ndarray) -> np.ndarray:
+    """G_i = r_i + factor_i * G_(i + 1), anew in each episode; all (T,) over action tokens."""
+    returns = reward.copy()
+    last = np.flatnonzero(ends_episode)
+    counts = np.diff(last, prepend=-1)
+    for back in range(1, counts.max()):
+        i = last[counts > back] - back
+        returns[i] += factor[i] * returns[i + 1]
+    return returns

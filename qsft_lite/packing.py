@@ -1,0 +1,184 @@
+"""Several episodes to a row: a batch then holds hardly any padding.
+
+Nothing crosses from one episode to the next: `position_ids` restart, and attention must stay
+within equal `segment_ids` (`qsft_lite.models.final_hidden` sees to it).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset, Features, IterableDataset
+
+__all__ = ["collate", "pack"]
+
+# What `qsft_lite.data.encode` makes: of each episode, one list a column, all of one length.
+ENCODED = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "action_mask": pa.list_(pa.bool_()),
+        "reward": pa.list_(pa.float32()),
+        "next_action": pa.list_(pa.int32()),
+        "discount": pa.list_(pa.float32()),
+        "return_to_go": pa.list_(pa.float32()),
+    }
+)
+PACKED = pa.schema(
+    [
+        *ENCODED,
+        pa.field("position_ids", pa.list_(pa.int32())),
+        pa.field("segment_ids", pa.list_(pa.int32())),
+    ]
+)
+
+# Episodes packed at a time: plenty to choose from, and memory stays bounded for any data.
+WINDOW = 5_000
+
+
+def pack(
+    encoded: Dataset | IterableDataset, length: int, *, seed: int = 0
+) -> Dataset | IterableDataset:
+    """Rows of `length` tokens, each filled with whole episodes of `qsft_lite.data.encode`.
+
+    Best fit: every episode goes where it leaves the least room. Most room is used when `length` is
+    a multiple of the longest episode's. The seed decides which episodes meet in a row; the same
+    seed gives the same rows.
+
+    Columns, all lists of `length`: those of `encode`, with `next_action` now an index in the row,
+    and `position_ids` (0, 1, ... in each episode), `segment_ids` (1, 2, ... for the episodes of the
+    row, 0 for padding). Padding is 0, False, and -1 in `next_action`. A row takes 33 bytes a token.
+    Rows are numpy arrays; `.with_format(None)` gives lists.
+
+    Raises ValueError, naming the row, for an episode longer than `length`.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1 token, got {length}")
+    missing = set(ENCODED.names) - set(encoded.column_names or ())
+    if missing:
+        raise ValueError(f"columns {sorted(missing)} are missing: pack what data.encode returned")
+    # A function that takes and returns Arrow tables replaces all columns. (To name the old ones in
+    # remove_columns would make a streamed dataset drop new ones of the same name.)
+    options = {} if isinstance(encoded, IterableDataset) else {"desc": "pack"}
+    packed = encoded.with_format("arrow").map(
+        partial(_pack_window, length=length, seed=seed),
+        batched=True,
+        batch_size=WINDOW,
+        with_indices=True,
+        features=Features.from_arrow_schema(PACKED),
+        **options,
+    )
+    return packed.with_format("numpy")
+
+
+def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: int) -> pa.Table:
+    columns = {name: episodes[name].combine_chunks() for name in ENCODED.names}
+    sizes = columns["input_ids"].value_lengths().to_numpy()
+    if sizes.max() > length:
+        longest = int(sizes.argmax())
+        raise ValueError(
+            f"row {indices[longest]}: the episode has {sizes[longest]} tokens, a packed row has "
+            f"{length}: pack to a greater length, or encode with max_length={length} and "
+            "on_long='skip'"
+        )
+    rng = np.random.default_rng([seed, indices[0]])
+    shuffled = rng.permutation(len(sizes))
+    longest_first = shuffled[np.argsort(-sizes[shuffled], kind="stable")]  # mostly the better order
+    rows = min((best_fit(sizes, order, length) for order in (longest_first, shuffled)), key=len)
+    rng.shuffle(rows)
+
+    # From here on episodes are in the order of the rows, and `place` is where each one begins.
+    order = np.concatenate(rows)
+    sizes = sizes[order]
+    per_row = np.array([len(row) for row in rows])
+    first = np.repeat(starts(per_row), per_row)  # of each episode: the first one in its row
+    begin = starts(sizes)
+    offset = begin - begin[first]  # of each episode: where in its row it begins
+    place = np.repeat(np.arange(len(rows)) * length, per_row) + offset
+    source = ragged_indices(starts(columns["input_ids"].value_lengths().to_numpy())[order], sizes)
+    target = ragged_indices(place, sizes)
+
+    def spread(values: np.ndarray, padding: int = 0) -> pa.ListArray:
+        flat = np.full(len(rows) * length, padding, dtype=values.dtype)
+        flat[target] = values
+        return pa.ListArray.from_arrays(np.arange(len(rows) + 1, dtype=np.int32) * length, flat)
+
+    packed = {
+        name: columns[name].flatten().to_numpy(zero_copy_only=False)[source]
+        for name in ENCODED.names
+    }
+    next_action = packed.pop("next_action")
+    next_action = np.where(next_action < 0, -1, next_action + np.repeat(offset, sizes))
+    packed = {name: spread(values) for name, values in packed.items()}
+    packed["next_action"] = spread(next_action.astype(np.int32), padding=-1)
+    packed["position_ids"] = spread(ragged_indices(np.zeros_like(sizes), sizes).astype(np.int32))
+    number = np.arange(len(order)) - first + 1
+    packed["segment_ids"] = spread(np.repeat(number, sizes).astype(np.int32))
+    return pa.table(packed, schema=PACKED)
+
+
+def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[int]]:
+    """Rows of episode numbers whose sizes add up to at most `capacity`.
+
+    In the given order, each episode goes into the fullest row that still has room for it.
+    """
+    rows: list[list[int]] = []
+    with_room = defaultdict(list)  # tokens left -> rows that have just these left
+    rooms = 0  # bit n is set: some row has n tokens left
+    for episode in order.tolist():
+        size = int(sizes[episode])
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1  # the lowest bit set
+            row = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, row = capacity, len(rows)
+            rows.append([])
+        rows[row].append(episode)
+        room -= size
+        with_room[room].append(row)
+        rooms |= 1 << room
+    return rows
+
+
+def starts(sizes: np.ndarray) -> np.ndarray:
+    """Where each of several pieces begins when they stand one after another. (N,) int64."""
+    return np.cumsum(sizes, dtype=np.int64) - sizes
+
+
+def ragged_indices(begin: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """All of begin[0], begin[0] + 1, ... (sizes[0] of them), begin[1], ...; (sum of sizes,)."""
+    return np.repeat(begin - starts(sizes), sizes) + np.arange(int(sizes.sum()))
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of B packed rows of length L: every column as a (B, L) tensor.
+
+    input_ids, position_ids, segment_ids and next_action are int64, action_mask is bool, reward,
+    discount and return_to_go are float32. Raises ValueError for rows of different lengths.
+    """
+    sizes = {len(row["input_ids"]) for row in rows}
+    if len(sizes) != 1:
+        raise ValueError(f"rows of one batch must be of one length, got {sorted(sizes)}: pack them")
+    return {
+        name: torch.from_numpy(np.stack([row[name] for row in rows])).to(dtype)
+        for name, dtype in _DTYPES.items()
+    }
+
+
+_DTYPES = {
+    "input_ids": torch.int64,
+    "position_ids": torch.int64,
+    "segment_ids": torch.int64,
+    "action_mask": torch.bool,
+    "next_action": torch.int64,
+    "reward": torch.float32,
+    "discount": torch.float32,
+    "return_to_go": torch.float32,
+}
