@@ -1,0 +1,204 @@
+r"""Mazes, and any tabular MDP, as text: what is learned from the text has an exact twin.
+
+A state is one word and an action is one word: "r2c0\n" (row 2, column 0) and "right\n" in a maze,
+"s7\n" and "a1\n" in another MDP. The end of an episode reads "end\n". A transcript holds the whole
+history, but only its last state matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from datasets import Dataset
+
+from qsft_lite.envs.recording import Episodes, record
+from qsft_lite.mdps import ACTION_NAMES, GRIDWORLD, Maze, gridworld
+from qsft_lite.offline import ENDED, sample_trajectories
+from qsft_lite.tabular import TabularMDP, check_policy
+
+END = "end\n"
+MAX_STEPS = 50
+# The default data: a walker that knows nothing of the maze. Cloning it earns 5 % of the optimum.
+DRIFT = (0.15, 0.40, 0.30, 0.15)  # up, right, down, left
+
+
+class Gridworld(gymnasium.Env):
+    """Walk through a maze by text.
+
+    maze: a `Maze`, a drawing of one (a sequence of rows, see `Maze`), or any TabularMDP. max_steps:
+    after that many steps the episode is cut off (truncated).
+
+    reset returns the state's text and info {"state": index}; options {"state": index} fixes the
+    first state, otherwise it is drawn from the MDP's initial distribution. step takes an action's
+    text, with or without its newline, and returns the next state's, with the expected reward
+    R(s, a). Any other text changes nothing but costs a step. info has "state" (-1 at the end),
+    "success" (the episode has earned a reward) and "valid" (the text was an action).
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(
+        self,
+        maze: Maze | TabularMDP | Sequence[str] = GRIDWORLD,
+        max_steps: int = MAX_STEPS,
+    ) -> None:
+        if max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+        if not isinstance(maze, Maze | TabularMDP):
+            maze = gridworld(tuple(maze))
+        self.maze = maze if isinstance(maze, Maze) else None
+        self.mdp = maze.mdp if isinstance(maze, Maze) else maze
+        self.max_steps = max_steps
+        self.state_texts, self.action_texts = _texts(maze)
+        self._states = {text: state for state, text in enumerate(self.state_texts)}
+        self._actions = {text: action for action, text in enumerate(self.action_texts)}
+        self.action_space = _text_space(self.action_texts)
+        self.observation_space = _text_space((*self.state_texts, END))
+        self._state = ENDED
+        self._steps = 0
+        self._earned = 0.0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every segment a transcript can have (with valid actions), as a tokenizer needs them."""
+        return *self.state_texts, END, *self.action_texts
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode; ValueError for a state that is none, or an unknown option."""
+        super().reset(seed=seed)
+        unknown = set(options or {}) - {"state"}
+        if unknown:
+            raise ValueError(f"unknown reset options {sorted(unknown)}: the only one is 'state'")
+        state = (options or {}).get("state")
+        if state is None:
+            state = self.np_random.choice(self.mdp.n_states, p=self.mdp.initial)
+        elif not 0 <= state < self.mdp.n_states:
+            raise ValueError(f"state must be in [0, {self.mdp.n_states}), got {state}")
+        self._state, self._steps, self._earned = int(state), 0, 0.0
+        return self.state_texts[self._state], {"state": self._state}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Act; ResetNeeded when no episode is under way."""
+        if self._state == ENDED:
+            raise gymnasium.error.ResetNeeded("the episode is over or not started: call reset")
+        index = self._actions.get(action.removesuffix("\n") + "\n")
+        valid = index is not None
+        state, reward = self._move(index) if valid else (self._state, 0.0)
+        self._steps += 1
+        self._earned += reward
+        terminated = state == self.mdp.n_states
+        truncated = not terminated and self._steps == self.max_steps
+        info = {
+            "state": ENDED if terminated else state,
+            "success": self._earned > 0,
+            "valid": valid,
+        }
+        self._state = ENDED if terminated or truncated else state
+        return END if terminated else self.state_texts[state], reward, terminated, truncated, info
+
+    def _move(self, action: int) -> tuple[int, float]:
+        """The next state, n_states at the end, and the reward."""
+        # A row of P may sum to less than 1: the rest, after its last state, ends the episode.
+        reached = self.mdp.P[self._state, action].cumsum()
+        if abs(reached[-1] - 1) < 1e-9:
+            reached[-1] = 1
+        state = int(np.searchsorted(reached, self.np_random.random(), side="right"))
+        return state, float(self.mdp.R[self._state, action])
+
+    def state_of(self, text: str) -> int:
+        """The state that a text ends in: a state's own text or a whole transcript.
+
+        Raises ValueError when its last line is no state.
+        """
+        last = text.removesuffix("\n").rpartition("\n")[2] + "\n"
+        if last not in self._states:
+            raise ValueError(f"the last line, {last!r}, is not a state of this maze")
+        return self._states[last]
+
+
+def generate_gridworld(
+    n: int,
+    seed: int,
+    *,
+    maze: Maze | TabularMDP | Sequence[str] = GRIDWORLD,
+    behavior: np.ndarray | Sequence[float] | None = None,
+    starts: np.ndarray | None = None,
+    max_steps: int = MAX_STEPS,
+    processes: int = 1,
+    path: str | Path | None = None,
+) -> Dataset:
+    """Episodes of a tabular behavior policy, each at most max_steps long.
+
+    behavior: (S, A), or (A,) for the same in every state; None is DRIFT in a maze and uniform in
+    another MDP. starts: (S,) distribution of the first state, the MDP's own when None. An episode
+    cut off by max_steps has done False. processes and path are those of `record`.
+    """
+    env = Gridworld(maze, max_steps)
+    mdp = env.mdp
+    if behavior is None:
+        behavior = DRIFT if env.maze else np.full(mdp.n_actions, 1 / mdp.n_actions)
+    behavior = np.asarray(behavior, dtype=np.float64)
+    if behavior.ndim == 1:
+        behavior = np.tile(behavior, (mdp.n_states, 1))
+    behavior = check_policy(mdp, behavior, "behavior")
+    starts = mdp.initial if starts is None else np.asarray(starts, dtype=np.float64)
+    settings = {
+        "task": "gridworld",
+        "P": mdp.P.tolist(),
+        "R": mdp.R.tolist(),
+        "behavior": behavior.tolist(),
+        "starts": starts.tolist(),
+        "max_steps": max_steps,
+    }
+    play = partial(_play_block, env, behavior, starts)
+    return record(play, n, seed, settings, processes=processes, path=path)
+
+
+def _play_block(
+    env: Gridworld,
+    behavior: np.ndarray,
+    starts: np.ndarray,
+    n: int,
+    seed: np.random.SeedSequence,
+) -> Episodes:
+    data = sample_trajectories(
+        env.mdp, behavior, n, seed=seed, max_steps=env.max_steps, starts=starts
+    )
+    state_texts = (*env.state_texts, END)  # ENDED is -1: the last one
+    episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
+    first_steps = np.unique(data.episodes, return_index=True)[1].tolist()
+    states, actions = data.states.tolist(), data.actions.tolist()
+    rewards, next_states = data.rewards.tolist(), data.next_states.tolist()
+    for first, end in zip(first_steps, [*first_steps[1:], len(states)], strict=True):
+        text = [state_texts[states[first]]]
+        reward = [0.0]
+        for step in range(first, end):
+            text += (env.action_texts[actions[step]], state_texts[next_states[step]])
+            reward += (rewards[step], 0.0)
+        episodes["text"].append(text)
+        episodes["is_action"].append([False] + [True, False] * (end - first))
+        episodes["reward"].append(reward)
+        episodes["done"].append(next_states[end - 1] == ENDED)
+    return episodes
+
+
+def _texts(maze: Maze | TabularMDP) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The texts of all states and of all actions."""
+    if isinstance(maze, Maze):
+        states = tuple(f"r{row}c{column}\n" for row, column in maze.cells)
+        return states, tuple(f"{name}\n" for name in ACTION_NAMES)
+    states = tuple(f"s{state}\n" for state in range(maze.n_states))
+    return states, tuple(f"a{action}\n" for action in range(maze.n_actions))
+
+
+def _text_space(texts: Sequence[str]) -> gymnasium.spaces.Text:
+    """A space that holds the texts (and others: Gymnasium has no space of given texts)."""
+    charset = "".join(sorted(set("".join(texts))))
+    return gymnasium.spaces.Text(max_length=max(map(len, texts)), charset=charset)

@@ -1,0 +1,115 @@
+"""Recorded episodes of any task: drawn in blocks, in several processes, kept in files.
+
+An episode set is cut into blocks of BLOCK episodes, and each block has its own random numbers, a
+child of the seed. So the result does not depend on how many processes shared the work, and a run
+that was killed goes on with the first block that is not on disk yet.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, concatenate_datasets
+
+from qsft_lite.results import replace_file
+from qsft_lite.trajectories import EPISODES, load_trajectories, save_trajectories
+
+BLOCK = 10_000
+FEATURES = Features.from_arrow_schema(EPISODES)
+
+Episodes = dict[str, list]  # the columns of EPISODES: text, is_action, reward, done
+PlayBlock = Callable[[int, np.random.SeedSequence], Episodes]
+
+
+def record(
+    play: PlayBlock,
+    n: int,
+    seed: int,
+    settings: dict[str, Any],
+    *,
+    processes: int = 1,
+    path: str | Path | None = None,
+) -> Dataset:
+    """n episodes of play(number of episodes, seed of the block) -> columns.
+
+    processes: how many work at once; the episodes are the same for any number. A script that asks
+    for several needs `if __name__ == "__main__":`, as always with multiprocessing. path: a folder
+    for JSON lines, one file a block, and settings.json; blocks found there are kept, so the same
+    call resumes. Without it the episodes stay in memory.
+
+    Raises ValueError for n or processes below 1, and for a folder with other settings.
+    """
+    for name, value in (("n", n), ("processes", processes)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    blocks = range(-(-n // BLOCK))
+    block = partial(_play_block, play, n, seed)
+    if path is None:
+        parts = _in_processes(block, blocks, processes)
+        return concatenate_datasets([Dataset.from_dict(part, FEATURES) for part in parts])
+
+    folder = Path(path)
+    _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": BLOCK})
+    names = [folder / _file_name(index) for index in blocks]
+    missing = [index for index in blocks if not names[index].exists()]
+    for _ in _in_processes(partial(_write_block, block, folder), missing, processes):
+        pass
+    return load_trajectories(names)
+
+
+def check_choice(value: str, choices: Iterable[str], name: str) -> None:
+    """ValueError, with the closest choice, when value is none of the choices."""
+    choices = sorted(choices)
+    if value in choices:
+        return
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown {name} {value!r}{hint} There are: {', '.join(choices)}")
+
+
+def _play_block(play: PlayBlock, n: int, seed: int, index: int) -> Episodes:
+    block_seed = np.random.SeedSequence(seed, spawn_key=(index,))
+    return play(min(BLOCK, n - index * BLOCK), block_seed)
+
+
+def _write_block(block: Callable[[int], Episodes], folder: Path, index: int) -> None:
+    save_trajectories(Dataset.from_dict(block(index), FEATURES), folder / _file_name(index))
+
+
+def _file_name(index: int) -> str:
+    return f"{index:05d}.jsonl"
+
+
+def _in_processes(work: Callable[[int], Any], blocks: Iterable[int], processes: int) -> list[Any]:
+    """The results of work for each block, in their order."""
+    blocks = list(blocks)
+    if processes == 1 or len(blocks) < 2:
+        return [work(index) for index in blocks]
+    context = multiprocessing.get_context("spawn")  # fork does not go with torch's threads
+    with ProcessPoolExecutor(min(processes, len(blocks)), mp_context=context) as pool:
+        return list(pool.map(work, blocks))
+
+
+def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into a new folder; ValueError when it holds those of other episodes."""
+    file = folder / "settings.json"
+    if not file.exists():
+        if folder.exists() and any(folder.glob("*.jsonl")):
+            raise ValueError(f"{folder} holds JSON lines of another origin: choose a new folder")
+        replace_file(file, (json.dumps(settings, indent=1) + "\n").encode())
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for key in sorted({*found, *settings}):
+        if found.get(key) != settings.get(key):
+            raise ValueError(
+                f"{folder} holds episodes with {key}={found.get(key)!r}, not "
+                f"{settings.get(key)!r}: choose another folder, or remove it"
+            )

@@ -1,0 +1,180 @@
+"""Wordle in tables: words, feedback and which words are consistent, all as numpy arrays.
+
+W is the number of words, the same list for guesses and secrets. A word is its index in the list. A
+feedback is one number in [0, 243): five digits to base 3, the first letter's is the highest; 0 is
+"b" (not in the secret), 1 is "y" (elsewhere in it), 2 is "g" (in its place).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Rules = Literal["lmrl", "standard"]
+WordFormat = Literal["letters", "words"]
+
+LETTERS = 5
+TRIES = 6
+SOLVED = 3**LETTERS - 1  # "ggggg"
+INVALID = 255  # the feedback of a guess that is not in the word list
+NO_WORD = -1  # its index
+FEEDBACK = tuple("".join(colors) for colors in product("byg", repeat=LETTERS))
+START = "Wordle:\n"
+
+
+def read_words(word_list: str | Path | Iterable[str] | None = None) -> tuple[str, ...]:
+    """The words of a file (one a line) or of a sequence; the shipped list when None.
+
+    Raises ValueError, naming file and line (or position), for a word that is not five letters a-z
+    or comes twice, and for an empty list.
+    """
+    if word_list is None:
+        word_list = files("qsft_lite.envs") / "words" / "common.txt"
+    if isinstance(word_list, str):
+        word_list = Path(word_list)
+    if hasattr(word_list, "read_text"):
+        name = str(word_list)
+        words = tuple(word_list.read_text(encoding="utf-8").splitlines())
+    else:
+        name = "word_list"
+        words = tuple(word_list)
+    first_line: dict[str, int] = {}
+    for line, word in enumerate(words, start=1):
+        if not isinstance(word, str) or not re.fullmatch(f"[a-z]{{{LETTERS}}}", word):
+            raise ValueError(f"{name}:{line}: {word!r} is not a word of five letters a-z")
+        if word in first_line:
+            raise ValueError(f"{name}:{line}: {word!r} is in line {first_line[word]} already")
+        first_line[word] = line
+    if not words:
+        raise ValueError(f"{name} has no words")
+    return words
+
+
+def feedback_table(words: tuple[str, ...], rules: Rules) -> np.ndarray:
+    """(W, W) uint8 feedback of each guess (row) for each secret (column).
+
+    lmrl: a letter is yellow whenever it is anywhere in the secret. standard: each letter of the
+    secret makes at most one letter of the guess green or yellow, greens first, then from the left.
+    """
+    letters = np.array([list(word.encode()) for word in words], dtype=np.uint8)
+    guess, secret = letters[:, None, :], letters[None, :, :]
+    green = guess == secret
+    yellow = np.zeros_like(green)
+    if rules == "lmrl":
+        for i in range(LETTERS):
+            yellow[..., i] = (guess[..., i : i + 1] == secret).any(axis=-1)
+    elif rules == "standard":
+        taken = green.copy()  # letters of the secret that have colored one of the guess
+        for i in range(LETTERS):
+            open_letter = ~green[..., i]
+            for j in range(LETTERS):
+                match = open_letter & ~taken[..., j] & (guess[..., i] == secret[..., j])
+                yellow[..., i] |= match
+                taken[..., j] |= match
+                open_letter &= ~match
+    else:
+        raise ValueError(f"rules must be 'lmrl' or 'standard', got {rules!r}")
+    digits = np.where(green, 2, yellow).astype(np.uint8)
+    return (digits * np.array([81, 27, 9, 3, 1], dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
+
+
+class WordleRules:
+    r"""A word list with its feedback table and the text of every guess and feedback.
+
+    words: tuple of W words. table: (W, W) uint8, feedback of guess (row) for secret (column).
+    guess_texts: W actions; feedback_texts: 243 observations. In the format "letters", that of
+    LMRL-Gym, they read "c r a n e\n" and "b y g b b\n"; in "words", "crane\n" and "bygbb\n", one
+    token each to a word tokenizer. An invalid guess is answered by an empty line.
+
+    Never changed once made, so all games may share one.
+    """
+
+    def __init__(
+        self,
+        rules: Rules = "lmrl",
+        word_list: str | Path | Iterable[str] | None = None,
+        format: WordFormat = "letters",
+    ) -> None:
+        if format not in ("letters", "words"):
+            raise ValueError(f"format must be 'letters' or 'words', got {format!r}")
+        self.rules = rules
+        self.format = format
+        self.words = read_words(word_list)
+        self.table = _feedback_table(self.words, rules)
+        separator = " " if format == "letters" else ""
+        self.guess_texts = tuple(separator.join(word) + "\n" for word in self.words)
+        self.feedback_texts = tuple(separator.join(colors) + "\n" for colors in FEEDBACK)
+
+    def __deepcopy__(self, memo: dict) -> WordleRules:
+        return self
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """From a word to its index."""
+        return {word: index for index, word in enumerate(self.words)}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the word list, one word a line: what a recorded result should name."""
+        return hashlib.sha256("".join(f"{word}\n" for word in self.words).encode()).hexdigest()
+
+    def word_index(self, word: str) -> int:
+        """The index of a word; ValueError with the closest words when it is not in the list."""
+        if word in self.index:
+            return self.index[word]
+        close = ", ".join(difflib.get_close_matches(str(word), self.words)) or "none"
+        raise ValueError(f"{word!r} is not in the word list; close to it: {close}")
+
+    def read_guess(self, text: str) -> int:
+        """The word an action text means, NO_WORD when it is none of the list.
+
+        The newline at the end and all spaces may be missing or there, as in LMRL-Gym.
+        """
+        return self.index.get(text.removesuffix("\n").replace(" ", ""), NO_WORD)
+
+    def feedback_text(self, feedback: int) -> str:
+        """The observation that shows a feedback; an empty line for INVALID."""
+        return "\n" if feedback == INVALID else self.feedback_texts[feedback]
+
+    def read_history(self, history: str) -> list[tuple[int, int]]:
+        """The (guess, feedback) pairs of a transcript that waits for the next guess.
+
+        Raises ValueError, naming the line, for a text that is no such transcript.
+        """
+        if not history.startswith(START) or not history.endswith("\n"):
+            raise ValueError(f"{history!r} does not start with {START!r} or end with a newline")
+        lines = history[len(START) :].split("\n")[:-1]
+        if len(lines) % 2:
+            raise ValueError(f"the last line of a history is a feedback, not a guess: {history!r}")
+        turns = []
+        for line in range(0, len(lines), 2):
+            guess = self.read_guess(lines[line])
+            colors = lines[line + 1].replace(" ", "")
+            if (guess == NO_WORD) != (colors == "") or (colors and colors not in _FEEDBACK_INDEX):
+                raise ValueError(
+                    f"line {line + 3} of the history, {lines[line + 1]!r}, is no feedback to "
+                    f"{lines[line]!r} (is it of another word list?)"
+                )
+            turns.append((guess, _FEEDBACK_INDEX.get(colors, INVALID)))
+        return turns
+
+    def consistent(self, turns: Iterable[tuple[int, int]]) -> np.ndarray:
+        """(W,) bool: the words that would have given all these feedbacks, as secrets."""
+        mask = np.ones(len(self.words), dtype=bool)
+        for guess, feedback in turns:
+            if feedback != INVALID:
+                mask &= self.table[guess] == feedback
+        return mask
+
+
+_FEEDBACK_INDEX = {colors: index for index, colors in enumerate(FEEDBACK)}
+_feedback_table = lru_cache(maxsize=4)(feedback_table)

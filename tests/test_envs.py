@@ -1,0 +1,166 @@
+"""The registry of tasks, and the text gridworld against the tabular MDP it shows."""
+
+import copy
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qsft_lite import envs
+from qsft_lite.envs.gridworld import DRIFT, END, Gridworld
+from qsft_lite.mdps import GRIDWORLD, gridworld, random_mdp, stitching_maze
+from qsft_lite.tabular import greedy_policy, policy_return, value_iteration
+
+DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0, -1)}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: envs.make("wordel"), "'wordel'; did you mean 'wordle'"),
+        (lambda: envs.make("gridworld", mazes=1), "'mazes'; did you mean 'maze'"),
+        (lambda: envs.make("wordle", seed=1), "'seed'"),
+        (lambda: envs.generate("wordle", 1, 0, polcy="random"), "did you mean 'policy'"),
+        (lambda: envs.generate("wordle", 1, 0, policy="randm"), "did you mean 'random'"),
+        (lambda: envs.generate("chess960", 1, 0), "'chess960'"),
+        (lambda: envs.generate("wordle", 0, 0), "n must be at least 1"),
+        (lambda: envs.generate("wordle", 1, 0, processes=0), "processes must be at least 1"),
+        (lambda: envs.make("gridworld", max_steps=0), "max_steps"),
+        (lambda: envs.make("gridworld").reset(options={"state": 99}), "state must be in"),
+        (lambda: envs.make("gridworld").reset(options={"start": 1}), "'start'"),
+    ],
+)
+def test_wrong_names_and_options_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# The gridworld
+
+
+@pytest.mark.parametrize("maze", [GRIDWORLD, stitching_maze(), random_mdp(5, 3)])
+@pytest.mark.filterwarnings("ignore:.*not within a reasonable range")
+def test_gymnasium_accepts_the_gridworld(maze):
+    check_env(envs.make("gridworld", maze=maze), skip_render_check=True)
+
+
+@given(st.lists(st.sampled_from(sorted(DIRECTIONS)), min_size=60, max_size=60), st.integers(0, 23))
+def test_walking_follows_the_drawing(actions, start):
+    env = envs.make("gridworld")
+    text, info = env.reset(options={"state": start})
+    row, column = gridworld().cells[start]
+    for step, action in enumerate(actions, start=1):
+        assert text == f"r{row}c{column}\n"
+        text, reward, terminated, truncated, info = env.step(action)
+        r, c = row + DIRECTIONS[action][0], column + DIRECTIONS[action][1]
+        inside = 0 <= r < len(GRIDWORLD) and 0 <= c < len(GRIDWORLD[0])
+        letter = GRIDWORLD[r][c] if inside else "#"
+        assert reward == (letter == "G")
+        assert terminated == (letter in "GT")
+        assert truncated == (step == 50 and not terminated)
+        assert info["success"] == (letter == "G")
+        if terminated or truncated:
+            with pytest.raises(gymnasium.error.ResetNeeded):
+                env.step(action)
+            break
+        if letter != "#":
+            row, column = r, c
+    if terminated:
+        assert text == END
+
+
+def test_an_unknown_action_stays_and_costs_a_step():
+    env = envs.make("gridworld", max_steps=2)
+    start, _ = env.reset(seed=0)
+    assert env.step("jump\n")[:4] == (start, 0.0, False, False)
+    text, reward, terminated, truncated, info = env.step("")
+    assert (text, reward, terminated, truncated) == (start, 0.0, False, True)
+    assert not info["valid"]
+
+
+def test_outcomes_have_the_probabilities_of_the_mdp():
+    mdp = random_mdp(4, 2, seed=1)
+    mdp = type(mdp)(mdp.P * 0.8, mdp.R, mdp.gamma)  # a fifth of the steps end the episode
+    env = envs.make("gridworld", maze=mdp)
+    env.reset(seed=0)
+    counts = np.zeros(5)
+    for _ in range(4000):
+        env.reset(options={"state": 2})
+        text, reward, terminated, _, info = env.step("a1")
+        assert reward == mdp.R[2, 1]
+        assert terminated == (info["state"] == -1)
+        assert text == (END if terminated else f"s{info['state']}\n")
+        counts[info["state"]] += 1
+    expected = np.append(mdp.P[2, 1], 0.2)
+    np.testing.assert_allclose(counts / 4000, expected, atol=5 * 0.5 / np.sqrt(4000))
+
+
+def test_the_state_of_a_transcript_is_its_last_line():
+    env = envs.make("gridworld")
+    for state, text in enumerate(env.state_texts):
+        assert env.state_of(text) == state
+        assert env.state_of("r0c0\nright\n" + text) == state
+    with pytest.raises(ValueError, match="right"):
+        env.state_of("r0c0\nright\n")
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 30))
+def test_recorded_episodes_are_what_the_environment_plays(seed, max_steps):
+    dataset = envs.generate("gridworld", 20, seed, max_steps=max_steps)
+    env = envs.make("gridworld", max_steps=max_steps)
+    for episode in dataset:
+        text, rewards = [episode["text"][0]], [0.0]
+        env.reset(options={"state": env.state_of(text[0])})
+        for action in episode["text"][1::2]:
+            observation, reward, terminated, truncated, _ = env.step(action)
+            text += [action, observation]
+            rewards += [reward, 0.0]
+        assert (text, rewards) == (episode["text"], episode["reward"])
+        assert terminated == episode["done"] and truncated != terminated
+        assert set(text) <= set(env.texts)
+        assert episode["is_action"] == [i % 2 == 1 for i in range(len(text))]
+
+
+def test_recorded_actions_have_the_frequencies_of_the_behavior_policy():
+    maze = stitching_maze()
+    rng = np.random.default_rng(0)
+    behavior = rng.dirichlet(np.ones(4), size=maze.mdp.n_states)
+    starts = np.eye(maze.mdp.n_states)[maze.starts[1]]
+    dataset = envs.generate("gridworld", 3000, 0, maze=maze, behavior=behavior, starts=starts)
+    env = Gridworld(maze)
+    counts = np.zeros((maze.mdp.n_states, 4))
+    for episode in dataset:
+        text = episode["text"]
+        assert env.state_of(text[0]) == maze.starts[1]
+        for state, action in zip(text[:-1:2], text[1::2], strict=True):
+            counts[env.state_of(state), env.action_texts.index(action)] += 1
+    visits = counts.sum(axis=1)
+    often = visits > 500
+    assert often.sum() >= 3
+    shares = counts[often] / visits[often, None]
+    assert np.abs(shares - behavior[often]).max() < 5 * 0.5 / np.sqrt(500)
+
+
+def test_cloning_the_default_data_is_far_from_the_optimum():
+    mdp = envs.make("gridworld").mdp
+    optimum = policy_return(mdp, greedy_policy(value_iteration(mdp)))
+    assert policy_return(mdp, np.tile(DRIFT, (mdp.n_states, 1))) < 0.6 * optimum
+
+
+def test_a_wrong_behavior_policy_is_named():
+    with pytest.raises(ValueError, match="behavior"):
+        envs.generate("gridworld", 1, 0, behavior=[0.5, 0.5, 0.5, 0.5])
+    with pytest.raises(ValueError, match="behavior"):
+        envs.generate("gridworld", 1, 0, behavior=np.ones((3, 4)) / 4)
+
+
+def test_copies_are_independent():
+    env = envs.make("gridworld")
+    start, _ = env.reset(seed=0)
+    other = copy.deepcopy(env)
+    other.step("down")
+    assert env.step("up")[0] == start

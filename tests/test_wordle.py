@@ -1,0 +1,486 @@
+"""Wordle against naive twins of its rules, of its players, and of itself one game at a time."""
+
+import copy
+import hashlib
+import itertools
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qsft_lite import envs
+from qsft_lite.envs import recording
+from qsft_lite.envs.wordle import Wordle, WordleVector
+from qsft_lite.envs.wordle_data import play_games
+from qsft_lite.envs.wordle_players import (
+    PLAYERS,
+    ConsistentPlayer,
+    InformationGainPlayer,
+    MixturePlayer,
+    OptimalPlayer,
+    RandomPlayer,
+)
+from qsft_lite.envs.wordle_rules import (
+    FEEDBACK,
+    SOLVED,
+    START,
+    TRIES,
+    WordleRules,
+    feedback_table,
+    read_words,
+)
+from qsft_lite.models import word_tokenizer
+
+LMRL_WORDS = Path(__file__).parents[2] / "shared/data/lmrl/wordle_official_400.txt"
+FEW_LETTERS = st.text("abc", min_size=5, max_size=5)  # so that letters come several times
+ALIKE = ("bound", "found", "hound", "mound", "pound", "round", "sound", "wound", "would", "could")
+
+
+@cache
+def naive_feedback(guess: str, secret: str, rules: str) -> str:
+    """The rules as a person would say them."""
+    if rules == "lmrl":
+        return "".join(
+            "g" if g == s else "y" if g in secret else "b"
+            for g, s in zip(guess, secret, strict=True)
+        )
+    colors = ["g" if g == s else "b" for g, s in zip(guess, secret, strict=True)]
+    spare = [s for s, color in zip(secret, colors, strict=True) if color != "g"]
+    for i, letter in enumerate(guess):
+        if colors[i] != "g" and letter in spare:
+            colors[i] = "y"
+            spare.remove(letter)
+    return "".join(colors)
+
+
+def brute_force(words: list[str], secrets: list[str], rules: str, tries: int) -> int:
+    """Wrong guesses summed over the secrets, with the best guess at every turn; no pruning."""
+    if not secrets or tries == 0:
+        return 0
+    costs = []
+    for guess in words:
+        parts: dict[str, list[str]] = {}
+        for secret in secrets:
+            parts.setdefault(naive_feedback(guess, secret, rules), []).append(secret)
+        solved = parts.pop("ggggg", [])
+        if len(parts) == 1 and not solved:  # tells nothing: one try fewer, and all else as before
+            continue
+        costs.append(
+            sum(len(part) + brute_force(words, part, rules, tries - 1) for part in parts.values())
+        )
+    return min(costs)
+
+
+# Words and feedback
+
+
+def test_the_shipped_list_is_the_one_of_its_recipe():
+    folder = files("qsft_lite.envs") / "words"
+    expected, name = (folder / "SHA256SUMS").read_text().split()
+    assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
+    assert WordleRules().sha256 == expected
+    assert len(read_words()) == 448
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("crane\nslat\n", "words.txt:2: 'slat' is not"),
+        ("crane\n\nslate\n", "words.txt:2: '' is not"),
+        ("Crane\n", "words.txt:1: 'Crane' is not"),
+        ("crane\nslate\ncrane\n", "words.txt:3: 'crane' is in line 1"),
+        ("", "has no words"),
+    ],
+)
+def test_a_bad_word_list_is_named(tmp_path, text, message):
+    path = tmp_path / "words.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_words(path)
+
+
+@given(
+    st.lists(FEW_LETTERS, min_size=1, max_size=8, unique=True),
+    st.sampled_from(["lmrl", "standard"]),
+)
+def test_feedback_is_that_of_the_rules(words, rules):
+    table = feedback_table(tuple(words), rules)
+    for i, j in itertools.product(range(len(words)), repeat=2):
+        assert FEEDBACK[table[i, j]] == naive_feedback(words[i], words[j], rules)
+        assert (table[i, j] == SOLVED) == (i == j)
+
+
+@pytest.mark.parametrize(
+    ("rules", "guess", "secret", "colors"),
+    [
+        ("lmrl", "geese", "crane", "byybg"),
+        ("standard", "geese", "crane", "bbbbg"),
+        ("lmrl", "allay", "label", "yyyyb"),
+        ("standard", "allay", "label", "yyybb"),
+    ],
+)
+def test_repeated_letters(rules, guess, secret, colors):
+    table = feedback_table((guess, secret), rules)
+    assert FEEDBACK[table[0, 1]] == colors
+
+
+@given(
+    st.lists(FEW_LETTERS, min_size=2, max_size=20, unique=True),
+    st.sampled_from(["lmrl", "standard"]),
+    st.sampled_from(["letters", "words"]),
+    st.data(),
+)
+def test_consistent_words_are_those_that_explain_the_history(words, rules, format, data):
+    env = Wordle(rules, words, format)
+    history, info = env.reset(options={"secret": data.draw(st.sampled_from(words))})
+    played = []
+    for _ in range(3):
+        guess = data.draw(st.sampled_from(words))
+        action = env.rules.guess_texts[words.index(guess)]
+        observation, _, terminated, _, _ = env.step(action)
+        history += action + observation
+        played.append((guess, observation.strip().replace(" ", "")))
+        if terminated:
+            break
+    consistent = env.rules.consistent(env.rules.read_history(history))
+    for word, is_consistent in zip(words, consistent, strict=True):
+        explains = all(naive_feedback(guess, word, rules) == colors for guess, colors in played)
+        assert is_consistent == explains
+    assert consistent[words.index(info["secret"])]
+
+
+def test_a_history_that_is_none_is_named():
+    rules = WordleRules(word_list=["crane", "slate"])
+    for history, message in (
+        ("Hangman:\n", "start"),
+        ("Wordle:\nc r a n e\n", "last line"),
+        ("Wordle:\nc r a n e\nb y g b x\n", "line 3"),
+        ("Wordle:\no t h e r\nb y g b b\n", "word list"),
+        ("Wordle:\nc r a n e\n\n", "line 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rules.read_history(history)
+    with pytest.raises(ValueError, match="consistent"):
+        RandomPlayer(rules).act(["Wordle:\nc r a n e\nb b b b b\n"])
+
+
+# The environments
+
+
+@pytest.mark.parametrize("format", ["letters", "words"])
+@pytest.mark.filterwarnings("ignore:.*not within a reasonable range")
+def test_gymnasium_accepts_the_environment(format):
+    check_env(envs.make("wordle", format=format), skip_render_check=True)
+
+
+def test_a_game_reads_as_in_lmrl_gym():
+    env = envs.make("wordle", rules="lmrl", word_list=["crane", "slate", "eerie"])
+    assert env.reset(options={"secret": "crane"}) == (START, {"secret": "crane"})
+    assert env.step("e e r i e\n") == (
+        "y y y b g\n",
+        -1.0,
+        False,
+        False,
+        {"success": False, "valid": True},
+    )
+    assert env.step("c r a n e\n") == (
+        "g g g g g\n",
+        0.0,
+        True,
+        False,
+        {"success": True, "valid": True},
+    )
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step("c r a n e\n")
+
+
+def test_a_game_in_words_takes_one_token_a_turn():
+    env = envs.make("wordle", word_list=["crane", "slate"], format="words")
+    start, _ = env.reset(options={"secret": "crane"})
+    answers = [env.step(guess)[0] for guess in ("slate\n", "other\n", "crane")]
+    assert answers == ["bbgbg\n", "\n", "ggggg\n"]
+    tokenizer = word_tokenizer(env.texts)
+    for text in (start, "slate\n", "crane\n", *answers):
+        assert len(tokenizer(text)["input_ids"]) == 1
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize(
+    "guess", ["x x x x x\n", "c r a n\n", "", "\n", "C R A N E\n", "c r a n e s\n"]
+)
+def test_a_guess_outside_the_list_uses_up_a_try(guess):
+    env = envs.make("wordle", word_list=["crane", "slate"])
+    env.reset(options={"secret": "crane"})
+    for turn in range(1, TRIES + 1):
+        answer = env.step(guess)
+        assert answer == ("\n", -1.0, turn == TRIES, False, {"success": False, "valid": False})
+
+
+def test_spaces_and_the_newline_may_be_missing():
+    for guess in ("c r a n e\n", "c r a n e", "crane\n", "crane"):
+        env = envs.make("wordle", word_list=["crane", "slate"])
+        env.reset(options={"secret": "crane"})
+        assert env.step(guess)[4] == {"success": True, "valid": True}
+
+
+def test_a_bad_secret_or_option_is_named():
+    env = envs.make("wordle")
+    with pytest.raises(ValueError, match="'watre'.*water"):
+        env.reset(options={"secret": "watre"})
+    with pytest.raises(ValueError, match="position"):
+        env.reset(options={"position": "start"})
+    with pytest.raises(ValueError, match="rules"):
+        envs.make("wordle", rules="hard")
+    with pytest.raises(ValueError, match="format"):
+        envs.make("wordle", format="emoji")
+
+
+def test_secrets_follow_the_seed_and_are_even():
+    env = envs.make("wordle", word_list=["crane", "slate", "eerie", "bound"])
+    first = [env.reset(seed=seed)[1]["secret"] for seed in range(400)]
+    assert first == [env.reset(seed=seed)[1]["secret"] for seed in range(400)]
+    counts = [first.count(word) for word in env.rules.words]
+    assert min(counts) > 60  # 100 expected, five standard deviations below
+
+
+def test_copies_share_the_tables_and_nothing_else():
+    env = envs.make("wordle", word_list=["crane", "slate"])
+    env.reset(options={"secret": "crane"})
+    other = copy.deepcopy(env)
+    assert other.rules is env.rules
+    other.reset(options={"secret": "slate"})
+    assert env.step("crane")[4]["success"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 7), st.integers(0, 1000), st.sampled_from(["lmrl", "standard"]), st.data())
+def test_the_vector_plays_as_single_games_do(n, seed, rules, data):
+    words = ALIKE[:4]
+    vector = WordleVector(n, rules, words)
+    secrets = data.draw(st.lists(st.sampled_from(words), min_size=n, max_size=n))
+    observations, _ = vector.reset(seed=seed, options={"secret": secrets})
+    singles = [Wordle(rules, words) for _ in range(n)]
+    assert observations == tuple(
+        env.reset(options={"secret": secret})[0]
+        for env, secret in zip(singles, secrets, strict=True)
+    )
+    ended = np.zeros(n, dtype=bool)
+    guess = st.sampled_from([*(" ".join(word) + "\n" for word in words), "bound", "n o n e\n"])
+    for _ in range(9):
+        actions = data.draw(st.lists(guess, min_size=n, max_size=n))
+        observations, rewards, terminated, truncated, info = vector.step(actions)
+        for i, env in enumerate(singles):
+            if ended[i]:  # a new game, of a secret drawn by the vector
+                assert observations[i] == START and rewards[i] == 0 and not terminated[i]
+                env.reset(options={"secret": words[vector._secrets[i]]})
+            else:
+                text, reward, end, cut, single = env.step(actions[i])
+                assert (text, reward, end, cut) == (
+                    observations[i],
+                    rewards[i],
+                    terminated[i],
+                    truncated[i],
+                )
+                assert single == {key: info[key][i] for key in single}
+        ended = terminated
+        assert observations in vector.observation_space
+
+
+# Players
+
+
+@pytest.mark.parametrize("rules", ["lmrl", "standard"])
+@pytest.mark.parametrize("tries", [2, 3, 6])
+@pytest.mark.parametrize(
+    "words", [ALIKE, tuple("abcab aabbc bcaab cabca ccabb abbca".split()), read_words()[:12]]
+)
+def test_the_optimum_is_that_of_brute_force(rules, tries, words):
+    player = OptimalPlayer(WordleRules(rules, words))
+    everything = np.arange(len(words))
+    assert player.cost(everything, tries) == brute_force(list(words), list(words), rules, tries)
+
+
+@pytest.mark.parametrize("rules", ["lmrl", "standard"])
+def test_the_optimal_player_earns_what_it_expects_and_nobody_more(rules):
+    table = WordleRules(rules)
+    secrets = np.arange(len(table.words))
+    optimal = OptimalPlayer(table)
+    best = play_games(table, optimal, secrets).returns.mean()
+    assert best == pytest.approx(optimal.expected_score(), abs=1e-12)
+    greedy = play_games(table, InformationGainPlayer(table), secrets).returns.mean()
+    consistent = play_games(table, ConsistentPlayer(table), np.tile(secrets, 20)).returns.mean()
+    assert consistent < greedy - 0.05 and greedy < best
+
+
+def test_the_optimum_of_a_large_list_is_refused():
+    with pytest.raises(ValueError, match="limit"):
+        OptimalPlayer(WordleRules(word_list=ALIKE), limit=5)
+
+
+def test_greedy_information_gain_maximises_the_entropy_of_the_feedback():
+    rules = WordleRules("standard", ALIKE + ("crane", "slate", "eerie"))
+    action = InformationGainPlayer(rules).act([START])[0]
+
+    def entropy(guess: str) -> float:
+        colors = [naive_feedback(guess, secret, "standard") for secret in rules.words]
+        share = np.array([colors.count(c) for c in set(colors)]) / len(colors)
+        return -(share * np.log(share)).sum()
+
+    best = max(entropy(word) for word in rules.words)
+    assert entropy(action.replace(" ", "").strip()) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("name", PLAYERS)
+@pytest.mark.parametrize("format", ["letters", "words"])
+def test_players_play_by_text_as_by_arrays(name, format):
+    rules = WordleRules("standard", read_words()[::15], format)
+    player = PLAYERS[name](rules, seed=3)
+    env = Wordle("standard", rules.words, format)
+    returns = []
+    for secret in rules.words:
+        history, _ = env.reset(options={"secret": secret})
+        total, terminated = 0.0, False
+        while not terminated:
+            action = player.act([history])[0]
+            assert action.endswith("\n")
+            observation, reward, terminated, _, info = env.step(action)
+            assert info["valid"]
+            if name in ("consistent", "information_gain"):
+                assert rules.consistent(rules.read_history(history))[rules.read_guess(action)]
+            history += action + observation
+            total += reward
+        returns.append(total)
+    if name in ("information_gain", "optimal"):
+        games = play_games(rules, PLAYERS[name](rules), np.arange(len(rules.words)))
+        assert returns == games.returns.tolist()
+
+
+def test_the_mixture_player_plays_consistent_words_with_its_probability():
+    rules = WordleRules(word_list=ALIKE)
+    consistent = np.zeros((20_000, len(ALIKE)), dtype=bool)
+    consistent[:, [2, 5]] = True
+    guesses = MixturePlayer(rules, 0, p=0.25).choose(consistent, 6)
+    share = np.bincount(guesses, minlength=len(ALIKE)) / len(guesses)
+    expected = 0.75 / len(ALIKE) + np.where(consistent[0], 0.25 / 2, 0)
+    np.testing.assert_allclose(share, expected, atol=5 * np.sqrt(0.2 * 0.8 / 20_000))
+    with pytest.raises(ValueError, match="p must"):
+        MixturePlayer(rules, p=1.5)
+
+
+def test_an_invalid_guess_tells_a_player_nothing():
+    rules = WordleRules(word_list=ALIKE)
+    player = InformationGainPlayer(rules)
+    assert player.act([START + "z z z z z\n\n"]) == player.act([START])
+
+
+@pytest.mark.skipif(not LMRL_WORDS.exists(), reason="LMRL-Gym's word list is not here")
+def test_levels_on_the_words_of_lmrl_gym():
+    rules = WordleRules("lmrl", LMRL_WORDS)
+    assert len(rules.words) == 431
+    secrets = np.arange(431)
+    greedy = play_games(rules, InformationGainPlayer(rules), secrets)
+    assert greedy.returns.mean() == pytest.approx(-1.94, abs=0.01)
+    consistent = play_games(rules, ConsistentPlayer(rules), np.tile(secrets, 50))
+    assert consistent.returns.mean() == pytest.approx(-2.37, abs=0.03)
+    mixture = play_games(rules, MixturePlayer(rules, 0), np.tile(secrets, 50))
+    assert mixture.returns.mean() == pytest.approx(-4.10, abs=0.05)
+    assert mixture.returns.std() == pytest.approx(1.58, abs=0.03)
+    assert mixture.success.mean() == pytest.approx(0.704, abs=0.015)
+    assert mixture.lengths.mean() == pytest.approx(4.81, abs=0.04)
+
+
+# Recorded games
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(recording, "BLOCK", 20)
+
+
+def test_recorded_games_follow_the_rules():
+    dataset = envs.generate("wordle", 300, seed=5, rules="standard", word_list=ALIKE, p=0.5)
+    assert len(dataset) == 300
+    env = envs.make("wordle", rules="standard", word_list=ALIKE)
+    for game in dataset:
+        assert game["done"]
+        assert game["is_action"] == [i % 2 == 1 for i in range(len(game["text"]))]
+        outcome = []
+        for secret in ALIKE:  # a game must be that of some secret
+            text, rewards = [env.reset(options={"secret": secret})[0]], [0.0]
+            for action in game["text"][1::2]:
+                observation, reward, terminated, _, _ = env.step(action)
+                text += [action, observation]
+                rewards += [reward, 0.0]
+                if terminated:
+                    break
+            outcome.append((text, rewards, terminated))
+        assert (game["text"], game["reward"], True) in outcome
+
+
+@pytest.mark.parametrize("policy", PLAYERS)
+def test_every_player_records_games(policy):
+    dataset = envs.generate("wordle", 5, seed=0, policy=policy, word_list=ALIKE, format="words")
+    assert dataset["text"][0][0] == START
+
+
+def test_the_seed_decides_everything(small_blocks):
+    def texts(n, seed):
+        return envs.generate("wordle", n, seed, word_list=ALIKE)["text"][:]
+
+    assert texts(50, 1) == texts(50, 1)
+    assert texts(50, 1) != texts(50, 2)
+    assert texts(50, 1)[:40] == texts(55, 1)[:40]  # whole blocks do not depend on n
+    blocks = texts(60, 1)
+    assert blocks[:20] != blocks[20:40]
+
+
+def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path):
+    arguments = {"n": 10_001, "seed": 3, "word_list": ALIKE}
+    one = envs.generate("wordle", **arguments, path=tmp_path / "one")
+    envs.generate("wordle", **arguments, path=tmp_path / "two", processes=2)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["00000.jsonl", "00001.jsonl", "settings.json"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert one.to_dict() == envs.generate("wordle", **arguments).to_dict()
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+def test_a_killed_run_resumes(tmp_path, monkeypatch, small_blocks, killed_at):
+    arguments = {"n": 50, "seed": 3, "word_list": ALIKE}
+    whole = envs.generate("wordle", **arguments, path=tmp_path / "whole")
+    write = recording.save_trajectories
+
+    def write_until_killed(dataset, path):
+        if path.name == f"{killed_at:05d}.jsonl":
+            raise KeyboardInterrupt
+        write(dataset, path)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(recording, "save_trajectories", write_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            envs.generate("wordle", **arguments, path=tmp_path / "resumed")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").glob("*.jsonl")}
+    assert len(kept) == killed_at
+    resumed = envs.generate("wordle", **arguments, path=tmp_path / "resumed")
+    assert resumed.to_dict() == whole.to_dict()
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+def test_a_folder_of_other_games_is_refused(tmp_path):
+    envs.generate("wordle", 5, 0, word_list=ALIKE, path=tmp_path / "games")
+    with pytest.raises(ValueError, match="seed=0, not 1"):
+        envs.generate("wordle", 5, 1, word_list=ALIKE, path=tmp_path / "games")
+    with pytest.raises(ValueError, match="words="):
+        envs.generate("wordle", 5, 0, word_list=ALIKE[1:], path=tmp_path / "games")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.jsonl").write_text(json.dumps({"sequence": []}))
+    with pytest.raises(ValueError, match="another origin"):
+        envs.generate("wordle", 5, 0, word_list=ALIKE, path=tmp_path / "other")
