@@ -25,7 +25,19 @@ from typing import Literal, NamedTuple
 
 import torch
 
-__all__ = ["TargetStatistics", "bellman_target", "linear_q_sft_loss", "q_sft_loss"]
+__all__ = [
+    "TargetStatistics",
+    "bellman_target",
+    "linear_cross_entropy",
+    "linear_q_sft_loss",
+    "linear_state_value",
+    "linear_support",
+    "linear_support_value",
+    "q_sft_loss",
+]
+
+BACKUPS = ("max", "support", "behavior", "policy")
+SCORES = ("p", "ratio")
 
 
 class TargetStatistics(NamedTuple):
@@ -107,8 +119,10 @@ def bellman_target(
     next_behavior_logits: torch.Tensor,
     *,
     gamma: float = 1.0,
-    backup: Literal["max", "support", "behavior"] = "max",
+    backup: Literal["max", "support", "behavior", "policy"] = "max",
     support: float = 1e-3,
+    beta: float = 1.0,
+    score: Literal["p", "ratio"] = "ratio",
     leftover: Literal["uniform"] | int = "uniform",
     clamp: bool = True,
     return_statistics: bool = False,
@@ -123,6 +137,9 @@ def bellman_target(
         "support"    the same over the actions with pi(a|s') >= support only (ours); where no
                      action has that much, the most likely one
         "behavior"   sum_a p(a|s') = sum_a pi(a|s') p(a|s') / pi(a|s')  (ours)
+        "policy"     sum_a pi_hat(a|s') q(a|s') over the actions of "support", with
+                     q = min(p / pi, 1) and pi_hat proportional to pi exp(beta * score): the value
+                     of the policy that is extracted in the end  (ours)
 
     An action with behavior logit -inf takes no part in any of them, nor does the dummy, which is no
     action; pi is taken as it is, not normalised again. With a dummy, "behavior" is 1 - p(dummy|s'),
@@ -140,7 +157,9 @@ def bellman_target(
         next_behavior_logits: (..., V) at the same token, from the behavior policy.
         gamma: discount in [0, 1].
         backup: one of the above.
-        support: least behavior probability in [0, 1] that backup="support" trusts.
+        support: least behavior probability in [0, 1] that "support" and "policy" trust.
+        beta: sharpness of pi_hat for backup="policy"; 0 is the behavior policy.
+        score: what pi_hat prefers, for backup="policy": "p" (the paper's) or the "ratio" q.
         leftover: "uniform", or the dummy's token id: the form of the loss p was trained with.
         clamp: whether to clamp the target to [0, 1].
         return_statistics: whether to return also how much of the target lay outside [0, 1].
@@ -156,10 +175,9 @@ def bellman_target(
             validate: a reward that is not finite, a done that is not 0 or 1, and, where the episode
             goes on, logits with NaN or +inf or with no finite value.
     """
-    _check_choice("backup", backup, ("max", "support", "behavior"))
-    for name, value in (("gamma", gamma), ("support", support)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], not {value}.")
+    _check_backup(backup, support, beta, score)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], not {gamma}.")
     _check_tensors("next_q_logits", next_q_logits, reward=reward, done=done)
     _check_tensors("next_behavior_logits", next_behavior_logits, reward=reward)
     vocabulary = next_q_logits.shape[-1]
@@ -188,22 +206,13 @@ def bellman_target(
             )
 
     dtype = torch.promote_types(_compute_dtype(next_q_logits), _compute_dtype(next_behavior_logits))
+    ruled_out = _no_action(next_behavior_logits, dummy)
     log_p = next_q_logits.log_softmax(-1, dtype=dtype)
-    ruled_out = next_behavior_logits == -math.inf
-    if dummy is not None:
-        ruled_out[..., dummy] = True
-    if backup == "behavior":
-        value = log_p.masked_fill_(ruled_out, -math.inf).exp_().sum(-1)
-    else:
+    log_pi = None
+    if backup != "behavior":
         log_pi = next_behavior_logits.log_softmax(-1, dtype=dtype)
-        log_ratio = log_p.sub_(log_pi)
-        if backup == "support":
-            # An action at the very edge is in, whichever way its probability was rounded.
-            edge = math.log(support) - 1e-5 if support > 0 else -math.inf
-            log_pi.masked_fill_(ruled_out, -math.inf)
-            ruled_out |= (log_pi < edge) & (log_pi < log_pi.amax(-1, keepdim=True))
-        log_value = log_ratio.masked_fill_(ruled_out, -math.inf).amax(-1)
-        value = log_value.exp().clamp(max=torch.finfo(dtype).max)  # gamma = 0 meets no infinity
+    value = _state_value(log_p, log_pi, ruled_out, backup, support, beta, score)
+    value = value.clamp(max=torch.finfo(dtype).max)  # gamma = 0 meets no infinity
 
     reward = reward.to(dtype)
     target = torch.where(done.bool(), reward, reward + gamma * value)
@@ -284,6 +293,219 @@ def linear_q_sft_loss(
         remedy = "Hidden states, and their products with the weight, must be finite."
         _check_losses("hidden", losses, used_hidden, None, rows, actions.shape, remedy)
     return loss
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, actions: torch.Tensor, *, chunk_size: int = 256
+) -> torch.Tensor:
+    """Plain cross-entropy -log softmax(hidden @ weight.T)[action], by linear_q_sft_loss's kernel.
+
+    Args:
+        hidden: (N, H), floating.
+        weight: (V, H), of the same dtype.
+        actions: (N,), integer, ids of the tokens taken.
+        chunk_size: tokens in a chunk, as in linear_q_sft_loss.
+
+    Returns:
+        The mean, a scalar, in float32, or float64 if given that; 0 where N is 0.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or devices that do not fit.
+    """
+    _check_tensors("hidden", hidden, actions=actions)
+    _check_head(hidden, weight)
+    ones = torch.ones(len(hidden), 1, dtype=_compute_dtype(hidden), device=hidden.device)
+    return _LinearCrossEntropy.apply(
+        hidden, weight, actions.long()[:, None], ones, None, chunk_size, torch.is_grad_enabled()
+    )[0]
+
+
+@torch.no_grad()
+def linear_state_value(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    behavior_hidden: torch.Tensor | None,
+    behavior_weight: torch.Tensor | None,
+    *,
+    backup: Literal["max", "support", "behavior", "policy"],
+    leftover: Literal["uniform"] | int,
+    support: float = 1e-3,
+    beta: float = 1.0,
+    score: Literal["p", "ratio"] = "ratio",
+    chunk_size: int = 256,
+) -> torch.Tensor:
+    """The value of states that bellman_target backs up, never holding more than a chunk of logits.
+
+    Args:
+        hidden: (N, H), last hidden states of the target network, floating.
+        weight: (V, H), its head, of the same dtype.
+        behavior_hidden: (N, H'), those of the behavior policy. None, and its weight too, will do
+            for backup="behavior", which asks the behavior policy nothing.
+        behavior_weight: (V, H'), its head.
+        backup, leftover, support, beta, score: as in bellman_target.
+        chunk_size: states in a chunk. Workspace is a few times chunk_size * V numbers.
+
+    Returns:
+        (N,), in float32, or float64 if given that; not clamped.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or options that do not fit.
+    """
+    _check_backup(backup, support, beta, score)
+    _check_head(hidden, weight)
+    dummy = _dummy_id(leftover, len(weight))
+    if backup != "behavior":
+        if behavior_hidden is None or behavior_weight is None:
+            raise ValueError(f'backup="{backup}" needs behavior_hidden and behavior_weight.')
+        _check_head(behavior_hidden, behavior_weight)
+    dtype = _compute_dtype(hidden)
+    values = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
+    for start in range(0, len(hidden), chunk_size):
+        chunk = slice(start, start + chunk_size)
+        log_p = (hidden[chunk] @ weight.T).log_softmax(-1, dtype=dtype)
+        log_pi = None
+        if backup != "behavior":
+            log_pi = (behavior_hidden[chunk] @ behavior_weight.T).log_softmax(-1, dtype=dtype)
+        ruled_out = _no_action(log_p if log_pi is None else log_pi, dummy)
+        values[chunk] = _state_value(log_p, log_pi, ruled_out, backup, support, beta, score)
+    return values
+
+
+@torch.no_grad()
+def linear_support(
+    behavior_hidden: torch.Tensor,
+    behavior_weight: torch.Tensor,
+    *,
+    support: float,
+    leftover: Literal["uniform"] | int,
+    chunk_size: int = 256,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The actions that "support" and "policy" trust, likeliest first, and their log-probabilities.
+
+    Args:
+        behavior_hidden: (N, H), last hidden states of the behavior policy, floating.
+        behavior_weight: (V, H), its head, of the same dtype.
+        support: least behavior probability, in (0, 1].
+        leftover: as in bellman_target; a dummy is no action.
+        chunk_size: states in a chunk.
+
+    Returns:
+        ids (N, K) int64 and log_probs (N, K), float32, or float64 if given that. K is the largest
+        number of trusted actions of any state, at most 1 / support; where a state has fewer,
+        log_probs is -inf and the id means nothing.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or options that do not fit.
+    """
+    _check_head(behavior_hidden, behavior_weight)
+    if not 0 < support <= 1:
+        raise ValueError(f"support must lie in (0, 1], not {support}: else all actions are trusted")
+    dummy = _dummy_id(leftover, len(behavior_weight))
+    dtype = _compute_dtype(behavior_hidden)
+    most = min(int(1.01 / support) + 1, len(behavior_weight))
+    chunks = []
+    for hidden in behavior_hidden.split(chunk_size):
+        log_pi = (hidden @ behavior_weight.T).log_softmax(-1, dtype=dtype)
+        ruled_out = _no_action(log_pi, dummy)
+        log_pi = log_pi.masked_fill(_outside_support(log_pi, ruled_out, support), -math.inf)
+        chunks.append(log_pi.topk(most, dim=-1))
+    log_probs = torch.cat([chunk.values for chunk in chunks])
+    ids = torch.cat([chunk.indices for chunk in chunks])
+    counts = (log_probs > -math.inf).sum(-1)
+    needed = max(int(counts.max()), 1) if len(counts) else 1
+    return ids[:, :needed].contiguous(), log_probs[:, :needed].contiguous()
+
+
+@torch.no_grad()
+def linear_support_value(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    support_ids: torch.Tensor,
+    support_log_probs: torch.Tensor,
+    *,
+    backup: Literal["support", "policy"],
+    beta: float = 1.0,
+    score: Literal["p", "ratio"] = "ratio",
+    chunk_size: int = 256,
+) -> torch.Tensor:
+    """``linear_state_value`` from what linear_support kept of the behavior policy: the same values.
+
+    Args:
+        hidden, weight: (N, H) and (V, H) of the target network, as in linear_state_value.
+        support_ids: (N, K), integer, from linear_support.
+        support_log_probs: (N, K), floating, -inf for no action.
+        backup: "support" or "policy": the others look beyond the support.
+        beta, score: as in bellman_target.
+        chunk_size: states in a chunk.
+
+    Returns:
+        (N,), in float32, or float64 if given that; not clamped.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or options that do not fit.
+    """
+    _check_choice("backup", backup, ("support", "policy"))
+    _check_backup(backup, 0, beta, score)
+    _check_head(hidden, weight)
+    for name, kept in (("support_ids", support_ids), ("support_log_probs", support_log_probs)):
+        if kept.ndim != 2 or len(kept) != len(hidden):
+            raise ValueError(f"{name} has shape {tuple(kept.shape)}: expected ({len(hidden)}, K).")
+    dtype = _compute_dtype(hidden)
+    values = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
+    for start in range(0, len(hidden), chunk_size):
+        chunk = slice(start, start + chunk_size)
+        log_p = (hidden[chunk] @ weight.T).log_softmax(-1, dtype=dtype)
+        log_p = log_p.gather(1, support_ids[chunk].long())
+        log_pi = support_log_probs[chunk].to(dtype)
+        ruled_out = log_pi == -math.inf
+        values[chunk] = _state_value(log_p, log_pi, ruled_out, backup, 0, beta, score)
+    return values
+
+
+def _state_value(
+    log_p: torch.Tensor,
+    log_pi: torch.Tensor | None,
+    ruled_out: torch.Tensor,
+    backup: str,
+    support: float,
+    beta: float,
+    score: str,
+) -> torch.Tensor:
+    """Value (...) of states whose actions have these log-probabilities (..., A).
+
+    ruled_out marks what is no action. May overwrite log_p and ruled_out. "behavior" needs no
+    log_pi.
+    """
+    if backup == "behavior":
+        return log_p.masked_fill_(ruled_out, -math.inf).exp_().sum(-1)
+    if backup != "max":
+        ruled_out = _outside_support(log_pi, ruled_out, support)
+    if backup == "policy" and score == "p":
+        preference = log_p.exp()
+    log_ratio = log_p.sub_(log_pi).masked_fill_(ruled_out, -math.inf)
+    if backup != "policy":
+        return log_ratio.amax(-1).exp()
+    q = log_ratio.exp_().clamp_(max=1)
+    if score == "ratio":
+        preference = q
+    policy = (log_pi + beta * preference).masked_fill_(ruled_out, -math.inf).softmax(-1)
+    return (policy * q).sum(-1)
+
+
+def _no_action(behavior_logits: torch.Tensor, dummy: int | None) -> torch.Tensor:
+    """(..., V) bool: the tokens ruled out by a logit of -inf, and the dummy."""
+    ruled_out = behavior_logits == -math.inf
+    if dummy is not None:
+        ruled_out[..., dummy] = True
+    return ruled_out
+
+
+def _outside_support(log_pi: torch.Tensor, ruled_out: torch.Tensor, support: float) -> torch.Tensor:
+    """(..., A) bool: ruled out or less likely than support; but never the likeliest action."""
+    # An action at the very edge is in, whichever way its probability was rounded.
+    edge = math.log(support) - 1e-5 if support > 0 else -math.inf
+    likeliest = log_pi.masked_fill(ruled_out, -math.inf).amax(-1, keepdim=True)
+    return ruled_out | ((log_pi < edge) & (log_pi < likeliest))
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -454,6 +676,15 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0)[0]
         listed = ", ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f'{name} must be one of {listed}, not {value!r}. Nearest: "{nearest}".')
+
+
+def _check_backup(backup: str, support: float, beta: float, score: str) -> None:
+    _check_choice("backup", backup, BACKUPS)
+    _check_choice("score", score, SCORES)
+    if not 0 <= support <= 1:
+        raise ValueError(f"support must lie in [0, 1], not {support}.")
+    if not math.isfinite(beta):
+        raise ValueError(f"beta must be finite, not {beta}.")
 
 
 def _dummy_id(leftover: str | int, vocabulary: int) -> int | None:

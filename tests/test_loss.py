@@ -14,7 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import loss as benchmark
-from qsft_lite.loss import bellman_target, linear_q_sft_loss, q_sft_loss
+from qsft_lite.loss import (
+    bellman_target,
+    linear_cross_entropy,
+    linear_q_sft_loss,
+    linear_state_value,
+    linear_support,
+    linear_support_value,
+    q_sft_loss,
+)
 
 NAN, INF = math.nan, math.inf
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -52,16 +60,33 @@ def naive_gradient(logits: list[float], action: int, y: float, leftover) -> list
 
 
 def naive_target(
-    reward, done, q_logits, pi_logits, *, gamma, backup, support, leftover="uniform", clamp=True
+    reward,
+    done,
+    q_logits,
+    pi_logits,
+    *,
+    gamma,
+    backup,
+    support,
+    beta=1.0,
+    score="ratio",
+    leftover="uniform",
+    clamp=True,
 ) -> float:
     if not done:
         actions = [a for a, z in enumerate(pi_logits) if z > -INF and a != leftover]
         log_p, log_pi = log_softmax(q_logits), log_softmax(pi_logits)
-        if backup == "support":
+        if backup in ("support", "policy"):
             likely = [a for a in actions if math.exp(log_pi[a]) >= support]
             actions = likely or [max(actions, key=lambda a: log_pi[a])]
         if backup == "behavior":
             value = math.fsum(math.exp(log_p[a]) for a in actions)
+        elif backup == "policy":
+            q = {a: math.exp(min(log_p[a] - log_pi[a], 0)) for a in actions}
+            scores = q if score == "ratio" else {a: math.exp(log_p[a]) for a in actions}
+            largest = max(log_pi[a] for a in actions)
+            weight = {a: math.exp(log_pi[a] - largest + beta * scores[a]) for a in actions}
+            value = math.fsum(weight[a] * q[a] for a in actions) / math.fsum(weight.values())
         else:
             value = math.exp(min(max(log_p[a] - log_pi[a] for a in actions), 700))
         reward += gamma * value
@@ -453,18 +478,23 @@ def transitions(draw):
 
 @given(
     transition=transitions(),
-    backup=st.sampled_from(("max", "support", "behavior")),
+    backup=st.sampled_from(("max", "support", "behavior", "policy")),
     support=st.sampled_from((0.0, 1e-20, 1e-3, 0.3, 1.0)),
+    beta=st.sampled_from((0.0, 1.0, 30.0)),
+    score=st.sampled_from(("p", "ratio")),
     gamma=st.sampled_from((0.0, 0.9, 1.0)),
     leftover=st.sampled_from(("uniform", 1)),
     clamp=st.booleans(),
     dtype=st.sampled_from((torch.float64, torch.float32)),
 )
 @settings(max_examples=300)
-def test_target_equals_plain_python(transition, backup, support, gamma, leftover, clamp, dtype):
+def test_target_equals_plain_python(
+    transition, backup, support, beta, score, gamma, leftover, clamp, dtype
+):
     reward, done, q_logits, pi_logits = (torch.tensor(array) for array in transition)
     reward, q_logits, pi_logits = reward.to(dtype), q_logits.to(dtype), pi_logits.to(dtype)
-    options = dict(gamma=gamma, backup=backup, support=support, leftover=leftover, clamp=clamp)
+    options = dict(gamma=gamma, backup=backup, support=support, beta=beta, score=score)
+    options |= dict(leftover=leftover, clamp=clamp)
     target = bellman_target(reward, done, q_logits, pi_logits, **options)
     assert target.dtype == dtype and target.shape == reward.shape
     for i in np.ndindex(*reward.shape):
@@ -526,6 +556,122 @@ def test_behavior_backup_with_a_dummy_is_what_the_dummy_leaves():
     torch.testing.assert_close(target, 1 - q.softmax(-1)[:, 3])
     uniform = bellman_target(zero, zero, q, pi, backup="behavior")
     torch.testing.assert_close(uniform, torch.ones_like(uniform))
+
+
+def test_policy_backup_goes_from_the_behavior_value_to_the_best_action():
+    pi = torch.tensor([0.6, 0.3, 0.1, 0.0], dtype=torch.float64).log()
+    q = torch.tensor([0.06, 0.15, 0.08, 0.71], dtype=torch.float64).log()  # p / pi: .1, .5, .8
+    zero = torch.tensor(0.0, dtype=torch.float64)
+
+    def target(beta, support=0.0, score="ratio"):
+        options = dict(backup="policy", support=support, beta=beta, score=score, leftover=3)
+        return bellman_target(zero, zero, q, pi, **options).item()
+
+    assert target(beta=0) == pytest.approx(0.06 + 0.15 + 0.08)
+    assert target(beta=1000) == pytest.approx(0.8)
+    assert target(beta=1000, support=0.2) == pytest.approx(0.5)
+    assert target(beta=1000, score="p") == pytest.approx(0.5)  # the largest p is no largest ratio
+
+
+# State values on hidden states
+
+
+@given(
+    tokens=st.integers(0, 9),
+    chunk_size=st.integers(1, 10),
+    backup=st.sampled_from(("max", "support", "behavior", "policy")),
+    support=st.sampled_from((0.01, 0.2, 1.0)),
+    score=st.sampled_from(("p", "ratio")),
+    leftover=st.sampled_from(("uniform", 5)),
+    seed=st.integers(0, 1000),
+)
+def test_chunked_state_values_equal_targets_without_reward(
+    tokens, chunk_size, backup, support, score, leftover, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    hidden, weight = random(tokens, 4), random(7, 4)
+    pi_hidden, pi_weight = random(tokens, 3), 2 * random(7, 3)
+    zero = torch.zeros(tokens, dtype=torch.float64)
+    options = dict(backup=backup, support=support, beta=3.0, score=score, leftover=leftover)
+    logits, pi_logits = hidden @ weight.T, pi_hidden @ pi_weight.T
+    expected = bellman_target(zero, zero, logits, pi_logits, clamp=False, **options)
+    value = linear_state_value(
+        hidden, weight, pi_hidden, pi_weight, chunk_size=chunk_size, **options
+    )
+    torch.testing.assert_close(value, expected)
+    if backup == "behavior":
+        value = linear_state_value(hidden, weight, None, None, chunk_size=chunk_size, **options)
+        torch.testing.assert_close(value, expected)
+    if backup in ("support", "policy"):
+        ids, log_probs = linear_support(
+            pi_hidden, pi_weight, support=support, leftover=leftover, chunk_size=chunk_size
+        )
+        assert ids.shape == log_probs.shape and 1 <= ids.shape[1] <= max(1 / support, 1)
+        value = linear_support_value(
+            hidden,
+            weight,
+            ids,
+            log_probs,
+            backup=backup,
+            beta=3.0,
+            score=score,
+            chunk_size=chunk_size,
+        )
+        torch.testing.assert_close(value, expected)
+
+
+def test_the_support_is_the_trusted_actions_likeliest_first():
+    pi = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.85, 0.05]], dtype=torch.float64).log()
+    identity = torch.eye(3, dtype=torch.float64)
+    ids, log_probs = linear_support(pi, identity, support=0.2, leftover="uniform")
+    assert ids[0].tolist() == [1, 2, 0] and ids[1, 0] == 1
+    expected = torch.tensor([[0.5, 0.3, 0.2], [0.85, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(log_probs.exp(), expected)
+    ids, log_probs = linear_support(pi, identity, support=0.2, leftover=1)  # now 1 is the dummy
+    assert ids[0].tolist() == [2, 0]
+    assert ids[1, 0] == 0  # none reaches .2: the likeliest
+    assert (log_probs > -INF).sum(-1).tolist() == [2, 1]
+
+
+def test_plain_cross_entropy_is_torchs():
+    hidden, weight, actions, _ = small_problem()
+    loss = linear_cross_entropy(hidden, weight, actions, chunk_size=3)
+    expected = cross_entropy(hidden @ weight.T, actions)
+    torch.testing.assert_close(loss, expected)
+    both = zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight), strict=True)
+    for ours, theirs in both:
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda h, w: linear_support(h, w, support=0.0, leftover="uniform"), "support must lie"),
+        (
+            lambda h, w: linear_state_value(h, w, None, None, backup="max", leftover=0),
+            "needs behavior_hidden",
+        ),
+        (
+            lambda h, w: linear_support_value(h, w, torch.zeros(2, 1), h, backup="support"),
+            r"support_ids has shape \(2, 1\)",
+        ),
+        (
+            lambda h, w: linear_support_value(h, w, h, h, backup="max"),
+            "backup must be one of",
+        ),
+        (
+            lambda h, w: linear_state_value(h, w, h, w, backup="policy", leftover=0, beta=INF),
+            "beta must be finite",
+        ),
+    ],
+)
+def test_bad_input_of_the_state_values(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(3, 4), torch.zeros(5, 4))
 
 
 def test_clamping_reports_how_much_it_clamped():

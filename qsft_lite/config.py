@@ -1,0 +1,92 @@
+"""QSFTConfig: every setting of a stage of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from qsft_lite.loss import BACKUPS, SCORES
+
+__all__ = ["QSFTConfig"]
+
+STAGES = ("behavior", "values")
+LEFTOVERS = ("dummy", "uniform")
+
+
+@dataclass
+class QSFTConfig(TrainingArguments):
+    """TrainingArguments of transformers, and what Q-SFT adds to them.
+
+    The discount is no option here: it is a column of the data (``data.encode``). Defaults that
+    differ from transformers' keep runs quiet, resumable and exact.
+
+    stage: "behavior" (one) or "values" (two).
+    leftover: where the loss puts 1 - y: on the "dummy" token (section 4.1), or "uniform" over all
+        others (Eq. 3, what the paper trains).
+    backup: the value of the next state, see ``loss.bellman_target``: "max" (the paper's),
+        "support", "behavior", "policy". Two more are controls: "returns" uses the discounted return
+        that followed in the data, and "random" a uniform random y, which is label smoothing.
+    support: least pi of an action that "support" and "policy" trust.
+    beta, score: of the extracted policy, for backup="policy".
+    target_rate: alpha of theta_bar <- (1 - alpha) theta_bar + alpha theta, after each step.
+    target_refresh: instead, copy theta to theta_bar after every so many steps.
+    train_behavior: whether pi_phi goes on training beside p, by its own cross-entropy.
+    clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training.
+    cache_behavior: whether to work out once, before stage two, what the backup asks of pi_phi.
+    early_stopping_patience: end stage one after so many evaluations (each ``eval_steps``) without
+        a lower held-out loss, and take the best weights.
+    """
+
+    stage: str = "values"
+    leftover: str = "dummy"
+    backup: str = "support"
+    support: float = 1e-3
+    beta: float = 1.0
+    score: str = "ratio"
+    target_rate: float = 0.005
+    target_refresh: int | None = None
+    train_behavior: bool = False
+    clamp: bool = True
+    cache_behavior: bool = False
+    early_stopping_patience: int | None = None
+
+    logging_steps: float = 50
+    report_to: None | str | list[str] = "none"
+    save_total_limit: int | None = 2
+    logging_nan_inf_filter: bool = False  # it would hide what has to stop the training
+    remove_unused_columns: bool | None = False
+    ddp_find_unused_parameters: bool | None = False
+    restore_callback_states_from_checkpoint: bool = True
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+
+    def __post_init__(self):
+        for name, choices in (
+            ("stage", STAGES),
+            ("leftover", LEFTOVERS),
+            ("backup", (*BACKUPS, "returns", "random")),
+            ("score", SCORES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+        if not 0 < self.target_rate <= 1:
+            raise ValueError(f"target_rate must lie in (0, 1], not {self.target_rate}")
+        if not 0 <= self.support <= 1:
+            raise ValueError(f"support must lie in [0, 1], not {self.support}")
+        if self.target_refresh is not None and self.target_refresh < 1:
+            raise ValueError(f"target_refresh must be at least 1 step, not {self.target_refresh}")
+        if self.backup == "behavior" and self.leftover == "uniform":
+            raise ValueError('backup="behavior" needs leftover="dummy": by Eq. 3 it is always 1')
+        if self.cache_behavior and self.train_behavior:
+            raise ValueError("cache_behavior needs a frozen pi_phi: train_behavior must be False")
+        if self.cache_behavior and (self.backup not in ("support", "policy") or not self.support):
+            raise ValueError('cache_behavior needs backup "support" or "policy", and support > 0')
+        if self.early_stopping_patience is not None:
+            if self.stage != "behavior":
+                raise ValueError("early_stopping_patience is for stage one: the loss of stage two")
+            self.eval_strategy = self.save_strategy = "steps"
+            self.save_steps = self.eval_steps or self.logging_steps
+            self.load_best_model_at_end = True
+            self.metric_for_best_model, self.greater_is_better = "eval_loss", False
+        super().__post_init__()

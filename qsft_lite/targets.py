@@ -1,0 +1,132 @@
+"""From a batch of packed rows to Bellman targets: which hidden states are needed, and what for.
+
+The logits that choose token i sit at position i - 1. So with an action at token i and the next one
+at token j, the state is position i - 1 and the next state position j - 1. Heads are applied at
+these positions only. Positions count through the flattened batch (B * L,).
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from qsft_lite.loss import linear_state_value, linear_support_value
+from qsft_lite.models import final_hidden
+
+__all__ = [
+    "action_log_probs",
+    "action_positions",
+    "bellman_targets",
+    "head_precision",
+    "next_states",
+    "token_states",
+]
+
+Batch = dict[str, torch.Tensor]
+
+
+def token_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Hidden states (B * L, H) that the model's head reads, each episode by itself."""
+    hidden = final_hidden(model, batch["input_ids"], batch["position_ids"], batch["segment_ids"])
+    return hidden.flatten(0, 1)
+
+
+def action_positions(batch: Batch) -> torch.Tensor:
+    """Positions (N,) of the action tokens, int64, in order."""
+    return batch["action_mask"].reshape(-1).nonzero()[:, 0]
+
+
+def next_states(batch: Batch, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the actions have a next state (N,) bool, and the positions (M,) of those states."""
+    next_action = batch["next_action"].reshape(-1)[actions]  # an index within the row
+    has_next = next_action >= 0
+    length = batch["input_ids"].shape[1]
+    row_start = actions // length * length
+    return has_next, (row_start + next_action - 1)[has_next]
+
+
+@torch.no_grad()
+def bellman_targets(
+    target_hidden: torch.Tensor,
+    target_weight: torch.Tensor,
+    behavior_hidden: torch.Tensor | None,
+    behavior_weight: torch.Tensor | None,
+    batch: Batch,
+    actions: torch.Tensor,
+    *,
+    backup: str,
+    leftover: str | int,
+    support: float,
+    beta: float,
+    score: str,
+) -> torch.Tensor:
+    """y = r + discount * value(s') of each action token, r alone where the episode ends.
+
+    Args:
+        target_hidden: (B * L, H), hidden states of the target network.
+        target_weight: (V, H), its head.
+        behavior_hidden: (B * L, H'), those of the behavior policy; None if the backup asks it
+            nothing, or if the batch holds its answers (see behavior_cache).
+        behavior_weight: (V, H'), its head, or None.
+        batch: packed rows, as data.collate gives them.
+        actions: (N,), positions of the action tokens.
+        backup, leftover, support, beta, score: as in loss.bellman_target.
+
+    Returns:
+        (N,), float32, or float64 if given that; not clamped.
+    """
+    has_next, states = next_states(batch, actions)
+    with head_precision(target_hidden):
+        hidden, weight = target_hidden[states], target_weight
+        if "support_ids" in batch:
+            value = linear_support_value(
+                hidden,
+                weight.to(hidden.dtype),
+                batch["support_ids"][has_next],
+                batch["support_log_probs"][has_next],
+                backup=backup,
+                beta=beta,
+                score=score,
+            )
+        else:
+            asked = behavior_hidden is not None
+            value = linear_state_value(
+                hidden,
+                weight.to(hidden.dtype),
+                behavior_hidden[states] if asked else None,
+                behavior_weight.to(behavior_hidden.dtype) if asked else None,
+                backup=backup,
+                leftover=leftover,
+                support=support,
+                beta=beta,
+                score=score,
+            )
+    target = batch["reward"].reshape(-1)[actions].to(value.dtype)
+    discount = batch["discount"].reshape(-1)[actions].to(value.dtype)
+    largest = torch.finfo(value.dtype).max  # a discount of 0 meets no infinity
+    target[has_next] += discount[has_next] * value.clamp(max=largest)
+    return target
+
+
+@torch.no_grad()
+def action_log_probs(
+    hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, *, chunk_size: int = 256
+) -> torch.Tensor:
+    """log softmax(hidden @ weight.T) at one token each: (N, H), (V, H), (N,) -> (N,) float32."""
+    weight = weight.to(hidden.dtype)
+    chosen = torch.empty(len(hidden), device=hidden.device)
+    with head_precision(hidden):
+        for start in range(0, len(hidden), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = (hidden[chunk] @ weight.T).float()
+            at_token = logits.gather(1, tokens[chunk, None])[:, 0]
+            chosen[chunk] = at_token - logits.logsumexp(-1)
+    return chosen
+
+
+def head_precision(hidden: torch.Tensor) -> torch.autocast:
+    """A context in which a head computes in the dtype of its inputs, mixed precision or not.
+
+    Logits rounded to bfloat16 err by up to .05 in log(p / pi), so ratios do without.
+    """
+    return torch.autocast(hidden.device.type, enabled=False)

@@ -1,0 +1,25 @@
+"""The benchmark of training steps runs and records: in a process of its own, for TRL is large."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_benchmark_runs_and_records(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step", "--profile", "smoke"],
+        cwd=ROOT,
+        env={**os.environ, "QSFT_RESULTS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "benchmark_step.smoke.json").read_text())
+    rows = result["tables"]["benchmark_step"]
+    assert any(row["ratio"].startswith("FLOPs") for row in rows)
+    assert all(row["ratio"] in done.stdout for row in rows)

@@ -1,0 +1,86 @@
+"""Two processes started by torchrun train as one does: same steps, same held-out loss."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from test_trainer import TOKENIZER, config, model, random_rows
+
+from qsft_lite.trainer import train_q_sft
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def train(folder: Path, rows_per_process: int) -> None:
+    """Both stages; the weights are written by the process that may."""
+    rows = random_rows(27)  # of different numbers of action tokens
+    options = {
+        "per_device_train_batch_size": rows_per_process,
+        "max_steps": 6,
+        "optim": "sgd",
+        "learning_rate": 0.3,
+        "logging_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
+    trained = train_q_sft(
+        model(),
+        TOKENIZER,
+        rows[:20],
+        rows[20:],
+        config(folder / "one", "behavior", eval_strategy="steps", eval_steps=3, **options),
+        config(folder / "two", support=0.03, cache_behavior=True, target_rate=0.3, **options),
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        safetensors.torch.save_model(trained.q_model, str(folder / "q.safetensors"))
+        held_out = [line["eval_loss"] for line in trained.logs["behavior"] if "eval_loss" in line]
+        losses = [line["loss"] for line in trained.logs["values"] if "loss" in line]
+        (folder / "log.json").write_text(json.dumps({"eval_loss": held_out, "loss": losses}))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    train(tmp_path / "alone", rows_per_process=4)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", __file__]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    done = subprocess.run(
+        [*command, str(tmp_path / "together")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    alone, together = (
+        safetensors.torch.load_file(tmp_path / name / "q.safetensors")
+        for name in ("alone", "together")
+    )
+    assert alone.keys() == together.keys()
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=2e-5)
+    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("alone", "together")]
+    assert len(logs[0]["eval_loss"]) == 2 and len(logs[0]["loss"]) == 3
+    assert logs[1]["eval_loss"] == pytest.approx(logs[0]["eval_loss"], abs=1e-4)
+    assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], abs=1e-4)
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), rows_per_process=2)
