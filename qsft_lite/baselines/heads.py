@@ -1,0 +1,246 @@
+"""Values of actions from new heads on a language model, as ILQL and CQL learn them.
+
+ActionValues is the model that acts: a transformer without its output head, two Q heads and a V
+head. HeadLearner adds the target heads and the loss; it is what a transformers.Trainer trains.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from qsft_lite.baselines.losses import cql_losses, ilql_losses
+from qsft_lite.models import final_hidden, output_head
+from qsft_lite.results import replace_file
+from qsft_lite.targets import head_precision
+
+HEADS_FILE = "heads.safetensors"
+SETTINGS_FILE = "heads.json"
+
+
+class ActionValues(nn.Module):
+    """Two Q heads and a V head on a copy of a language model's transformer.
+
+    Called like a transformers model, it returns logits (B, L, V) = min_j Q_j(s, .) of the state at
+    each position, and past_key_values, so that a policy can run it with a cache.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, vocabulary: int, *, seed: int = 0):
+        super().__init__()
+        self.backbone = backbone
+        width = backbone.config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.q_heads = nn.ModuleList(_head(width, vocabulary) for _ in range(2))
+            self.v_head = _head(width, 1)
+
+    @classmethod
+    def on(cls, model: PreTrainedModel, *, seed: int = 0) -> ActionValues:
+        """New heads on a copy of a causal language model; the model itself stays as it is."""
+        vocabulary = output_head(model).out_features
+        return cls(copy.deepcopy(model.base_model), vocabulary, seed=seed)
+
+    def forward(
+        self, input_ids: torch.Tensor, *, logits_to_keep: int | torch.Tensor = 0, **options
+    ) -> CausalLMOutputWithPast:
+        """Values of the next action.
+
+        logits_to_keep: how many of the last positions, 0 for all, or which ones (n,). The other
+        options are the backbone's: attention_mask, position_ids, past_key_values, use_cache.
+        """
+        outputs = self.backbone(input_ids=input_ids, **options)
+        if isinstance(logits_to_keep, int):
+            logits_to_keep = slice(-logits_to_keep, None)
+        values = self.q_values(outputs.last_hidden_state[:, logits_to_keep]).amin(0)
+        return CausalLMOutputWithPast(logits=values, past_key_values=outputs.past_key_values)
+
+    def q_values(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., H) -> (2, ..., V)."""
+        return torch.stack([head(hidden) for head in self.q_heads])
+
+    @property
+    def config(self):
+        """The backbone's configuration."""
+        return self.backbone.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored in."""
+        return self.backbone.dtype
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The backbone as a plain transformers model, the heads as safetensors beside it."""
+        folder = Path(folder)
+        self.backbone.save_pretrained(folder)
+        heads = {
+            name: weight.contiguous()
+            for name, weight in self.state_dict().items()
+            if not name.startswith("backbone.")
+        }
+        save_file(heads, folder / HEADS_FILE, metadata={"format": "pt"})
+        vocabulary = self.q_heads[0][-1].out_features
+        replace_file(folder / SETTINGS_FILE, json.dumps({"vocabulary": vocabulary}).encode())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> ActionValues:
+        """What save_pretrained wrote; FileNotFoundError for a folder without heads."""
+        folder = Path(folder)
+        for name in (HEADS_FILE, SETTINGS_FILE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} has no {name}: was it saved by ActionValues?")
+        settings = json.loads((folder / SETTINGS_FILE).read_text())
+        backbone = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        values = cls(backbone, settings["vocabulary"])
+        missing, unexpected = values.load_state_dict(load_file(folder / HEADS_FILE), strict=False)
+        wrong = unexpected + [name for name in missing if not name.startswith("backbone.")]
+        if wrong:
+            raise ValueError(f"{folder / HEADS_FILE} does not fit: {', '.join(wrong)}")
+        return values
+
+
+class HeadLearner(nn.Module):
+    """ActionValues with target heads; forward is the training loss of ILQL or CQL.
+
+    method: "ilql" or "cql". conservatism, expectile: of the losses; the expectile is ILQL's only.
+    target_rate: share of the way that the target heads go towards the heads at each step; they
+    read the current backbone. ruled_out: ids of the tokens that are no actions (padding, beginning,
+    dummy), which CQL leaves out of its max.
+    """
+
+    accepts_loss_kwargs = True  # the Trainer passes num_items_in_batch, over accumulation as well
+
+    def __init__(
+        self,
+        values: ActionValues,
+        *,
+        method: str,
+        conservatism: float,
+        target_rate: float,
+        ruled_out: list[int],
+        expectile: float = 0.7,
+    ):
+        super().__init__()
+        if method not in ("ilql", "cql"):
+            raise ValueError(f"method must be ilql or cql, got {method!r}")
+        if not 0 < target_rate <= 1:
+            raise ValueError(f"target_rate must lie in (0, 1], got {target_rate}")
+        self.values = values
+        self.target_heads = copy.deepcopy(values.q_heads).requires_grad_(False)
+        self.method = method
+        self.conservatism = conservatism
+        self.expectile = expectile
+        self.target_rate = target_rate
+        self.register_buffer("ruled_out", torch.tensor(ruled_out, dtype=torch.long))
+        # Of the two methods only ILQL trains the V head; DDP wants no idle parameters.
+        values.v_head.requires_grad_(method == "ilql")
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        segment_ids: torch.Tensor,
+        action_mask: torch.Tensor,
+        reward: torch.Tensor,
+        discount: torch.Tensor,
+        next_action: torch.Tensor,
+        return_to_go: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The loss of a packed batch (B, L): a sum over actions / their number.
+
+        num_items_in_batch: that number over all micro-batches; None for this batch alone. labels
+        are for the Trainer to count and are not read.
+        """
+        hidden = final_hidden(self.values.backbone, input_ids, position_ids, segment_ids)
+        row, action_at = action_mask.nonzero(as_tuple=True)
+        next_at = next_action[row, action_at]
+        actions = input_ids[row, action_at]
+        with head_precision(hidden):
+            state = hidden[row, action_at - 1].float()
+            q = self.values.q_values(state)
+            losses = self._losses(
+                q,
+                state,
+                hidden[row, (next_at - 1).clamp(min=0)].float(),
+                actions,
+                reward[row, action_at],
+                torch.where(next_at >= 0, discount[row, action_at], 0.0),
+            )
+        taken = q.detach().amin(0).gather(-1, actions[:, None])[:, 0]
+        self._taken, self._returns = taken, return_to_go[row, action_at]
+        loss = losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"the {self.method} loss is {loss.item()}: lower the learning rate, and look "
+                "whether rewards are normalised to [0, 1]"
+            )
+        return {"loss": loss}
+
+    def statistics(self) -> dict[str, float]:
+        """Of the last batch: mean min_j Q_j of the actions taken, and that less their returns."""
+        return {
+            "q_mean": self._taken.mean().item(),
+            "q_minus_return": (self._taken - self._returns).mean().item(),
+        }
+
+    def _losses(self, q, state, next_state, actions, reward, discount) -> torch.Tensor:
+        if self.method == "cql":
+            with torch.no_grad():
+                next_target_q = self._rule_out(self._target_q(next_state))
+            return cql_losses(
+                self._rule_out(q),
+                next_target_q,
+                actions,
+                reward,
+                discount,
+                conservatism=self.conservatism,
+            )
+        with torch.no_grad():
+            target_q = self._target_q(state)
+            target_q = target_q.gather(-1, actions.expand(2, -1)[..., None])[..., 0]
+            next_value = self.values.v_head(next_state)[:, 0]
+        return ilql_losses(
+            q,
+            self.values.v_head(state)[:, 0],
+            target_q,
+            next_value,
+            actions,
+            reward,
+            discount,
+            expectile=self.expectile,
+            conservatism=self.conservatism,
+        )
+
+    def _target_q(self, state: torch.Tensor) -> torch.Tensor:
+        return torch.stack([head(state) for head in self.target_heads])
+
+    def _rule_out(self, q: torch.Tensor) -> torch.Tensor:
+        return q.index_fill(-1, self.ruled_out, -torch.inf)
+
+    @torch.no_grad()
+    def move_target(self) -> None:
+        """One step of the target heads: theta_bar <- (1 - alpha) theta_bar + alpha theta."""
+        pairs = zip(self.target_heads.parameters(), self.values.q_heads.parameters(), strict=True)
+        for target, current in pairs:
+            target.lerp_(current, self.target_rate)
+
+
+def _head(width: int, outputs: int) -> nn.Sequential:
+    """A two-layer perceptron that answers 0 to everything until it is trained."""
+    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
+    nn.init.zeros_(head[-1].weight)
+    nn.init.zeros_(head[-1].bias)
+    return head

@@ -1,0 +1,75 @@
+"""How the rivals of Q-SFT act: cloned policies, return-conditioned ones, and those of new heads."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from qsft_lite.baselines.heads import ActionValues
+from qsft_lite.cached_policy import CachedPolicy
+
+__all__ = ["ClonedPolicy", "ValuePolicy"]
+
+
+class ClonedPolicy(CachedPolicy):
+    """A language model as it is, at a temperature: pi(a|s)^(1 / temperature), normalised.
+
+    prompt: text put before every history, such as the token of the return to reach. Further
+    options are CachedPolicy's.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        temperature: float = 1.0,
+        prompt: str = "",
+        **options,
+    ):
+        super().__init__([model], tokenizer, **options)
+        self.temperature = check_temperature(temperature)
+        self.prompt = prompt
+
+    def act(self, histories: list[str]) -> list[str]:
+        """The next action of each episode; see CachedPolicy."""
+        return super().act([self.prompt + history for history in histories])
+
+    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        """(B, V), float32."""
+        [logits] = logits
+        return logits.float() / self.temperature
+
+
+class ValuePolicy(CachedPolicy):
+    """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
+
+    ILQL's beta (Q - V) is the same policy, since V is the same for every action. Further options
+    are CachedPolicy's.
+    """
+
+    def __init__(
+        self,
+        behavior: PreTrainedModel,
+        values: ActionValues,
+        tokenizer: PreTrainedTokenizerBase,
+        beta: float,
+        *,
+        temperature: float = 1.0,
+        **options,
+    ):
+        super().__init__([behavior, values], tokenizer, **options)
+        self.beta = beta
+        self.temperature = check_temperature(temperature)
+
+    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        """(B, V), float32."""
+        behavior, values = logits
+        return behavior.float().log_softmax(-1) / self.temperature + self.beta * values.float()
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature; ValueError unless it is positive."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}; greedy=True for 0")
+    return temperature

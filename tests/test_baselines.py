@@ -1,0 +1,336 @@
+"""Every method against its own fixed point, on a small text gridworld.
+
+The model has no layers: its hidden states depend on the current token alone, so it is a table of
+states and tokens, and nothing but the loss decides where training ends. What each method should
+reach is worked out in numpy from counts of the same recorded steps.
+"""
+
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from qsft_lite import baselines, data, envs, offline
+from qsft_lite.baselines import episodes as episode_tools
+from qsft_lite.mdps import gridworld
+from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.tabular import (
+    bellman_backup,
+    policy_value,
+    q_sft,
+    q_sft_probabilities,
+    value_iteration,
+)
+from qsft_lite.trainer import QSFTConfig
+
+MAZE = gridworld(("S..", "TTG"))
+ENV = envs.make("gridworld", maze=MAZE)
+STATES, ACTIONS = MAZE.mdp.R.shape
+GAMMA = 0.7
+LENGTH = 256
+
+datasets.disable_progress_bars()
+
+
+def counted(transcripts):
+    """The recorded steps as states and actions, read from the text."""
+    steps = []
+    for episode, row in enumerate(transcripts):
+        states = [ENV.state_of(text) if text != "end\n" else -1 for text in row["text"][::2]]
+        actions = [ENV.action_texts.index(text) for text in row["text"][1::2]]
+        rewards = row["reward"][1::2]
+        steps += zip(
+            states[:-1], actions, rewards, states[1:], [episode] * len(actions), strict=True
+        )
+    columns = (np.array(column) for column in zip(*steps, strict=True))
+    return offline.OfflineData(*columns, STATES, ACTIONS)
+
+
+def arguments(folder, **changes):
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": 100,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 0.05,
+        "lr_scheduler_type": "linear",
+        "target_rate": 0.1,  # a quicker one lets the max feed on its own errors
+        "adam_beta2": 0.9,
+        "support": 0.05,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 100,
+    }
+    return QSFTConfig(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    """Recorded steps, the same as tokens, and a model cloned from them."""
+    behavior = np.random.default_rng(4).dirichlet(np.full(ACTIONS, 4.0), size=STATES)
+    transcripts = envs.generate("gridworld", 150, seed=0, maze=MAZE, behavior=behavior, max_steps=8)
+    recorded = counted(transcripts)
+    tokenizer = word_tokenizer(ENV.texts)
+    scale = data.RewardScale(low=0.0, high=1.0, place="step")
+    episodes = data.encode(transcripts, tokenizer, scale=scale, gamma=GAMMA)
+    model = small_model(tokenizer, layers=0, width=16, heads=2, context=LENGTH, seed=0)
+    folder = tmp_path_factory.mktemp("runs")
+    cloned = baselines.train(
+        "bc", model, tokenizer, episodes, episodes, arguments(folder), length=LENGTH
+    )
+    return SimpleNamespace(
+        recorded=recorded,
+        mdp=offline.empirical_mdp(recorded, GAMMA),
+        policy=offline.cloned_policy(recorded),
+        episodes=episodes,
+        tokenizer=tokenizer,
+        model=model,
+        cloned=cloned,
+        folder=folder,
+    )
+
+
+def train(problem, method, *, steps=100, learning_rate=0.05, **options):
+    return baselines.train(
+        method,
+        problem.cloned.behavior,
+        problem.tokenizer,
+        problem.episodes,
+        None,
+        arguments(problem.folder, max_steps=steps, learning_rate=learning_rate),
+        length=LENGTH,
+        **options,
+    )
+
+
+@torch.no_grad()
+def logits(model, tokenizer):
+    """(S, V), float64, of what follows each state."""
+    states = torch.tensor(tokenizer.convert_tokens_to_ids(list(ENV.state_texts)))
+    return model(states[:, None], use_cache=False).logits[:, 0].double()
+
+
+def probabilities(model, tokenizer):
+    """(S, V), of what follows each state."""
+    return logits(model, tokenizer).softmax(-1).numpy()
+
+
+def actions_of(table, tokenizer):
+    """The columns (S, A) of the actions."""
+    return np.asarray(table)[:, tokenizer.convert_tokens_to_ids(list(ENV.action_texts))]
+
+
+def ratio(trained):
+    """p / pi (S, A)."""
+    p, pi = (
+        actions_of(probabilities(model, trained.tokenizer), trained.tokenizer)
+        for model in (trained.values, trained.behavior)
+    )
+    return p / pi
+
+
+def test_the_data_are_what_the_tests_need(problem):
+    assert offline.action_counts(problem.recorded).min() > 5
+    cut_off = [max(row) == len(row) for row in problem.episodes["next_action"]]
+    assert 0 < sum(cut_off) < 30
+    optimal, played = value_iteration(problem.mdp), policy_value(problem.mdp, problem.policy)
+    assert (optimal.max(1) - played).min() > 0.05  # so that their tests tell them apart
+
+
+def test_cloning_learns_the_behavior_policy(problem):
+    cloned = actions_of(
+        probabilities(problem.cloned.behavior, problem.tokenizer), problem.tokenizer
+    )
+    assert np.abs(cloned - problem.policy).max() < 0.005
+    assert problem.cloned.values is None
+
+
+def test_filtered_cloning_learns_the_policy_of_the_best_episodes(problem):
+    trained = train(problem, "filtered_bc", fraction=0.2)
+    kept = episode_tools.best_episodes(problem.episodes, 0.2, seed=42)  # the Trainer's own seed
+    counts = np.zeros((STATES, ACTIONS))
+    words = problem.tokenizer.convert_ids_to_tokens(range(len(problem.tokenizer)))
+    for ids, mask in zip(kept["input_ids"], kept["action_mask"], strict=True):
+        for index in np.flatnonzero(mask):
+            state, action = words[ids[index - 1]], words[ids[index]]
+            counts[ENV.state_of(state), ENV.action_texts.index(action)] += 1
+    expected = counts / counts.sum(1, keepdims=True)
+    learned = actions_of(probabilities(trained.behavior, problem.tokenizer), problem.tokenizer)
+    assert np.abs(learned - expected).max() < 0.005
+    assert np.abs(learned - problem.policy).max() > 0.1
+
+
+def test_returns_give_the_mean_recorded_return(problem):
+    expected = offline.monte_carlo_q(problem.recorded, GAMMA)
+    assert np.abs(ratio(train(problem, "mc_returns")) - expected).max() < 0.005
+
+
+def test_q_sft_reaches_the_optimum_of_the_data(problem):
+    expected = q_sft(problem.mdp, problem.policy, leftover="dummy", backup="support").target
+    assert np.allclose(expected, value_iteration(problem.mdp))
+    assert np.abs(ratio(train(problem, "q_sft")) - expected).max() < 0.02
+
+
+def test_a_new_head_has_the_fixed_point_of_q_sft(problem):
+    trained = train(problem, "q_sft_new_head")
+    assert np.abs(ratio(trained) - value_iteration(problem.mdp)).max() < 0.02
+
+
+def test_an_option_changes_the_backup(problem):
+    trained = train(problem, "q_sft", backup="behavior")
+    expected = bellman_backup(problem.mdp, policy_value(problem.mdp, problem.policy))
+    assert np.abs(ratio(trained) - expected).max() < 0.02
+
+
+def test_the_papers_form_believes_tokens_that_were_never_played(problem):
+    """The leak of Eq. 3 over the tiny pi of a token without data is a ratio above 1.
+
+    So the hard max says 1 of every next state, and the target is 1 wherever there is one.
+    """
+    trained = train(problem, "q_sft_paper")
+    vocabulary = len(problem.tokenizer)
+    goes_on = problem.recorded.next_states != offline.ENDED
+    target, behavior = np.zeros((2, STATES, vocabulary))
+    ids = problem.tokenizer.convert_tokens_to_ids(list(ENV.action_texts))
+    counts = offline.action_counts(problem.recorded)
+    pairs = (problem.recorded.states, np.array(ids)[problem.recorded.actions])
+    np.add.at(target, pairs, np.where(goes_on, 1.0, problem.recorded.rewards))
+    target[:, ids] /= counts
+    behavior[:, ids] = problem.policy
+    expected, _ = q_sft_probabilities(behavior, target, "uniform")
+    assert np.abs(probabilities(trained.values, problem.tokenizer) - expected).max() < 0.02
+
+
+def test_random_targets_say_a_half_of_everything(problem):
+    trained = train(problem, "random_targets")
+    assert np.abs(ratio(trained) - 0.5).max() < 0.1  # one sample of y a visit
+
+
+def expectile_q(mdp, policy, expectile):
+    """(S, A) the fixed point of ILQL: V(s) is the expectile of Q(s, .) under the data's actions."""
+    values = np.zeros(mdp.n_states)
+    for _ in range(200):
+        q = bellman_backup(mdp, values)
+        values = np.array(
+            [stats.expectile(row, expectile, weights=pi) for row, pi in zip(q, policy, strict=True)]
+        )
+    return bellman_backup(mdp, values)
+
+
+def test_the_expectile_leads_from_the_behavior_to_the_optimum(problem):
+    behavior = bellman_backup(problem.mdp, policy_value(problem.mdp, problem.policy))
+    assert np.allclose(expectile_q(problem.mdp, problem.policy, 0.5), behavior)
+    nearly_one = expectile_q(problem.mdp, problem.policy, 0.9999)
+    assert np.abs(nearly_one - value_iteration(problem.mdp)).max() < 1e-3
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.9])
+def test_ilql_reaches_its_expectile(problem, expectile):
+    trained = train(
+        problem, "ilql", steps=150, learning_rate=0.01, expectile=expectile, conservatism=0.0
+    )
+    learned = actions_of(logits(trained.values, problem.tokenizer), problem.tokenizer)
+    expected = expectile_q(problem.mdp, problem.policy, expectile)
+    assert np.abs(learned - expected).max() < 0.02
+
+
+@pytest.mark.parametrize("conservatism", [0.001, 0.05])
+def test_cql_reaches_the_conservative_optimum(problem, conservatism):
+    trained = train(problem, "cql", steps=150, learning_rate=0.01, conservatism=conservatism)
+    learned = actions_of(logits(trained.values, problem.tokenizer), problem.tokenizer)
+    expected = offline.conservative_q(problem.recorded, GAMMA, alpha=conservatism)
+    assert np.abs(learned - expected).max() < 0.02
+    if conservatism == 0.001:
+        assert np.abs(learned - value_iteration(problem.mdp)).max() < 0.02
+
+
+def train_heads(problem, folder, *, resume=False, **changes):
+    """ILQL for a few steps at a constant rate, with what it logged."""
+    changes = {"max_steps": 14, "learning_rate": 0.01, "lr_scheduler_type": "constant", **changes}
+    return baselines.train(
+        "ilql",
+        problem.cloned.behavior,
+        problem.tokenizer,
+        problem.episodes,
+        problem.episodes,
+        arguments(folder, **changes),
+        length=LENGTH,
+        resume=resume,
+    )
+
+
+def test_heads_resume_bit_for_bit(problem, tmp_path):
+    often = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 2}
+    unbroken = train_heads(problem, tmp_path / "unbroken", **often).values.state_dict()
+    train_heads(problem, tmp_path / "broken", **{**often, "max_steps": 8})
+    resumed = train_heads(problem, tmp_path / "broken", resume=True, **often).values.state_dict()
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_accumulated_batches_are_one_batch(problem, tmp_path):
+    whole = train_heads(problem, tmp_path, max_steps=3, per_device_train_batch_size=2)
+    parts = train_heads(
+        problem,
+        tmp_path,
+        max_steps=3,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+    )
+    expected, found = whole.values.state_dict(), parts.values.state_dict()
+    assert all(torch.allclose(expected[name], found[name], atol=1e-5) for name in expected)
+
+
+def test_heads_log_how_they_do(problem, tmp_path):
+    trained = train_heads(problem, tmp_path, eval_strategy="steps", eval_steps=7, logging_steps=7)
+    assert [entry["step"] for entry in trained.logs if "q_minus_return" in entry] == [7, 14]
+    losses = [entry["eval_loss"] for entry in trained.logs if "eval_loss" in entry]
+    assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)
+
+
+def test_training_leaves_the_given_model_alone(problem):
+    before = {name: weight.clone() for name, weight in problem.model.state_dict().items()}
+    baselines.train(
+        "bc",
+        problem.model,
+        problem.tokenizer,
+        problem.episodes,
+        None,
+        arguments(problem.folder, max_steps=2),
+        length=LENGTH,
+    )
+    after = problem.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_every_method_has_a_grid_of_one_size():
+    assert set(baselines.METHODS) == {
+        "bc",
+        "filtered_bc",
+        "return_conditioned",
+        "mc_returns",
+        "ilql",
+        "cql",
+        "q_sft_paper",
+        "q_sft",
+        "q_sft_new_head",
+        "random_targets",
+    }
+    assert {len(method.grid) for method in baselines.METHODS.values()} == {8}
+
+
+def test_what_cannot_be_trained(problem):
+    with pytest.raises(ValueError, match="method must be one of bc, filtered_bc"):
+        train(problem, "ppo")
+    with pytest.raises(ValueError, match="ilql knows no option alpha; its own are: expectile"):
+        train(problem, "ilql", alpha=1.0)
+    with pytest.raises(ValueError, match="q_sft knows no option fraction"):
+        train(problem, "q_sft", fraction=0.1)
+    with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):
+        train(problem, "filtered_bc", fraction=0.0)
+    with pytest.raises(ValueError, match="expectile must lie strictly between"):
+        train(problem, "ilql", expectile=1.0)
+    with pytest.raises(FloatingPointError, match="the cql loss is nan"):
+        broken = problem.episodes.map(lambda row: {"reward": [np.nan] * len(row["reward"])})
+        train(SimpleNamespace(**{**vars(problem), "episodes": broken}), "cql")
