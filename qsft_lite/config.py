@@ -35,6 +35,8 @@ class QSFTConfig(TrainingArguments):
     train_behavior: whether pi_phi goes on training beside p, by its own cross-entropy.
     clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training.
     cache_behavior: whether to work out once, before stage two, what the backup asks of pi_phi.
+    muon: Muon for the layers' matrices (``optimizer.MuonAdamW``) in place of AdamW throughout;
+        for small models from scratch.
     early_stopping_patience: end stage one after so many evaluations (each ``eval_steps``) without
         a lower held-out loss, and take the best weights.
     """
@@ -50,6 +52,7 @@ class QSFTConfig(TrainingArguments):
     train_behavior: bool = False
     clamp: bool = True
     cache_behavior: bool = False
+    muon: bool = False
     early_stopping_patience: int | None = None
 
     logging_steps: float = 50

@@ -9,7 +9,14 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-__all__ = ["Evaluation", "Policy", "evaluate", "normalized_score", "paired_difference"]
+__all__ = [
+    "Evaluation",
+    "Policy",
+    "bootstrap_interval",
+    "evaluate",
+    "normalized_score",
+    "paired_difference",
+]
 
 RESAMPLES = 10_000  # of a bootstrap
 
@@ -81,7 +88,7 @@ def evaluate(
     returns = np.array([sum(transcript["reward"]) for transcript in transcripts])
     return Evaluation(
         mean=float(returns.mean()),
-        interval=_interval(returns),
+        interval=bootstrap_interval(returns),
         returns=returns,
         success=float(np.mean(successes)),
         lengths=np.array([sum(transcript["is_action"]) for transcript in transcripts]),
@@ -169,7 +176,7 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float, float
             f"{len(b.returns)} of seed {b.seed}."
         )
     differences = a.returns - b.returns
-    return float(differences.mean()), *_interval(differences)
+    return float(differences.mean()), *bootstrap_interval(differences)
 
 
 def normalized_score(
@@ -194,7 +201,7 @@ def normalized_score(
     return np.where(raw < middle, below, above)[()]
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean, always the same for the same values."""
     random = np.random.default_rng(0)
     blocks = [random.choice(values, (RESAMPLES // 10, len(values))) for _ in range(10)]

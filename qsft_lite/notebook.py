@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from qsft_lite.results import PROFILES, project_root, provenance, replace_file, write_result
+from qsft_lite.results import (
+    PROFILES,
+    RESULT_PROFILES,
+    project_root,
+    provenance,
+    replace_file,
+    write_result,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +139,7 @@ def start(
 
     Args:
         name: the notebook's file name without its ending; results are stored under it.
-        profile: "smoke", "laptop" or "gpu".
+        profile: "smoke", "laptop" or "gpu"; or "record", where the settings have it.
         seed: an integer in [0, 2**32).
         settings: a dict of settings for each profile, all with the same keys.
         threads: CPU threads for torch. 1 where tensors are tiny: there, threads only get in each
@@ -141,14 +148,13 @@ def start(
     Raises:
         ValueError: an unknown profile, a profile without settings, or a seed out of range.
     """
-    if profile not in PROFILES:
-        nearest = difflib.get_close_matches(str(profile), PROFILES, n=1, cutoff=0)[0]
-        raise ValueError(
-            f"unknown profile {profile!r}: did you mean {nearest!r}? Known: {PROFILES}"
-        )
-    if set(settings) != set(PROFILES):
+    known = tuple(name for name in RESULT_PROFILES if name in settings or name in PROFILES)
+    if profile not in known:
+        nearest = difflib.get_close_matches(str(profile), known, n=1, cutoff=0)[0]
+        raise ValueError(f"unknown profile {profile!r}: did you mean {nearest!r}? Known: {known}")
+    if set(settings) != set(known):
         raise ValueError(f"settings must have the profiles {PROFILES}, not {tuple(settings)}")
-    for other in PROFILES:
+    for other in known:
         if different := set(settings[other]) ^ set(settings[profile]):
             raise ValueError(f"profiles {profile!r} and {other!r} differ in {sorted(different)}")
     if type(seed) is not int or not 0 <= seed < 2**32:

@@ -23,6 +23,9 @@ from typing import Any
 PROFILES = ("smoke", "laptop", "gpu")
 """How big a run is: seconds for tests, minutes on two cores, or paper-size on a GPU."""
 
+RESULT_PROFILES = (*PROFILES, "record")
+"""And for experiments, an hour or so on two cores: what the tables of rivals are made with."""
+
 # What every result holds, and the type it has in JSON.
 KEYS: dict[str, type | tuple[type, ...]] = {
     "name": str,
@@ -105,8 +108,8 @@ def _validate(result: Any, path: Path) -> None:
             raise ValueError(f"{path}: key {key!r} is missing")
         if not isinstance(result[key], kind):
             raise ValueError(f"{path}: key {key!r} has the wrong type: {result[key]!r}")
-    if result["profile"] not in PROFILES:
-        raise ValueError(f"{path}: profile {result['profile']!r} is not one of {PROFILES}")
+    if result["profile"] not in RESULT_PROFILES:
+        raise ValueError(f"{path}: profile {result['profile']!r} is not one of {RESULT_PROFILES}")
     if path.name != f"{result['name']}.{result['profile']}.json":
         raise ValueError(f"{path}: holds {result['name']} at profile {result['profile']}")
     for name, value in result["headline"].items():
@@ -219,7 +222,8 @@ def render(text: str, root: Path) -> str:
     """``text`` with every marked table rendered anew from ``root/data/results``.
 
     A marked table stands between the lines ``<!-- table:NAME -->`` and ``<!-- /table -->``. NAME is
-    ``notebooks`` (the map of ``root/notebooks``), or a name in the ``tables`` of a laptop result.
+    ``notebooks`` (the map of ``root/notebooks``), or a name in the ``tables`` of a result at the
+    profile laptop or record.
 
     Raises:
         ValueError: an unknown table name, or a marker without its partner.
@@ -240,10 +244,10 @@ def render(text: str, root: Path) -> str:
 
 
 def _named_table(name: str, results: list[dict[str, Any]]) -> str:
-    laptop = [result for result in results if result["profile"] == "laptop"]
-    found = [result for result in laptop if name in result["tables"]]
+    shown = [result for result in results if result["profile"] in ("laptop", "record")]
+    found = [result for result in shown if name in result["tables"]]
     if len(found) != 1:
-        known = sorted({table for result in laptop for table in result["tables"]})
+        known = sorted({table for result in shown for table in result["tables"]})
         count = "no result holds" if not found else f"{len(found)} results hold"
         raise ValueError(f"table {name!r}: {count} it; known are 'notebooks' and {known}")
     (result,) = found

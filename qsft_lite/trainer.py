@@ -38,6 +38,7 @@ from qsft_lite.behavior_cache import cache_behavior, collate_cached, weights_has
 from qsft_lite.config import STAGES, QSFTConfig
 from qsft_lite.data import collate
 from qsft_lite.models import dummy_id, output_head
+from qsft_lite.optimizer import muon
 from qsft_lite.results import replace_file
 from qsft_lite.step import behavior_step, q_sft_step
 
@@ -192,6 +193,12 @@ class QSFTTrainer(Trainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
+
+    def create_optimizer(self, model=None):
+        """AdamW as transformers makes it, or Muon."""
+        if self.optimizer is None and self.args.muon:
+            self.optimizer = muon(self.model, self.args)
+        return super().create_optimizer(model)
 
     # The loss: a mean over all action tokens of a step, whatever the batches and processes
 
@@ -444,6 +451,7 @@ _RUN_SETTINGS = (
     "early_stopping_patience",
     "seed",
     "learning_rate",
+    "muon",
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",

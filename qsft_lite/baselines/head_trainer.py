@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 
 from qsft_lite.baselines.heads import HeadLearner
+from qsft_lite.config import QSFTConfig
 from qsft_lite.data import collate
+from qsft_lite.optimizer import muon
 
 __all__ = ["HeadTrainer"]
 
@@ -28,7 +30,7 @@ class HeadTrainer(Trainer):
     """
 
     def __init__(
-        self, learner: HeadLearner, args: TrainingArguments, train_dataset: Any, eval_dataset: Any
+        self, learner: HeadLearner, args: QSFTConfig, train_dataset: Any, eval_dataset: Any
     ):
         super().__init__(
             model=learner,
@@ -38,6 +40,12 @@ class HeadTrainer(Trainer):
             eval_dataset=eval_dataset,
             callbacks=[_MoveTarget()],
         )
+
+    def create_optimizer(self, model=None):
+        """AdamW as transformers makes it, or Muon."""
+        if self.optimizer is None and self.args.muon:
+            self.optimizer = muon(self.model, self.args)
+        return super().create_optimizer(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the statistics to what is logged about training."""

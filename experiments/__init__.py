@@ -1,0 +1,1 @@
+"""Longer runs whose results the README and the notebooks show."""
