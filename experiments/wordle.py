@@ -62,18 +62,16 @@ SETTINGS = {
 }
 
 # The rows of each study: title -> method, its options, and which scores its policy may act by.
-PLAIN = {
-    METHODS[name].title: (name, {}, None)
-    for name in METHODS
-    if name not in ("q_sft", "q_sft_paper", "q_sft_new_head")
-}
+RIVALS = ("filtered_bc", "return_conditioned", "ilql", "cql")
 ALONG = {"train_behavior": True}
 OURS = {"backup": "behavior", **ALONG}
 STUDIES = {
     "methods": {
-        **PLAIN,
+        **{METHODS[name].title: (name, {}, None) for name in RIVALS},
         "Q-SFT (paper)": ("q_sft_paper", {}, ["p"]),
         "Q-SFT (ours)": ("q_sft", OURS, ["p", "ratio"]),
+        "Monte-Carlo returns": ("mc_returns", ALONG, ["ratio"]),
+        "Random targets": ("random_targets", ALONG, ["ratio"]),
         "Q-SFT, new head": ("q_sft_new_head", OURS, ["ratio"]),
     },
     "ablation": {
@@ -94,7 +92,18 @@ STUDIES = {
         ]
     },
 }
-BETAS = (4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+# Eight candidates for every method. By p / pi, rare actions have to be kept out of play.
+GRIDS = {
+    "p": [
+        {"beta": beta, "score": "p"}
+        for beta in (4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+    ],
+    "ratio": [
+        {"beta": beta, "score": "ratio", "support": support}
+        for beta in (32.0, 256.0)
+        for support in (0.03, 0.06, 0.12, 0.25)
+    ],
+}
 
 
 def word_list(path: str | None, words: int) -> list[str]:
@@ -164,7 +173,7 @@ def scores_of(task: Task, trained: TrainedMethod, scores: list[str] | None) -> d
     """Choose options on validation games, play the test games; for each score p and p / pi."""
     found = {}
     for score in scores or [None]:
-        grid = [{"beta": beta, "score": score} for beta in BETAS] if score else trained.grid
+        grid = GRIDS[score] if score else trained.grid
         options, tried = choose_options(
             trained,
             task.env,
@@ -253,6 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--study", choices=STUDIES, default="methods")
     parser.add_argument("--word-list", help="a file; the shipped list without it")
     parser.add_argument("--only", nargs="*", help="titles of rows; all without it")
+    parser.add_argument("--output", type=Path, default=project_root() / "build" / "experiments")
     parser.add_argument("--name", help="of the result; wordle_STUDY without it")
     for key, value in RECORD.items():
         parser.add_argument("--" + key.replace(" ", "-"), type=type(value), dest=key)
@@ -264,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     command = ["python -m experiments.wordle"]
     for key, value in given.items():
-        if value is not None and key != "only":
+        if value is not None and key not in ("only", "output"):
             value = Path(value).name if key == "word_list" else value
             command.append(f"--{key.replace(' ', '-').replace('_', '-')} {value}")
     os.environ.setdefault("QSFT_COMMAND", " ".join(command))
@@ -277,11 +287,12 @@ def main(arguments: list[str] | None = None) -> None:
     rows = STUDIES[options.study]
     rows = {title: row for title, row in rows.items() if not options.only or title in options.only}
     words = word_list(options.word_list, run.settings["words"])
-    identity = hashlib.sha256(json.dumps([words, run.settings]).encode()).hexdigest()[:12]
+    kept = {key: value for key, value in run.settings.items() if key != "seeds"}
+    identity = hashlib.sha256(json.dumps([words, kept]).encode()).hexdigest()[:12]
     found, hashes, means = [], [], []
     for seed in range(run.settings["seeds"]):
         task = Task(words, run.settings, seed)
-        folder = project_root() / "build" / "experiments" / name / identity / f"seed{seed}"
+        folder = options.output / name / identity / f"seed{seed}"
         found.append(run_seed(task, rows, folder))
         hashes.append(task.data_hash)
         means.append(task.data_mean)

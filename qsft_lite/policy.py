@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ class QSFTPolicy(CachedPolicy):
         beta: weight of the score, at least 0.
         score: one of the above.
         temperature: above 0; of pi alone.
+        support: least pi of an action that is played, where any action has that much. The ratio of
+            two small probabilities is mostly noise, and the largest beta picks the largest noise.
         dummy: id of the dummy token, if p was trained with one: then 1 - p(dummy|s) is a value.
 
     The other arguments are CachedPolicy's.
@@ -59,6 +62,7 @@ class QSFTPolicy(CachedPolicy):
         greedy: bool = False,
         *,
         temperature: float = 1.0,
+        support: float = 0.0,
         dummy: int | None = None,
         stop: str = "\n",
         max_new_tokens: int = 32,
@@ -69,6 +73,8 @@ class QSFTPolicy(CachedPolicy):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {temperature}; see also greedy.")
+        if not 0 <= support <= 1:
+            raise ValueError(f"support must lie in [0, 1], not {support}.")
         if score not in ("p", "ratio"):
             raise ValueError(f"score must be 'p' or 'ratio', not {score!r}.")
         if beta > 0 and q_model is None:
@@ -78,6 +84,7 @@ class QSFTPolicy(CachedPolicy):
         self.beta = beta
         self.score = score
         self.temperature = temperature
+        self.support = support
         self.dummy = dummy
         super().__init__(
             [behavior, q_model] if beta > 0 else [behavior],
@@ -92,11 +99,16 @@ class QSFTPolicy(CachedPolicy):
     def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
         """log pi / temperature + beta * score: (..., V), float32, not normalised."""
         log_pi = logits[0].log_softmax(-1, dtype=torch.float32)
+        log_weights = log_pi / self.temperature
+        if self.support > 0:
+            least = math.log(self.support)
+            rare = (log_pi < least) & (log_pi < log_pi.amax(-1, keepdim=True))
+            log_weights = log_weights.masked_fill(rare, -math.inf)
         if self.beta == 0:
-            return log_pi / self.temperature
+            return log_weights
         log_p = logits[1].log_softmax(-1, dtype=torch.float32)
         log_score = log_p if self.score == "p" else log_p - log_pi
-        return log_pi / self.temperature + self.beta * log_score.exp().clamp(max=1.0)
+        return log_weights + self.beta * log_score.exp().clamp(max=1.0)
 
     @torch.inference_mode()
     def values(self, transcript: str | Sequence[tuple[str, bool]]) -> pd.DataFrame:
@@ -226,6 +238,7 @@ class QSFTPolicy(CachedPolicy):
                 "score": self.score,
                 "greedy": self.greedy,
                 "temperature": self.temperature,
+                "support": self.support,
                 "dummy": self.dummy,
                 "stop": self.stop,
                 "max_new_tokens": self.max_new_tokens,

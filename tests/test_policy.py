@@ -296,6 +296,25 @@ def test_samples_follow_the_formula(score, value):
     assert np.allclose(observed, expected, atol=4.5 * np.sqrt(0.25 / samples))
 
 
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_actions_below_the_support_are_not_played(beta):
+    logits = torch.tensor([[0.05, 0.15, 0.2, 0.6], [0.22, 0.23, 0.26, 0.29]]).log()
+    other = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log().expand(2, 4)
+    policy = QSFTPolicy(
+        FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, beta, "ratio", support=0.2
+    )
+    free = QSFTPolicy(FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, beta, "ratio")
+    weights, unbounded = (one.log_weights([logits, other]) for one in (policy, free))
+    assert torch.isneginf(weights).tolist() == [[True, True, False, False], [False] * 4]
+    kept = ~torch.isneginf(weights)
+    assert torch.equal(weights[kept], unbounded[kept])
+    policy.support = 0.9  # nothing reaches it: the most likely action remains
+    assert (~torch.isneginf(policy.log_weights([logits, other]))).nonzero().tolist() == [
+        [0, 3],
+        [1, 3],
+    ]
+
+
 def test_the_ratio_is_clamped_and_survives_probabilities_that_underflow():
     logits = torch.tensor([[0.0, -200.0, -200.0, -300.0]])
     q_logits = torch.tensor([[0.0, -200.0 + math.log(0.5), -50.0, -300.0]])
@@ -475,6 +494,7 @@ def test_a_folder_without_a_policy_or_with_bad_settings_is_named(tmp_path):
         ({"beta": math.nan}, "beta"),
         ({"temperature": 0.0}, "temperature"),
         ({"score": "q"}, "score"),
+        ({"support": 1.5}, "support"),
         ({"q_model": None}, "q_model"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"stop": "!"}, "stop text '!'"),
