@@ -50,7 +50,7 @@ RECORD = {
     "learning rate": 2e-3,
     "target rate": 0.02,
     "seeds": 3,
-    "validation games": 1_000,
+    "validation games": 500,
     "test games": 1_000,
 }
 SMOKE = {"words": 8, "games": 500, "layers": 1, "width": 16, "validation games": 20}
@@ -92,18 +92,13 @@ STUDIES = {
         ]
     },
 }
-# Eight candidates for every method. By p / pi, rare actions have to be kept out of play.
-GRIDS = {
-    "p": [
-        {"beta": beta, "score": "p"}
-        for beta in (4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-    ],
-    "ratio": [
-        {"beta": beta, "score": "ratio", "support": support}
-        for beta in (32.0, 256.0)
-        for support in (0.03, 0.06, 0.12, 0.25)
-    ],
-}
+# Eight candidates for every method. The paper weighs by exp(beta p) alone.
+BY_P = [{"beta": beta} for beta in (4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)]
+BY_VALUE = [
+    {"beta": beta, "support": support}
+    for beta in (128.0, 512.0)
+    for support in (0.0, 0.2, 0.5, 0.9)
+]
 
 
 def word_list(path: str | None, words: int) -> list[str]:
@@ -173,7 +168,8 @@ def scores_of(task: Task, trained: TrainedMethod, scores: list[str] | None) -> d
     """Choose options on validation games, play the test games; for each score p and p / pi."""
     found = {}
     for score in scores or [None]:
-        grid = GRIDS[score] if score else trained.grid
+        grid = trained.grid if trained.values is None else BY_P if score == "p" else BY_VALUE
+        grid = [{**options, "score": score} if score else options for options in grid]
         options, tried = choose_options(
             trained,
             task.env,

@@ -7,6 +7,7 @@ once, however many turns it has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -330,3 +331,21 @@ def _token_masks(
     if not ends.any():
         raise ValueError(f"No token of the tokenizer ends with the stop text {stop!r}.")
     return never.to(device), ends.to(device)
+
+
+def check_support(support: float) -> float:
+    """The support; ValueError unless it lies in [0, 1]."""
+    if not 0 <= support <= 1:
+        raise ValueError(f"support must lie in [0, 1], not {support}.")
+    return support
+
+
+def outside_support(log_pi: torch.Tensor, support: float) -> torch.Tensor:
+    """Which actions have pi(a|s) < support * max_b pi(b|s): log_pi (..., V) -> bool (..., V).
+
+    The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
+    the largest weight of values picks the largest noise. At least the likeliest action is inside.
+    """
+    if support == 0:
+        return torch.zeros_like(log_pi, dtype=torch.bool)
+    return log_pi < log_pi.amax(-1, keepdim=True) + math.log(support)

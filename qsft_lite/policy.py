@@ -14,7 +14,14 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.cached_policy import ActionList, CachedPolicy, Constraint, token_ids
+from qsft_lite.cached_policy import (
+    ActionList,
+    CachedPolicy,
+    Constraint,
+    check_support,
+    outside_support,
+    token_ids,
+)
 from qsft_lite.encoding import start_id
 from qsft_lite.models import final_hidden, load_model, output_head
 
@@ -41,8 +48,8 @@ class QSFTPolicy(CachedPolicy):
         beta: weight of the score, at least 0.
         score: one of the above.
         temperature: above 0; of pi alone.
-        support: least pi of an action that is played, where any action has that much. The ratio of
-            two small probabilities is mostly noise, and the largest beta picks the largest noise.
+        support: only actions with pi(a|s) >= support * max_b pi(b|s) are played, see
+            cached_policy.outside_support; 0 for all.
         dummy: id of the dummy token, if p was trained with one: then 1 - p(dummy|s) is a value.
 
     The other arguments are CachedPolicy's.
@@ -73,8 +80,6 @@ class QSFTPolicy(CachedPolicy):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {temperature}; see also greedy.")
-        if not 0 <= support <= 1:
-            raise ValueError(f"support must lie in [0, 1], not {support}.")
         if score not in ("p", "ratio"):
             raise ValueError(f"score must be 'p' or 'ratio', not {score!r}.")
         if beta > 0 and q_model is None:
@@ -84,7 +89,7 @@ class QSFTPolicy(CachedPolicy):
         self.beta = beta
         self.score = score
         self.temperature = temperature
-        self.support = support
+        self.support = check_support(support)
         self.dummy = dummy
         super().__init__(
             [behavior, q_model] if beta > 0 else [behavior],
@@ -99,11 +104,8 @@ class QSFTPolicy(CachedPolicy):
     def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
         """log pi / temperature + beta * score: (..., V), float32, not normalised."""
         log_pi = logits[0].log_softmax(-1, dtype=torch.float32)
-        log_weights = log_pi / self.temperature
-        if self.support > 0:
-            least = math.log(self.support)
-            rare = (log_pi < least) & (log_pi < log_pi.amax(-1, keepdim=True))
-            log_weights = log_weights.masked_fill(rare, -math.inf)
+        outside = outside_support(log_pi, self.support)
+        log_weights = (log_pi / self.temperature).masked_fill(outside, -math.inf)
         if self.beta == 0:
             return log_weights
         log_p = logits[1].log_softmax(-1, dtype=torch.float32)

@@ -96,7 +96,7 @@ def test_the_expectile_minimises_its_loss(seed, expectile):
     assert least.grad.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_losses_refuse_ownout_of_range():
+def test_losses_refuse_options_out_of_range():
     x = random_inputs(0)
     ilql = [x[name] for name in ("q", "value", "target_q", "next_value")]
     rest = [x[name] for name in ("actions", "reward", "discount")]
@@ -338,7 +338,8 @@ def test_conditioning_on_a_return_is_bayes_rule(model, tokenizer, tmp_path):
     assert policy.act(["s0 a2 s1 "])[0] in WORDS
 
 
-def test_sampled_actions_follow_the_weights(model, tokenizer):
+@pytest.mark.parametrize("support", [0.0, 0.95])
+def test_sampled_actions_follow_the_weights(model, tokenizer, support):
     values = random_values(model)
     history, beta, temperature = "s0 a1 s1 ", 2.0, 0.5
     ids = torch.tensor([[1, *tokenizer(history)["input_ids"]]])
@@ -346,8 +347,19 @@ def test_sampled_actions_follow_the_weights(model, tokenizer):
         log_pi = model(ids).logits[0, -1].log_softmax(-1)
         weights = (log_pi / temperature + beta * values(ids).logits[0, -1]).double().exp().numpy()
     weights[:3] = 0  # the special tokens
+    pi = log_pi.exp().numpy()
+    weights[pi < support * pi.max()] = 0
+    assert support == 0 or 0 < (weights > 0).sum() < (pi > 0).sum() - 3
     policy = ValuePolicy(
-        model, values, tokenizer, beta, temperature=temperature, stop=" ", max_new_tokens=1, seed=1
+        model,
+        values,
+        tokenizer,
+        beta,
+        temperature=temperature,
+        support=support,
+        stop=" ",
+        max_new_tokens=1,
+        seed=1,
     )
     actions = policy.act([history] * 4000)
     vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))

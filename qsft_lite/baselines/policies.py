@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines.heads import ActionValues
-from qsft_lite.cached_policy import CachedPolicy
+from qsft_lite.cached_policy import CachedPolicy, check_support, outside_support
 
 __all__ = ["ClonedPolicy", "ValuePolicy"]
 
@@ -44,8 +46,8 @@ class ClonedPolicy(CachedPolicy):
 class ValuePolicy(CachedPolicy):
     """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
 
-    ILQL's beta (Q - V) is the same policy, since V is the same for every action. Further options
-    are CachedPolicy's.
+    ILQL's beta (Q - V) is the same policy, since V is the same for every action. support: as in
+    QSFTPolicy. Further options are CachedPolicy's.
     """
 
     def __init__(
@@ -56,16 +58,20 @@ class ValuePolicy(CachedPolicy):
         beta: float,
         *,
         temperature: float = 1.0,
+        support: float = 0.0,
         **options,
     ):
         super().__init__([behavior, values], tokenizer, **options)
         self.beta = beta
         self.temperature = check_temperature(temperature)
+        self.support = check_support(support)
 
     def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
         """(B, V), float32."""
         behavior, values = logits
-        return behavior.float().log_softmax(-1) / self.temperature + self.beta * values.float()
+        log_pi = behavior.float().log_softmax(-1)
+        weights = log_pi / self.temperature + self.beta * values.float()
+        return weights.masked_fill(outside_support(log_pi, self.support), -math.inf)
 
 
 def check_temperature(temperature: float) -> float:

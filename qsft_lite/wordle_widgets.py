@@ -1,0 +1,313 @@
+"""Wordle beside a policy: its candidates as bars, and its values over a transcript.
+
+The pictures are functions of a game and need no browser; the two explorers put controls under them,
+as those of `widgets` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qsft_lite.envs.wordle_rules import START, TRIES, WordleRules
+from qsft_lite.plots import COLORS, VALUE_COLORS, use_style
+from qsft_lite.policy import QSFTPolicy
+from qsft_lite.widgets import _choice, _show
+
+TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
+POLICYS_CHOICE = "(the policy's)"
+NOT_YET = "(not yet)"
+BARS = 8  # candidates shown
+QUANTITIES = (("p/π = Q", "ratio"), ("π", "pi"), ("p", "p"), ("V = 1 - p(dummy)", "V"))
+
+
+# A game
+
+
+def history_of(rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
+    """The transcript of these guesses, with the feedback to each.
+
+    Raises ValueError for a word outside the list, or for more guesses than the game has.
+    """
+    return START + "".join(text for turn in _turns(rules, secret, guesses) for text in turn)
+
+
+def candidate_table(policy: QSFTPolicy, rules: WordleRules, history: str) -> pd.DataFrame:
+    """What the policy thinks of every word of the list after a history, the best first.
+
+    Returns:
+        One row a word, sorted by pi_hat: ``word``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; and
+        whether the word is ``consistent`` with the feedback so far.
+    """
+    found = policy.candidates(history, rules.guess_texts)
+    table = pd.DataFrame(
+        {
+            "word": rules.words,
+            "pi": np.exp(found["log_pi"]),
+            "Q": found["Q"],
+            "pi_hat": np.exp(found["log_pi_hat"]),
+            "consistent": rules.consistent(rules.read_history(history)),
+        }
+    )
+    return table.sort_values("pi_hat", ascending=False, kind="stable", ignore_index=True)
+
+
+def policy_guesses(
+    policy: QSFTPolicy, rules: WordleRules, secret: str, guesses: Sequence[str] = ()
+) -> list[str]:
+    """The given guesses and then the policy's likeliest ones, to the end of the game."""
+    guesses = list(guesses)
+    while not _is_over(secret, guesses):
+        history = history_of(rules, secret, guesses)
+        guesses.append(candidate_table(policy, rules, history)["word"][0])
+    return guesses
+
+
+def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tuple[str, str]]:
+    if len(guesses) > TRIES:
+        raise ValueError(f"a game has {TRIES} guesses, got {len(guesses)}")
+    answer = rules.word_index(secret)
+    rows = [rules.word_index(guess) for guess in guesses]
+    return [
+        (rules.guess_texts[row], rules.feedback_texts[rules.table[row, answer]]) for row in rows
+    ]
+
+
+def _is_over(secret: str, guesses: Sequence[str]) -> bool:
+    return len(guesses) >= TRIES or secret in guesses
+
+
+# Pictures
+
+
+def draw_candidates(
+    policy: QSFTPolicy,
+    rules: WordleRules,
+    secret: str,
+    guesses: Sequence[str],
+    *,
+    against: bool = False,
+) -> Figure:
+    """The board so far, and pi, Q and pi_hat of the likeliest next guesses.
+
+    Args:
+        policy: whose candidates are shown; one with a q_model.
+        rules: the word list and its texts, as the policy was trained on.
+        secret: the word to be found; shown only when the game is over.
+        guesses: the words guessed so far, at most 6.
+        against: whether to show beside it the policy's own game for the same secret, its letters
+            hidden until this game is over.
+
+    Raises:
+        ValueError: a word outside the list, or more than 6 guesses.
+    """
+    turns = _turns(rules, secret, guesses)
+    over = _is_over(secret, guesses)
+    with plt.rc_context():
+        use_style()
+        figure = plt.figure(figsize=(11, 4.2))
+        boards = 2 if against else 1
+        grid = figure.add_gridspec(1, boards + 3, width_ratios=[1.15] * boards + [1.0] * 3)
+        board = figure.add_subplot(grid[0])
+        _draw_board(board, turns, letters=True)
+        board.set_title("this game" if against else "the game")
+        if against:
+            rival_axes = figure.add_subplot(grid[1])
+            rival = policy_guesses(policy, rules, secret)
+            _draw_board(rival_axes, _turns(rules, secret, rival), letters=over)
+            rival_axes.set_title("the policy's")
+        bars = [figure.add_subplot(grid[boards + i]) for i in range(3)]
+        if over:
+            _say_it_is_over(figure, bars, secret, secret in guesses)
+        else:
+            table = candidate_table(policy, rules, history_of(rules, secret, guesses))
+            _draw_bars(bars, table.head(BARS))
+            left = int(table["consistent"].sum())
+            figure.suptitle(
+                f"Guess {len(guesses) + 1}: {left} of {len(table)} words are consistent "
+                "with the feedback (*)",
+                fontsize=13,
+            )
+        plt.close(figure)
+    return figure
+
+
+def draw_token_values(
+    policy: QSFTPolicy,
+    segments: Sequence[tuple[str, bool]],
+    *,
+    quantity: str = "ratio",
+) -> Figure:
+    """A transcript as rows of tokens, one row a line, its action tokens colored by their value.
+
+    Tokens of the environment stay white: p and pi are trained on actions only.
+
+    Args:
+        policy: one with a q_model; for quantity="V" with a dummy.
+        segments: texts and whether each is an action.
+        quantity: "ratio", "p", "pi" or "V", a column of `QSFTPolicy.values`.
+
+    Raises:
+        ValueError: an unknown quantity, or one that this policy does not have.
+    """
+    values = policy.values(segments)
+    labels = {key: label for label, key in QUANTITIES}
+    if quantity not in labels or quantity not in values:
+        known = ", ".join(key for key in labels if key in values)
+        raise ValueError(f"quantity must be one of {known}, got {quantity!r}")
+    lines: list[list[int]] = [[]]
+    for token in range(len(values)):
+        lines[-1].append(token)
+        if values["token"][token].endswith("\n"):
+            lines.append([])
+    lines = [line for line in lines if line]
+    with plt.rc_context():
+        use_style()
+        longest = max(map(len, lines))
+        figure, axes = plt.subplots(figsize=(3.6 + 1.1 * longest, 1.3 + 0.38 * len(lines)))
+        for row, line in enumerate(lines):
+            for column, token in enumerate(line):
+                _draw_token(axes, column, row, values.loc[token], quantity)
+        axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5), xticks=[], yticks=[])
+        axes.set_title(f"{labels[quantity]} of each action token", fontsize=12)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
+        figure.colorbar(scale, ax=axes, label=labels[quantity])
+        plt.close(figure)
+    return figure
+
+
+def _draw_token(axes: Axes, column: int, row: int, token: pd.Series, quantity: str) -> None:
+    value, is_action = token[quantity], bool(token["is_action"])
+    text = token["token"].replace("\n", "⏎")
+    fill, ink = "white", "#666666"
+    if is_action:
+        fill = VALUE_COLORS(min(value, 1.0))
+        ink = "white" if value < 0.5 else "black"
+        text = f"{text}  {value:.2f}"
+    box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="white", lw=2)
+    axes.add_patch(box)
+    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=10)
+
+
+def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) -> None:
+    for row in range(TRIES):
+        for column in range(5):
+            fill, letter = "white", ""
+            if row < len(turns):
+                guess, colors = (text.strip().replace(" ", "") for text in turns[row])
+                fill = TILES[colors[column]]
+                letter = guess[column].upper() if letters else ""
+            tile = plt.Rectangle((column, row), 0.92, 0.92, facecolor=fill, edgecolor="#bbbbbb")
+            axes.add_patch(tile)
+            center = column + 0.46, row + 0.48
+            axes.text(*center, letter, ha="center", va="center", color="white", weight="bold")
+    axes.set(xlim=(-0.1, 5), ylim=(TRIES, -0.1), xticks=[], yticks=[], aspect="equal")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
+    names = [word + (" *" if fits else "") for word, fits in table[["word", "consistent"]].values]
+    panels = (
+        ("pi", "π, the prior", COLORS["cloning"]),
+        ("Q", "Q = p/π", VALUE_COLORS(0.35)),
+        ("pi_hat", "π̂, what is played", COLORS["Q-SFT, dummy (ours)"]),
+    )
+    for number, (axes, (column, title, color)) in enumerate(zip(all_axes, panels, strict=True)):
+        axes.barh(range(len(table)), table[column], color=color)
+        for row, value in enumerate(table[column]):
+            axes.text(value, row, f" {value:.2f}", va="center", fontsize=10)
+        axes.set_yticks(range(len(table)), names if number == 0 else [])
+        axes.set(ylim=(len(table) - 0.4, -0.6), xticks=[], title=title)
+        axes.set_xlim(0, 1.3 * max(table[column].max(), 0.05))
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+
+
+def _say_it_is_over(figure: Figure, bars: Sequence[Axes], secret: str, won: bool) -> None:
+    figure.suptitle(f"{'Found' if won else 'Not found'}: the word was {secret}", fontsize=13)
+    for axes in bars:
+        axes.axis("off")
+
+
+# Explorers
+
+
+def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> None:
+    """Play Wordle with the policy or against it, and see its candidates before each guess.
+
+    Controls: the number of the game, which stands for a secret; each of the six guesses, a word or
+    the policy's own; and whether the policy's own game is shown beside.
+
+    Raises ValueError for a game that is not in 1 .. number of words.
+    """
+    words = rules.words
+    numbers = [(str(number), number) for number in range(1, len(words) + 1)]
+    guesses = [(word, word) for word in (NOT_YET, POLICYS_CHOICE, *words)]
+    controls: dict[str, Any] = {
+        "game": _choice("game", "game", game, numbers),
+        "against": _choice(
+            "against", "policy's game", False, [("hide", False), ("show (a race)", True)]
+        ),
+    }
+    for turn in range(1, TRIES + 1):
+        controls[f"guess_{turn}"] = _choice("guess", f"guess {turn}", NOT_YET, guesses)
+
+    def draw(game: int, against: bool, **chosen: str) -> Figure:
+        secret = words[(7 * game) % len(words)]  # not in the order of the list
+        played: list[str] = []
+        for guess in chosen.values():
+            if guess == NOT_YET or _is_over(secret, played):
+                break
+            if guess == POLICYS_CHOICE:
+                guess = policy_guesses(policy, rules, secret, played)[len(played)]
+            played.append(guess)
+        return draw_candidates(policy, rules, secret, played, against=against)
+
+    _show(
+        draw,
+        controls,
+        "Left, the board of a game of Wordle; right, bars of the prior pi, the value Q and the "
+        "policy pi_hat of the likeliest next guesses.",
+    )
+
+
+def token_explorer(
+    policy: QSFTPolicy, transcripts: Sequence[dict[str, Any]], *, quantity: str = "ratio"
+) -> None:
+    """Show the token values of transcripts, with controls for which one and which quantity.
+
+    Args:
+        policy: one with a q_model and a dummy.
+        transcripts: rows of a data set, each with text and is_action.
+        quantity: as in `draw_token_values`.
+
+    Raises ValueError for no transcripts, or an unknown quantity.
+    """
+    if not transcripts:
+        raise ValueError("token_explorer needs at least one transcript")
+    offered = [(str(number), number) for number in range(1, len(transcripts) + 1)]
+    controls = {
+        "transcript": _choice("transcript", "transcript", 1, offered, ipywidgets.SelectionSlider),
+        "quantity": _choice("quantity", "color", quantity, QUANTITIES),
+    }
+
+    def draw(transcript: int, quantity: str) -> Figure:
+        row = transcripts[transcript - 1]
+        segments = list(zip(row["text"], row["is_action"], strict=True))
+        return draw_token_values(policy, segments, quantity=quantity)
+
+    _show(
+        draw,
+        controls,
+        "A transcript as rows of tokens; the agent's tokens are colored by the policy's value.",
+    )

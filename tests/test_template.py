@@ -1,0 +1,127 @@
+"""The template notebook: as committed, on a file and model of one's own, and on bad ones."""
+
+import json
+
+import nbformat
+import pytest
+import test_notebook_hygiene
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from qsft_lite import envs, models, notebook, trajectories
+from qsft_lite.policy import QSFTPolicy
+from qsft_lite.results import project_root
+from qsft_lite.runner import NotebookError
+
+TEMPLATE = project_root() / "notebooks" / "template_your_own_data.ipynb"
+MAZE = ("S..", ".TG")
+SMOKE = {
+    "PROFILE": "smoke",
+    "BEHAVIOR_STEPS": 12,
+    "VALUE_STEPS": 12,
+    "BATCH_ROWS": 2,
+    "BETAS": [0.0, 8.0],
+}
+
+
+@pytest.mark.parametrize("check", test_notebook_hygiene.CHECKS, ids=lambda check: check.__name__)
+def test_hygiene(check):
+    check(nbformat.read(TEMPLATE, as_version=4), TEMPLATE.name)
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """A file of walks, whose rewards run from -2 to 3, and the maze's texts."""
+    walks = envs.generate("gridworld", 60, 0, maze=MAZE, behavior=(0.25,) * 4, max_steps=8)
+    path = tmp_path / "walks.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for walk in walks:
+            reward = [5.0 * r for r in walk["reward"]]
+            reward[-2] -= 2.0  # of the last action
+            sequence = list(zip(walk["text"], walk["is_action"], strict=True))
+            line = {"sequence": sequence, "reward": reward, "done": walk["done"]}
+            file.write(json.dumps(line) + "\n")
+    return path, envs.make("gridworld", maze=MAZE).texts
+
+
+@pytest.fixture
+def run_template(tmp_path, monkeypatch):
+    """Run the template with parameters; results and pictures go beside the test's files."""
+    for name in ("RESULTS", "FIGURES"):
+        monkeypatch.setenv(f"QSFT_{name}", str(tmp_path / name.lower()))
+    monkeypatch.setenv("QSFT_THREADS", "1")
+
+    def run(**parameters):
+        output = tmp_path / "executed.ipynb"
+        notebook.run(TEMPLATE, {**SMOKE, **parameters}, output)
+        return nbformat.read(output, as_version=4)
+
+    return run
+
+
+def test_own_data_and_model(tmp_path, own_data, run_template):
+    path, texts = own_data
+    tokenizer = models.word_tokenizer(texts)
+    model = models.small_model(tokenizer, layers=1, width=16, heads=2, context=64, seed=0)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+
+    executed = run_template(
+        DATA=str(path),
+        MODEL=str(tmp_path / "model"),
+        OUTPUT=str(tmp_path / "run"),
+        RETURN_LOW=-2,
+        RETURN_HIGH=3,
+    )
+
+    printed = "".join(
+        output.get("text", "") for cell in executed.cells for output in cell.get("outputs", [])
+    )
+    assert "a return of -2 becomes 0, one of 3 becomes 1" in printed
+    pictures = filter(test_notebook_hygiene.has_picture, test_notebook_hygiene.code_cells(executed))
+    assert len(list(pictures)) == 3
+    result = json.loads((tmp_path / "results" / f"{TEMPLATE.stem}.smoke.json").read_text())
+    assert result["data_hash"] == trajectories.data_hash(trajectories.load_trajectories(path))
+
+    for name in ("behavior", "q_model"):  # plain models and tokenizers of transformers
+        folder = tmp_path / "run" / "policy" / name
+        loaded = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+        changed = any(
+            (weight != model.state_dict()[key]).any() for key, weight in loaded.state_dict().items()
+        )
+        assert changed, f"{name} was not trained"
+        assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+    policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
+    assert (policy.beta, policy.score, policy.stop) == (8.0, "ratio", "\n")
+    assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
+
+
+def test_a_bad_line_is_named(own_data, run_template):
+    path, _ = own_data
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[6] = lines[6].replace('"done": true', '"done": "perhaps"')
+    lines[6] = lines[6].replace('"done": false', '"done": "perhaps"')
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(NotebookError, match=r"walks\.jsonl.*\b7\b.*done"):
+        run_template(DATA=str(path))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"MODEL": "no/such/folder"}, OSError, "Cannot load 'no/such/folder'"),
+        ({"STOP": "!"}, ValueError, r"episode 1: the action '\w+\\n' does not end with STOP='!'"),
+        ({"RETURN_LOW": 0, "RETURN_HIGH": 3}, ValueError, r"walks\.jsonl.*outside"),
+        ({"DATA": "nowhere.jsonl"}, FileNotFoundError, r"nowhere\.jsonl: no such file"),
+        ({"MAX_TOKENS": 1}, ValueError, "would have 0 of 0 episodes"),
+    ],
+)
+def test_bad_settings_are_plain(own_data, monkeypatch, parameters, error, message):
+    """The cells are run here, one after another: a kernel for each would take long to start."""
+    path, _ = own_data
+    monkeypatch.setenv("QSFT_THREADS", "1")
+    names = {}
+    with pytest.raises(error, match=message):
+        for cell in test_notebook_hygiene.code_cells(nbformat.read(TEMPLATE, as_version=4))[1:]:
+            exec(cell.source, names)
+            if "parameters" in test_notebook_hygiene.tags(cell):
+                names.update({**SMOKE, "DATA": str(path), **parameters})

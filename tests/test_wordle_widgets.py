@@ -1,0 +1,298 @@
+"""Wordle's pictures and explorers without a browser: what they draw, and that it is so."""
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+
+from qsft_lite import models, widgets
+from qsft_lite import wordle_widgets as ww
+from qsft_lite.envs import make
+from qsft_lite.plots import VALUE_COLORS
+from qsft_lite.policy import QSFTPolicy
+
+WORDS = ("about", "chair", "there", "where", "tying", "later")
+
+
+def made(word_format):
+    """Rules and a policy of random weights, with p unlike pi."""
+    rules = make("wordle", word_list=WORDS, format=word_format)
+    make_tokenizer = {"words": models.word_tokenizer, "letters": models.character_tokenizer}
+    tokenizer = make_tokenizer[word_format](rules.texts)
+    options = {"layers": 1, "width": 16, "heads": 2, "context": 128}
+    pi, p = (models.small_model(tokenizer, **options, seed=seed) for seed in (1, 2))
+    for model in (pi, p):
+        model.get_input_embeddings().weight.data *= 40  # far from uniform
+    dummy = models.dummy_id(tokenizer)
+    return rules.rules, QSFTPolicy(pi, p, tokenizer, 5.0, "ratio", dummy=dummy)
+
+
+@pytest.fixture(scope="module", params=["words", "letters"])
+def game(request):
+    return made(request.param)
+
+
+@pytest.fixture(scope="module")
+def word_game():
+    return made("words")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What an explorer displays, in order."""
+    displayed = []
+    monkeypatch.setattr(widgets, "display", displayed.append)
+    return displayed
+
+
+def all_widgets(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from all_widgets(child)
+
+
+def live_picture(widget):
+    (picture,) = [w for w in all_widgets(widget) if isinstance(w, ipywidgets.Image)]
+    return picture
+
+
+def controls(widget):
+    kinds = (ipywidgets.SelectionSlider, ipywidgets.Dropdown)
+    return {w.description: w for w in all_widgets(widget) if isinstance(w, kinds)}
+
+
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def segments_of(rules, secret, guesses):
+    lines = ww.history_of(rules, secret, guesses).splitlines(keepends=True)
+    return [(line, number % 2 == 1) for number, line in enumerate(lines)]
+
+
+# The game
+
+
+def test_the_history_is_the_transcript_of_the_environment(game):
+    rules, _ = game
+    env = make("wordle", word_list=WORDS, format=rules.format)
+    history, _ = env.reset(options={"secret": "where"})
+    for guess in ("chair", "there", "where"):
+        answer, *_ = env.step(guess)
+        history += rules.guess_texts[WORDS.index(guess)] + answer
+    assert ww.history_of(rules, "where", ["chair", "there", "where"]) == history
+
+
+def test_candidates_are_the_models_own_probabilities(word_game):
+    rules, policy = word_game
+    history = ww.history_of(rules, "where", ["chair"])
+    table = ww.candidate_table(policy, rules, history)
+    assert sorted(table["word"]) == sorted(WORDS)
+    assert (table["pi_hat"].diff().dropna() <= 0).all()
+
+    tokenizer = policy.tokenizer
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(history).input_ids]])
+    with torch.no_grad():
+        pi, p = (
+            m(ids).logits[0, -1].double().softmax(-1) for m in (policy.behavior, policy.q_model)
+        )
+    q = (p / pi).clamp(max=1)
+    pi_hat = pi * (5.0 * q).exp()
+    pi_hat /= pi_hat.sum()
+    for word, *found in table[["word", "pi", "Q", "pi_hat"]].itertuples(index=False):
+        token = tokenizer.convert_tokens_to_ids(word + "\n")
+        assert found == pytest.approx([float(x[token]) for x in (pi, q, pi_hat)], rel=1e-4)
+
+
+def test_candidates_know_what_is_consistent(game):
+    rules, policy = game
+    table = ww.candidate_table(policy, rules, ww.history_of(rules, "where", ["there"]))
+    # "there" answers byggg for "where", whose h, e, r, e are where they are there.
+    fits = {
+        word
+        for word in WORDS
+        if ww.history_of(rules, word, ["there"]).endswith(
+            ww.history_of(rules, "where", ["there"])[len("Wordle:\n") :]
+        )
+    }
+    assert set(table["word"][table["consistent"]]) == fits == {"where"}
+
+
+def test_the_policy_goes_on_from_given_guesses_to_the_end(game):
+    rules, policy = game
+    for secret in WORDS:
+        guesses = ww.policy_guesses(policy, rules, secret, ["about"])
+        assert guesses[0] == "about"
+        assert guesses[-1] == secret or len(guesses) == 6
+        assert secret not in guesses[:-1]
+        if len(guesses) > 1:
+            history = ww.history_of(rules, secret, ["about"])
+            table = ww.candidate_table(policy, rules, history)
+            assert guesses[1] == table["word"][table["pi_hat"].argmax()]
+
+
+def test_impossible_games_are_named(game):
+    rules, policy = game
+    with pytest.raises(ValueError, match="'hairy' is not in the word list; close to it: chair"):
+        ww.history_of(rules, "where", ["hairy"])
+    with pytest.raises(ValueError, match="'hairy' is not in the word list"):
+        ww.draw_candidates(policy, rules, "hairy", [])
+    with pytest.raises(ValueError, match="a game has 6 guesses, got 7"):
+        ww.draw_candidates(policy, rules, "where", ["chair"] * 7)
+
+
+# The candidates' picture
+
+
+def test_the_bars_are_the_table(game):
+    rules, policy = game
+    figure = ww.draw_candidates(policy, rules, "where", ["chair"])
+    board, *bars = figure.axes
+    table = ww.candidate_table(policy, rules, ww.history_of(rules, "where", ["chair"]))
+    for axes, column in zip(bars, ("pi", "Q", "pi_hat"), strict=True):
+        assert [patch.get_width() for patch in axes.patches] == pytest.approx(list(table[column]))
+    labels = [label.get_text() for label in bars[0].get_yticklabels()]
+    assert [label.removesuffix(" *") for label in labels] == list(table["word"])
+    assert [label.endswith("*") for label in labels] == list(table["consistent"])
+    count = table["consistent"].sum()
+    assert f"Guess 2: {count} of 6 words" in figure.get_suptitle()
+
+
+def test_the_board_shows_letters_and_colors(game):
+    rules, policy = game
+    board = ww.draw_candidates(policy, rules, "where", ["there"]).axes[0]
+    assert "".join(texts_of(board)) == "THERE"
+    first_row = [patch.get_facecolor() for patch in board.patches[:5]]
+    assert first_row == [to_rgba(ww.TILES[color]) for color in "bgggg"]
+    assert {patch.get_facecolor() for patch in board.patches[5:]} == {to_rgba("white")}
+
+
+def test_a_rivals_letters_stay_hidden_until_the_game_is_over(game):
+    rules, policy = game
+    under_way = ww.draw_candidates(policy, rules, "where", ["chair"], against=True)
+    assert "".join(texts_of(under_way.axes[1])) == ""
+    over = ww.draw_candidates(policy, rules, "where", ["where"], against=True)
+    rival = "".join(ww.policy_guesses(policy, rules, "where")).upper()
+    assert "".join(texts_of(over.axes[1])) == rival
+    assert over.get_suptitle() == "Found: the word was where"
+    lost = ww.draw_candidates(policy, rules, "where", ["chair"] * 6)
+    assert lost.get_suptitle() == "Not found: the word was where"
+
+
+# The heat map
+
+
+@pytest.mark.parametrize("quantity", ["ratio", "p", "pi", "V"])
+def test_action_tokens_are_colored_by_their_value(game, quantity):
+    rules, policy = game
+    segments = segments_of(rules, "where", ["chair", "there"])
+    axes = ww.draw_token_values(policy, segments, quantity=quantity).axes[0]
+    values = policy.values(segments)
+    assert len(axes.patches) == len(values)
+    for patch, (_, token) in zip(axes.patches, values.iterrows(), strict=True):
+        wanted = VALUE_COLORS(min(token[quantity], 1.0)) if token["is_action"] else to_rgba("white")
+        assert patch.get_facecolor() == pytest.approx(wanted)
+    numbers = [f"{value:.2f}" for value in values[quantity][values["is_action"]]]
+    assert [text.split()[-1] for text in texts_of(axes) if "." in text] == numbers
+
+
+def test_a_line_of_the_transcript_is_a_row(game):
+    rules, policy = game
+    axes = ww.draw_token_values(policy, segments_of(rules, "where", ["chair"])).axes[0]
+    assert {patch.get_y() for patch in axes.patches} == {-0.5, 0.5, 1.5}
+
+
+def test_unknown_quantities_are_named(word_game):
+    rules, policy = word_game
+    segments = segments_of(rules, "where", ["chair"])
+    with pytest.raises(ValueError, match="quantity must be one of ratio, pi, p, V, got 'q'"):
+        ww.draw_token_values(policy, segments, quantity="q")
+    no_dummy = QSFTPolicy(policy.behavior, policy.q_model, policy.tokenizer, 1.0)
+    with pytest.raises(ValueError, match="quantity must be one of ratio, pi, p, got 'V'"):
+        ww.draw_token_values(no_dummy, segments, quantity="V")
+
+
+# The explorers
+
+
+def test_the_static_picture_is_the_live_one_at_rest(word_game, shown, capfd):
+    rules, policy = word_game
+    transcript = {"text": ["Wordle:\n", "chair\n", "bybby\n"], "is_action": [False, True, False]}
+    ww.play_explorer(policy, rules)
+    ww.token_explorer(policy, [transcript])
+    for static, widget in (shown[:2], shown[2:]):
+        assert static.data == live_picture(widget).value
+        assert static.alt
+    segments = list(zip(transcript["text"], transcript["is_action"], strict=True))
+    assert shown[2].data == widgets._png(ww.draw_token_values(policy, segments))
+    assert plt.get_fignums() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_game_is_played_by_the_controls(word_game, shown):
+    rules, policy = word_game
+    ww.play_explorer(policy, rules, game=2)
+    widget = shown[1]
+    secret = WORDS[14 % 6]
+    by_name = controls(widget)
+    picture = live_picture(widget)
+
+    def expected(guesses, **options):
+        return widgets._png(ww.draw_candidates(policy, rules, secret, guesses, **options))
+
+    assert picture.value == expected([])
+    by_name["guess 2"].value = "about"  # waits for the first guess
+    assert picture.value == expected([])
+    by_name["guess 1"].value = "chair"
+    assert picture.value == expected(["chair", "about"])
+    by_name["guess 2"].value = ww.POLICYS_CHOICE
+    own = ww.policy_guesses(policy, rules, secret, ["chair"])[1]
+    assert picture.value == expected(["chair", own])
+    by_name["policy's game"].value = True
+    assert picture.value == expected(["chair", own], against=True)
+    by_name["guess 1"].value = secret
+    assert picture.value == expected([secret], against=True)
+
+
+def test_every_game_has_its_own_secret(word_game, shown, monkeypatch):
+    rules, policy = word_game
+    secrets = []
+    draw = ww.draw_candidates
+
+    def noted(policy, rules, secret, guesses, **options):
+        secrets.append(secret)
+        return draw(policy, rules, secret, guesses, **options)
+
+    monkeypatch.setattr(ww, "draw_candidates", noted)
+    ww.play_explorer(policy, rules)
+    for number in range(2, 7):
+        controls(shown[1])["game"].value = number
+    assert sorted(secrets) == sorted(WORDS)
+
+
+def test_the_transcript_and_the_quantity_can_be_chosen(word_game, shown):
+    rules, policy = word_game
+    games = [segments_of(rules, "where", guesses) for guesses in (["chair"], ["there", "about"])]
+    rows = [
+        {"text": [text for text, _ in game], "is_action": [a for _, a in game]} for game in games
+    ]
+    ww.token_explorer(policy, rows)
+    widget = shown[1]
+    controls(widget)["transcript"].value = 2
+    controls(widget)["color"].value = "V"
+    expected = widgets._png(ww.draw_token_values(policy, games[1], quantity="V"))
+    assert live_picture(widget).value == expected
+    assert not np.array_equal(shown[0].data, expected)
+
+
+def test_bad_start_values_are_named(word_game, shown):
+    rules, policy = word_game
+    with pytest.raises(ValueError, match="game must be one of 1, 2, .*, got 7"):
+        ww.play_explorer(policy, rules, game=7)
+    with pytest.raises(ValueError, match="at least one transcript"):
+        ww.token_explorer(policy, [])
+    with pytest.raises(ValueError, match="quantity must be one of ratio, pi, p, V, got 'q'"):
+        ww.token_explorer(policy, [{"text": [], "is_action": []}], quantity="q")
+    assert shown == []
