@@ -251,6 +251,17 @@ def _paired(found: list[dict[str, Any]], title: str, score: str) -> np.ndarray:
     return np.mean([seed[title][score]["returns"] for seed in found], axis=0)
 
 
+def _with_digits(seed: dict[str, Any]) -> dict[str, Any]:
+    """The scores of one seed, with wrong guesses as a digit for each game: a tenth of the file."""
+    return {
+        title: {
+            score: {**one, "returns": "".join(f"{-value:.0f}" for value in one["returns"])}
+            for score, one in scores.items()
+        }
+        for title, scores in seed.items()
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.wordle")
@@ -303,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     run.record(
         headline={"Data": data_mean, **levels, **chosen},
         tables={name: shown},
-        raw={"seeds": found, "words": words},
+        raw={"words": words, "seeds": [_with_digits(seed) for seed in found]},
         data_hash=" ".join(hashes),
     )
 

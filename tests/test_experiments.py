@@ -28,7 +28,8 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(run, monkeypa
     rows = {row["method"]: row for row in result["tables"]["wordle_methods"]}
     assert list(rows) == ["Behavior cloning", "ILQL", "Q-SFT (ours), by p", "Q-SFT (ours), by p/pi"]
     games = result["raw"]["seeds"][0]["ILQL"][""]["returns"]
-    assert len(games) == 50 and rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
+    assert len(games) == 50  # a digit each: the wrong guesses
+    assert rows["ILQL"]["score"]["mean"] == pytest.approx(-np.mean([int(game) for game in games]))
     assert "optimum" not in rows and result["headline"]["Optimum"] <= 0
 
     monkeypatch.setattr(wordle, "train", None)  # finished rows need no training
