@@ -29,7 +29,7 @@ from qsft_lite.data import RewardScale, data_hash, encode
 from qsft_lite.envs import generate, make
 from qsft_lite.envs.wordle_players import ConsistentPlayer, InformationGainPlayer, OptimalPlayer
 from qsft_lite.evaluate import bootstrap_interval, evaluate, normalized_score
-from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.models import small_model, spell_embeddings, word_tokenizer
 from qsft_lite.results import RESULT_PROFILES, markdown_table, project_root, replace_file
 from qsft_lite.trainer import QSFTConfig
 
@@ -43,6 +43,7 @@ RECORD = {
     "games": 100_000,
     "layers": 2,
     "width": 64,
+    "spelled": 0,  # 1: embeddings start as sums of their letters' vectors
     "batch rows": 32,
     "row length": 56,
     "behavior epochs": 1.0,
@@ -127,6 +128,9 @@ class Task:
             context=32,
             seed=seed,
         )
+        if settings["spelled"]:
+            groups = (self.env.rules.guess_texts, self.env.rules.feedback_texts)
+            spell_embeddings(self.model, self.tokenizer, groups, seed=seed)
 
     def train(self, method: str, model, folder: Path, options: dict[str, Any]) -> TrainedMethod:
         """One method from the given weights."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -36,6 +36,7 @@ __all__ = [
     "output_head",
     "small_model",
     "smollm2",
+    "spell_embeddings",
     "word_tokenizer",
 ]
 
@@ -152,6 +153,54 @@ def small_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def spell_embeddings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Iterable[Sequence[str]],
+    *,
+    seed: int,
+    scale: float = 0.05,
+) -> None:
+    """Start the embedding of each word as the sum of its letters' vectors.
+
+    A word that is one token shows a new model nothing of its letters. So each (place, letter) gets
+    a vector, and a word starts as the sum of its own. The embeddings are trained on as ever.
+
+    Args:
+        model: its embeddings are changed in place, and so is its head where the two are tied.
+        tokenizer: has every word as one token.
+        groups: words by kind, such as guesses and feedbacks. A letter has another vector in each.
+        seed: of the vectors. They are orthogonal where the width has room for all.
+        scale: standard deviation of a word's embedding.
+
+    Raises:
+        ValueError: a word is not one token.
+    """
+    known = tokenizer.get_vocab()
+    spelled = {}
+    for group, words in enumerate(groups):
+        for word in words:
+            if word not in known:
+                raise ValueError(f"{word!r} is not one token of this tokenizer.")
+            spelled[known[word]] = [
+                (group, place, letter) for place, letter in enumerate(word) if not letter.isspace()
+            ]
+    letters = sorted({letter for word in spelled.values() for letter in word})
+    embedding = model.get_input_embeddings().weight
+    width = embedding.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.empty(max(width, len(letters)), width)
+    if len(letters) <= width:
+        nn.init.orthogonal_(vectors, generator=generator)
+    else:
+        nn.init.normal_(vectors, std=width**-0.5, generator=generator)
+    vector = dict(zip(letters, vectors, strict=False))
+    for token, word in spelled.items():
+        total = torch.stack([vector[letter] for letter in word]).sum(0)
+        embedding[token] = total * scale * (width / len(word)) ** 0.5
 
 
 def load_model(

@@ -28,17 +28,16 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerState,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
+from qsft_lite.base_trainer import MuonTrainer
 from qsft_lite.behavior_cache import cache_behavior, collate_cached, weights_hash
 from qsft_lite.config import STAGES, QSFTConfig
 from qsft_lite.data import collate
 from qsft_lite.models import dummy_id, output_head
-from qsft_lite.optimizer import muon
 from qsft_lite.results import replace_file
 from qsft_lite.step import behavior_step, q_sft_step
 
@@ -137,7 +136,7 @@ class _UpdateTarget(TrainerCallback):
 # The trainer
 
 
-class QSFTTrainer(Trainer):
+class QSFTTrainer(MuonTrainer):
     """transformers.Trainer for either stage.
 
     With several processes, each takes its share of every batch. Where they do not divide the number
@@ -193,12 +192,6 @@ class QSFTTrainer(Trainer):
             callbacks=callbacks,
         )
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-
-    def create_optimizer(self, model=None):
-        """AdamW as transformers makes it, or Muon."""
-        if self.optimizer is None and self.args.muon:
-            self.optimizer = muon(self.model, self.args)
-        return super().create_optimizer(model)
 
     # The loss: a mean over all action tokens of a step, whatever the batches and processes
 

@@ -48,18 +48,18 @@ def gridworld_explorer(
     controls = {
         "beta": _slider("beta", "β (sharpness)", beta, (0, 100), 1, ".0f"),
         "gamma": _slider("gamma", "γ (discount)", gamma, (0.5, 0.99), 0.01, ".2f"),
-        "episodes": _choice(
+        "episodes": choice(
             "episodes",
             "episodes",
             episodes,
             [(str(n), n) for n in EPISODES],
             ipywidgets.SelectionSlider,
         ),
-        "leftover": _choice("leftover", "leftover", leftover, LEFTOVERS),
-        "backup": _choice("backup", "backup", backup, BACKUPS),
-        "score": _choice("score", "score", score, SCORES),
+        "leftover": choice("leftover", "leftover", leftover, LEFTOVERS),
+        "backup": choice("backup", "backup", backup, BACKUPS),
+        "score": choice("score", "score", score, SCORES),
     }
-    _show(
+    show_explorer(
         lambda **values: draw_gridworld_explorer(**values, seed=seed),
         controls,
         "Left, a maze with the values and the policy that Q-SFT learned from recorded episodes; "
@@ -91,7 +91,7 @@ def simplex_explorer(
         f"y_{action}": _slider("target", f"y({action})", y, (0, 1), 0.01, ".2f")
         for action, y in zip("abc", target, strict=True)
     }
-    controls["leftover"] = _choice("leftover", "leftover", leftover, LEFTOVERS)
+    controls["leftover"] = choice("leftover", "leftover", leftover, LEFTOVERS)
     for name in ("pi_c", "y_c"):
         link = (controls["leftover"], "value"), (controls[name], "disabled")
         ipywidgets.dlink(*link, lambda leftover: leftover == "dummy")
@@ -105,7 +105,7 @@ def simplex_explorer(
             leftover=leftover,
         )
 
-    _show(
+    show_explorer(
         draw,
         controls,
         "Left, contours of the expected loss over the triangle of all probabilities of three "
@@ -113,7 +113,7 @@ def simplex_explorer(
     )
 
 
-def _show(draw: Callable[..., Figure], controls: dict[str, Any], alt: str) -> None:
+def show_explorer(draw: Callable[..., Figure], controls: dict[str, Any], alt: str) -> None:
     """Display draw(**values of the controls), then the controls with a copy that follows them."""
 
     def picture() -> bytes:
@@ -187,13 +187,14 @@ def _slider(
     )
 
 
-def _choice(
+def choice(
     name: str,
     description: str,
     value: Any,
     options: Sequence[tuple[str, Any]],
     control: type = ipywidgets.Dropdown,
 ) -> Any:
+    """A control for one of several options, each (label, value); ValueError for another value."""
     offered = [option for _, option in options]
     if value not in offered:
         raise ValueError(f"{name} must be one of {', '.join(map(str, offered))}, got {value!r}")

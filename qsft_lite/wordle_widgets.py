@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from qsft_lite.envs.wordle_rules import START, TRIES, WordleRules
 from qsft_lite.plots import COLORS, VALUE_COLORS, use_style
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.widgets import _choice, _show
+from qsft_lite.widgets import choice, show_explorer
 
 TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
 POLICYS_CHOICE = "(the policy's)"
@@ -254,13 +254,13 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
     numbers = [(str(number), number) for number in range(1, len(words) + 1)]
     guesses = [(word, word) for word in (NOT_YET, POLICYS_CHOICE, *words)]
     controls: dict[str, Any] = {
-        "game": _choice("game", "game", game, numbers),
-        "against": _choice(
+        "game": choice("game", "game", game, numbers),
+        "against": choice(
             "against", "policy's game", False, [("hide", False), ("show (a race)", True)]
         ),
     }
     for turn in range(1, TRIES + 1):
-        controls[f"guess_{turn}"] = _choice("guess", f"guess {turn}", NOT_YET, guesses)
+        controls[f"guess_{turn}"] = choice("guess", f"guess {turn}", NOT_YET, guesses)
 
     def draw(game: int, against: bool, **chosen: str) -> Figure:
         secret = words[(7 * game) % len(words)]  # not in the order of the list
@@ -273,7 +273,7 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
             played.append(guess)
         return draw_candidates(policy, rules, secret, played, against=against)
 
-    _show(
+    show_explorer(
         draw,
         controls,
         "Left, the board of a game of Wordle; right, bars of the prior pi, the value Q and the "
@@ -297,8 +297,8 @@ def token_explorer(
         raise ValueError("token_explorer needs at least one transcript")
     offered = [(str(number), number) for number in range(1, len(transcripts) + 1)]
     controls = {
-        "transcript": _choice("transcript", "transcript", 1, offered, ipywidgets.SelectionSlider),
-        "quantity": _choice("quantity", "color", quantity, QUANTITIES),
+        "transcript": choice("transcript", "transcript", 1, offered, ipywidgets.SelectionSlider),
+        "quantity": choice("quantity", "color", quantity, QUANTITIES),
     }
 
     def draw(transcript: int, quantity: str) -> Figure:
@@ -306,7 +306,7 @@ def token_explorer(
         segments = list(zip(row["text"], row["is_action"], strict=True))
         return draw_token_values(policy, segments, quantity=quantity)
 
-    _show(
+    show_explorer(
         draw,
         controls,
         "A transcript as rows of tokens; the agent's tokens are colored by the policy's value.",

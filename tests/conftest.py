@@ -9,6 +9,7 @@ os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
 import hypothesis  # noqa: E402
 import matplotlib  # noqa: E402
+import pytest  # noqa: E402
 
 # Not by MPLBACKEND: kernels would inherit that, and a notebook would show no pictures.
 matplotlib.use("Agg")
@@ -17,3 +18,13 @@ matplotlib.use("Agg")
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What an explorer displays, in order."""
+    from qsft_lite import widgets
+
+    displayed = []
+    monkeypatch.setattr(widgets, "display", displayed.append)
+    return displayed

@@ -14,8 +14,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from wordle_policy import wordle_policy
 
-from qsft_lite import widgets
+from qsft_lite import widgets, wordle_widgets
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -32,9 +33,12 @@ FLAGS = [
     "--disable-sync",
 ]
 CELLS = [
-    "from qsft_lite import widgets",
+    "from qsft_lite import widgets, wordle_widgets",
     "widgets.gridworld_explorer()",
     "widgets.simplex_explorer()",
+    "from wordle_policy import wordle_policy\n"
+    "policy, rules = wordle_policy()\n"
+    "wordle_widgets.play_explorer(policy, rules, game=1)",
 ]
 PATIENCE = 60  # seconds, for a slow machine
 
@@ -54,6 +58,7 @@ def lab(tmp_path):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}},
     )
     nbformat.write(notebook, folder / "explorers.ipynb")
+    shutil.copy(Path(__file__).with_name("wordle_policy.py"), folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -191,6 +196,19 @@ def test_a_dragged_slider_redraws_the_picture(page):
         assert after > before
         wait_until_shown(page, live, widgets._png(draw(after)))
         assert picture_bytes(live) != at_rest
+
+    # A guess in the game of Wordle.
+    explorer = explorers.nth(len(cases))
+    live = explorer.locator("img.widget-image")
+    live.wait_for()
+    at_rest = picture_bytes(live)
+    policy, rules = wordle_policy()
+    secret = rules.words[7 % len(rules.words)]
+    guess = explorer.locator(".widget-dropdown").filter(has_text="guess 1").locator("select")
+    guess.select_option("chair")
+    played = wordle_widgets.draw_candidates(policy, rules, secret, ["chair"])
+    wait_until_shown(page, live, widgets._png(played))
+    assert picture_bytes(live) != at_rest
 
     complaints = page.locator("[data-mime-type$='.stderr'], [data-mime-type$='.error']")
     assert complaints.all_inner_texts() == []

@@ -7,6 +7,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from explorers import controls, live_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -21,30 +22,6 @@ DRAWINGS = (gridworld.draw_gridworld_explorer, simplex.draw_simplex)
 REST = dict(
     beta=20.0, gamma=0.95, episodes=100, leftover="dummy", backup="max", score="p/pi", seed=0
 )
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What an explorer displays, in order."""
-    displayed = []
-    monkeypatch.setattr(widgets, "display", displayed.append)
-    return displayed
-
-
-def all_widgets(widget):
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from all_widgets(child)
-
-
-def live_picture(widget):
-    (picture,) = [w for w in all_widgets(widget) if isinstance(w, ipywidgets.Image)]
-    return picture
-
-
-def controls(widget):
-    kinds = (ipywidgets.FloatSlider, ipywidgets.SelectionSlider, ipywidgets.Dropdown)
-    return {w.description: w for w in all_widgets(widget) if isinstance(w, kinds)}
 
 
 def pixels(png: bytes) -> np.ndarray:

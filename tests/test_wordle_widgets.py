@@ -1,66 +1,30 @@
 """Wordle's pictures and explorers without a browser: what they draw, and that it is so."""
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from explorers import controls, live_picture
 from matplotlib.colors import to_rgba
+from wordle_policy import WORDS, wordle_policy
 
-from qsft_lite import models, widgets
+from qsft_lite import widgets
 from qsft_lite import wordle_widgets as ww
 from qsft_lite.envs import make
 from qsft_lite.plots import VALUE_COLORS
 from qsft_lite.policy import QSFTPolicy
 
-WORDS = ("about", "chair", "there", "where", "tying", "later")
-
-
-def made(word_format):
-    """Rules and a policy of random weights, with p unlike pi."""
-    rules = make("wordle", word_list=WORDS, format=word_format)
-    make_tokenizer = {"words": models.word_tokenizer, "letters": models.character_tokenizer}
-    tokenizer = make_tokenizer[word_format](rules.texts)
-    options = {"layers": 1, "width": 16, "heads": 2, "context": 128}
-    pi, p = (models.small_model(tokenizer, **options, seed=seed) for seed in (1, 2))
-    for model in (pi, p):
-        model.get_input_embeddings().weight.data *= 40  # far from uniform
-    dummy = models.dummy_id(tokenizer)
-    return rules.rules, QSFTPolicy(pi, p, tokenizer, 5.0, "ratio", dummy=dummy)
-
 
 @pytest.fixture(scope="module", params=["words", "letters"])
 def game(request):
-    return made(request.param)
+    policy, rules = wordle_policy(request.param)
+    return rules, policy
 
 
 @pytest.fixture(scope="module")
 def word_game():
-    return made("words")
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """What an explorer displays, in order."""
-    displayed = []
-    monkeypatch.setattr(widgets, "display", displayed.append)
-    return displayed
-
-
-def all_widgets(widget):
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from all_widgets(child)
-
-
-def live_picture(widget):
-    (picture,) = [w for w in all_widgets(widget) if isinstance(w, ipywidgets.Image)]
-    return picture
-
-
-def controls(widget):
-    kinds = (ipywidgets.SelectionSlider, ipywidgets.Dropdown)
-    return {w.description: w for w in all_widgets(widget) if isinstance(w, kinds)}
+    policy, rules = wordle_policy()
+    return rules, policy
 
 
 def texts_of(axes):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
+from qsft_lite.base_trainer import MuonTrainer
 from qsft_lite.baselines.heads import HeadLearner
 from qsft_lite.config import QSFTConfig
 from qsft_lite.data import collate
-from qsft_lite.optimizer import muon
 
 __all__ = ["HeadTrainer"]
 
@@ -22,7 +22,7 @@ class _MoveTarget(TrainerCallback):
         model.move_target()
 
 
-class HeadTrainer(Trainer):
+class HeadTrainer(MuonTrainer):
     """transformers.Trainer for a HeadLearner, on packed rows (``data.pack``).
 
     The loss is the mean over the action tokens of a step, whatever its batches and processes. Each
@@ -40,12 +40,6 @@ class HeadTrainer(Trainer):
             eval_dataset=eval_dataset,
             callbacks=[_MoveTarget()],
         )
-
-    def create_optimizer(self, model=None):
-        """AdamW as transformers makes it, or Muon."""
-        if self.optimizer is None and self.args.muon:
-            self.optimizer = muon(self.model, self.args)
-        return super().create_optimizer(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the statistics to what is logged about training."""
