@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from qsft_lite.envs.twenty_questions_text import guessed_name, normalize, plural
+from qsft_lite.envs.twenty_questions_text import guessed_name, normalize, plural, without_kind
 
 Phrasing = Literal["one", "many"]
 
@@ -167,8 +167,9 @@ class TwentyQuestionsRules:
 
     def _understand(self, text: str) -> int:
         words = normalize(text)
-        if words in self._meanings:
-            return self._meanings[words]
+        meaning = self._meanings.get(words, self._meanings.get(without_kind(words)))
+        if meaning is not None:
+            return meaning
         guess = self._guess_index.get(guessed_name(words))
         return UNKNOWN if guess is None else self.guesses.start + guess
 

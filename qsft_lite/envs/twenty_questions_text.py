@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-# Words that may be there or not.
+# Words that may be there or not, articles among them.
 FILLERS = frozenset(
-    "usually mostly mainly typically normally generally often primarily commonly really actually "
+    "a an the some any usually mostly mainly typically normally generally often primarily commonly really actually "
     "probably maybe perhaps possibly ok okay well so hmm um please then also just now".split()
 )
 # Pairs of a phrase and what it stands for, replaced in this order.
@@ -16,8 +16,8 @@ SAME = tuple(
     (r"something (?:that|which)", "something"),
     (r"(?:the|this|that|your) (?:secret )?(?:object|thing|item|word|answer)", "it"),
     (r"(?:this|that|these|those|they|them)", "it"),
-    (r"it(?: that| which)? you (?:are|re) thinking (?:of|about)", "it"),
-    (r"(?:people|humans|we|someone|somebody|anyone|one person|a person|a human|a human being)", "you"),
+    (r"it(?: that| which)? you are thinking (?:of|about)", "it"),
+    (r"(?:people|humans|we|someone|somebody|anyone|one person|person|human being|human)", "you"),
     (r"are it", "is it"),
     (r"do it", "does it"),
     (r"(?:made out of|made up of|made from|composed of)", "made of"),
@@ -27,8 +27,9 @@ GUESS = re.compile(
     r"(?:(?:i (?:think|guess|believe|say)|my (?:final |last )?guess is|final guess) )?"
     r"(?:(?:is it|it is|its|could it be|can it be|might it be|would it be|must it be|it must be"
     r"|it could be|are you thinking of|do you mean|is it called|it) )?"
-    r"(?:(?:a|an|the|some) )?(.+)"
+    r"(.+)"
 )
+KIND = re.compile(r"\b(?:kind|type|sort|form) of ")
 IRREGULAR = {"mouse": "mice", "goose": "geese", "man": "men", "ox": "oxen", "foot": "feet"}
 
 
@@ -37,14 +38,20 @@ def normalize(text: str) -> str:
     text = text.lower().replace("’", "'")
     text = re.sub(r"\bcan't\b", "can", text)
     text = re.sub(r"n't\b", "", text)  # "isn't it" asks the same as "is it"
+    text = re.sub(r"'s\b", " is", text).replace("'re ", " are ")
     text = " ".join(re.findall(r"[a-z0-9]+", text))
     for pattern, word in SAME:
         text = pattern.sub(word, text)
     return " ".join(word for word in text.split() if word not in FILLERS)
 
 
+def without_kind(words: str) -> str:
+    """A normalized question without "kind of": "is it kind of animal" -> "is it animal"."""
+    return KIND.sub("", words)
+
+
 def guessed_name(words: str) -> str:
-    """What a normalized text says the object is, without article: "is it a cup" -> "cup"."""
+    """What a normalized text says the object is, if anything: "is it cup" -> "cup"."""
     match = GUESS.fullmatch(words)
     return match[1] if match else ""
 
