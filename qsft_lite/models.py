@@ -32,11 +32,11 @@ __all__ = [
     "character_tokenizer",
     "dummy_id",
     "final_hidden",
+    "line_tokenizer",
     "load_model",
     "output_head",
     "small_model",
     "smollm2",
-    "line_tokenizer",
     "word_tokenizer",
 ]
 

@@ -12,6 +12,7 @@ seven of its objects ("soccer ball") cannot be guessed where only the last word 
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from qsft_lite.envs.twenty_questions_rules import (
     UNKNOWN,
     YES,
     Phrasing,
+    Thing,
     TwentyQuestionsRules,
 )
 
@@ -54,7 +56,7 @@ class TwentyQuestions(gymnasium.Env):
 
     def __init__(
         self,
-        objects: str | Path | None = None,
+        objects: str | Path | Iterable[Thing] | None = None,
         phrasing: Phrasing = "one",
         oracle: Oracle | None = None,
     ) -> None:

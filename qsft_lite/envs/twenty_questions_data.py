@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from qsft_lite.envs.twenty_questions_rules import (
     UNKNOWN,
     YES,
     Phrasing,
+    Thing,
     TwentyQuestionsRules,
+    read_objects,
 )
 
 # Shares of the games that each player plays: as in LMRL-Gym's data, .31 of them succeed and the
@@ -107,11 +109,11 @@ def to_episodes(
     seed: of the phrasings, where the rules have many.
     """
     forms = np.array([len(texts) for texts in rules.phrasings])[games.questions]
-    form = (np.random.default_rng(seed).random(forms.shape) * forms).astype(np.int64)
+    drawn = (np.random.default_rng(seed).random(forms.shape) * forms).astype(np.int64)
     texts, is_action, rewards = [], [], []
     for questions, form, answers, length, success in zip(
         games.questions.tolist(),
-        form.tolist(),
+        drawn.tolist(),
         games.answers.tolist(),
         games.lengths.tolist(),
         games.success.tolist(),
@@ -140,7 +142,7 @@ def generate_twenty_questions(
     *,
     policy: str = "mixture",
     weights: Mapping[str, float] | None = None,
-    objects: str | Path | None = None,
+    objects: str | Path | Iterable[Thing] | None = None,
     phrasing: Phrasing = "one",
     processes: int = 1,
     path: str | Path | None = None,
@@ -157,9 +159,8 @@ def generate_twenty_questions(
             raise ValueError(f"weights are those of the policy 'mixture', not of {policy!r}")
         weights = {policy: 1.0}
     weights = _check_weights(WEIGHTS if weights is None else weights)
-    rules = TwentyQuestionsRules(objects, phrasing)
-    for name in weights:  # a player that refuses these objects does so here, not in a worker
-        PLAYERS[name](rules)
+    things = read_objects(objects)
+    rules = TwentyQuestionsRules(things, phrasing)
     settings = {
         "task": "twenty_questions",
         "policy": policy,
@@ -167,7 +168,7 @@ def generate_twenty_questions(
         "rules": rules.sha256,
         "phrasing": phrasing,
     }
-    play = partial(_play_block, objects, phrasing, weights)
+    play = partial(_play_block, things, phrasing, weights)
     return record(play, n, seed, settings, processes=processes, path=path)
 
 
@@ -181,13 +182,13 @@ def _check_weights(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _play_block(
-    objects: str | Path | None,
+    things: tuple[Thing, ...],
     phrasing: Phrasing,
     weights: dict[str, float],
     n: int,
     seed: np.random.SeedSequence,
 ) -> Episodes:
-    rules = TwentyQuestionsRules(objects, phrasing)
+    rules = TwentyQuestionsRules(things, phrasing)
     object_seed, player_seed, phrasing_seed = seed.spawn(3)
     secrets = np.random.default_rng(object_seed).integers(len(rules.names), size=n)
     games = play_mixture(rules, weights, secrets, player_seed)

@@ -7,7 +7,7 @@ left. It plays arrays of games (`choose`), and, like every policy here, texts (`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -155,17 +155,15 @@ class OptimalPlayer(_SetPlayer):
         cost(S, t) = min(|S| - 1 + cost(S without i, t - 1) over guesses i,
                          |S| + cost(S_yes, t - 1) + cost(S_no, t - 1) over other questions),
 
-    with cost(S, 0) = 0. Costs are whole numbers, so this is exact. Finding it is NP-hard in
-    general: lists of more than `limit` objects are refused. See `score_bound` for those.
+    with cost(S, 0) = 0. Costs are whole numbers, so this is exact. In general it is NP-hard, but
+    where attributes halve most sets a lower bound of the cost leaves little to try: the shipped
+    objects take a tenth of a second. RuntimeError when more than `limit` sets had to be solved; see
+    `score_bound` for such lists.
     """
 
-    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0, limit: int = 24) -> None:
-        if len(rules.names) > limit:
-            raise ValueError(
-                f"the exact optimum of {len(rules.names)} objects may take very long: pass a "
-                f"larger limit (now {limit}) to try it, or use fewer objects"
-            )
+    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0, limit: int = 100_000) -> None:
         super().__init__(rules, seed)
+        self.limit = limit
         self._solved: dict[tuple[bytes, int], tuple[int, int]] = {}
 
     def expected_score(self, turns: int = TURNS) -> float:
@@ -184,6 +182,11 @@ class OptimalPlayer(_SetPlayer):
             return 0
         key = objects.tobytes(), turns_left
         if key not in self._solved:
+            if len(self._solved) >= self.limit:
+                raise RuntimeError(
+                    f"the exact optimum needs more than {self.limit} sets of objects: pass a "
+                    f"larger limit, or use score_bound"
+                )
             self._solved[key] = self._solve(objects, turns_left)
         return self._solved[key][0]
 
@@ -201,7 +204,8 @@ class OptimalPlayer(_SetPlayer):
                 bound = size + sum(least_cost(part, turns_left - 1) for part in parts)
                 options.append((bound, int(question)))
         bound = size - 1 + least_cost(size - 1, turns_left - 1)
-        options += [(bound, first_guess + int(index)) for index in objects]
+        _, unlike = np.unique(answers, axis=1, return_index=True)  # of like ones any guess will do
+        options += [(bound, first_guess + int(index)) for index in objects[unlike]]
         best_cost, best_question = np.inf, -1
         for bound, question in sorted(options):  # the rest cannot win once a bound is too high
             if bound >= best_cost:
@@ -227,7 +231,7 @@ PLAYERS: dict[str, type[Player]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def least_cost(size: int, turns_left: int) -> int:
     """The cost of `size` objects if any question at all could be asked.
 
@@ -250,34 +254,39 @@ def score_bound(rules: TwentyQuestionsRules, lookahead: int = 3) -> float:
 
     The first `lookahead` questions are those of the table, each the best there is; from then on any
     question may be asked (`least_cost`). More lookahead never raises the bound. With 0 it depends
-    on the number of objects alone.
+    on the number of objects alone; with 20 it would be the optimum, were it not that after a guess
+    any question may be asked at once.
     """
     everything = np.arange(len(rules.names))
-    return -_bounded_cost(rules, everything, TURNS, lookahead) / len(everything)
+    return -_bounded_cost(rules, everything, TURNS, min(lookahead, TURNS), {}) / len(everything)
 
 
 def _bounded_cost(
-    rules: TwentyQuestionsRules, objects: np.ndarray, turns_left: int, lookahead: int
+    rules: TwentyQuestionsRules,
+    objects: np.ndarray,
+    turns_left: int,
+    lookahead: int,
+    known: dict[bytes, int],
 ) -> int:
-    size = len(objects)
+    size, left = len(objects), turns_left - 1
     if lookahead == 0 or size <= 2 or turns_left == 0:
         return least_cost(size, turns_left)
-    left = turns_left - 1
-    # After a guess no question of the table is lost, so that free ones may bound it at once.
-    best = size - 1 + least_cost(size - 1, left)
-    answers = np.unique(rules.table[: rules.guesses.start, objects], axis=0)
-    bounds = {}
-    for row, yes in enumerate(answers.sum(axis=1).tolist()):
-        if 0 < yes < size:
-            bounds[row] = size + least_cost(yes, left) + least_cost(size - yes, left)
-    for row in sorted(bounds, key=bounds.__getitem__):
-        if bounds[row] >= best:
-            break
-        parts = objects[answers[row]], objects[~answers[row]]
-        if lookahead == 1:
-            return bounds[row]
-        best = min(best, size + sum(_bounded_cost(rules, p, left, lookahead - 1) for p in parts))
-    return best
+    key = objects.tobytes() + bytes([lookahead])
+    if key not in known:
+        best = size - 1 + least_cost(size - 1, left)
+        answers = np.unique(rules.table[: rules.guesses.start, objects], axis=0)
+        bounds = {}
+        for row, yes in enumerate(answers.sum(axis=1).tolist()):
+            if 0 < yes < size:
+                bounds[row] = size + least_cost(yes, left) + least_cost(size - yes, left)
+        for row in sorted(bounds, key=bounds.__getitem__):
+            if bounds[row] >= best:
+                break
+            parts = objects[answers[row]], objects[~answers[row]]
+            costs = (_bounded_cost(rules, part, left, lookahead - 1, known) for part in parts)
+            best = min(best, size + sum(costs))
+        known[key] = best
+    return known[key]
 
 
 def _count_yes(table: np.ndarray, consistent: np.ndarray) -> np.ndarray:

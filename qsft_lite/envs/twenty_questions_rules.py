@@ -49,29 +49,40 @@ class Topic(NamedTuple):
     meaning: str
 
 
-def read_objects(objects: str | Path | None = None) -> tuple[Thing, ...]:
-    """The objects of a file; the shipped ones when None.
+def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[Thing, ...]:
+    """The objects of a file or a sequence; the shipped ones when None.
 
-    The file is a table with tabs and the columns of OBJECT_COLUMNS, or LMRL-Gym's JSON, {category:
-    ["name;other name", ...]}, which has no attributes: use it with an oracle of its own.
+    The file is a table with tabs and the columns of OBJECT_COLUMNS (an empty guess is the name with
+    its article), or LMRL-Gym's JSON, {category: ["name;other name", ...]}, which has no attributes:
+    use it with an oracle of its own.
 
-    Raises ValueError, naming file and line, for a bad table.
+    Raises ValueError, naming file and line (or position), for a bad table.
     """
-    path = _words() / "twenty_questions_objects.tsv" if objects is None else Path(objects)
-    if path.name.endswith(".json"):
-        groups = json.loads(path.read_text(encoding="utf-8"))
-        things = [_lmrl_thing(names, group) for group, members in groups.items() for names in members]
+    if objects is None:
+        objects = _words() / "twenty_questions_objects.tsv"
+    if isinstance(objects, str):
+        objects = Path(objects)
+    if not hasattr(objects, "read_text"):
+        name, things = "objects", list(enumerate(objects, start=1))
+    elif objects.name.endswith(".json"):
+        name = str(objects)
+        groups = json.loads(objects.read_text(encoding="utf-8"))
+        members = [(names, group) for group in groups for names in groups[group]]
+        things = [(line, _lmrl_thing(*member)) for line, member in enumerate(members, start=1)]
     else:
-        things = []
-        for _, row in _read_table(path, OBJECT_COLUMNS):
-            name = row["object"].strip().lower()
-            guess = row["guess"].strip() or _with_article(name)
-            attributes = frozenset(row["attributes"].split())
-            category = row["category"].strip().lower()
-            things.append(Thing(name, guess, _split(row["other names"]), category, attributes))
+        name = str(objects)
+        table = _read_table(objects, OBJECT_COLUMNS)
+        things = [(line, _read_thing(row)) for line, row in table]
+    known = {topic.name for topic in read_topics() if topic.kind == "attribute"}
+    for line, thing in things:
+        for attribute in sorted(thing.attributes - known):
+            raise ValueError(
+                f"{name}:{line}: no question is about the attribute {attribute!r} of {thing.name}; "
+                f"there are: {', '.join(sorted(known))}"
+            )
     if not things:
-        raise ValueError(f"{path} has no objects")
-    return tuple(things)
+        raise ValueError(f"{name} has no objects")
+    return tuple(thing for _, thing in things)
 
 
 def read_topics() -> tuple[Topic, ...]:
@@ -100,7 +111,7 @@ class TwentyQuestionsRules:
     """
 
     def __init__(
-        self, objects: str | Path | None = None, phrasing: Phrasing = "one"
+        self, objects: str | Path | Iterable[Thing] | None = None, phrasing: Phrasing = "one"
     ) -> None:
         if phrasing not in ("one", "many"):
             raise ValueError(f"phrasing must be 'one' or 'many', got {phrasing!r}")
@@ -111,16 +122,17 @@ class TwentyQuestionsRules:
         topics = _topics(self.things)
         self.attributes = tuple(topic.name for topic in topics if topic.kind == "attribute")
         self.guesses = slice(len(topics), len(topics) + len(self.things))
-        told = [
-            [_holds(topic, thing) for thing in self.things]
-            for topic in topics
-        ]
+        told = [[_holds(topic, thing) for thing in self.things] for topic in topics]
         self.table = np.concatenate([np.array(told), np.eye(len(self.things), dtype=bool)])
         spoken = [topic.phrasings for topic in topics]
         spoken += [tuple(form.format(thing.guess) for form in GUESSES) for thing in self.things]
         self._meanings = _index_phrasings(spoken[: len(topics)])
         self._guess_index = _index_names(self.things)
         self._read: dict[str, int] = {}
+        for question, texts in enumerate(spoken):
+            for text in texts:
+                if self.read_question(text) != question:
+                    raise ValueError(f"{text!r} is not understood as it is meant: rename it")
         if phrasing == "one":
             spoken = [texts[:1] for texts in spoken]
         self.phrasings = tuple(tuple(f"{text}\n" for text in texts) for texts in spoken)
@@ -226,9 +238,22 @@ def _with_article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def _read_thing(row: dict[str, str]) -> Thing:
+    name = row["object"].strip().lower()
+    return Thing(
+        name,
+        row["guess"].strip() or _with_article(name),
+        _split(row["other names"]),
+        row["category"].strip().lower(),
+        frozenset(row["attributes"].split()),
+    )
+
+
 def _lmrl_thing(names: str, group: str) -> Thing:
     name, *other_names = [part.lower() for part in _split(names)]
-    return Thing(name, _with_article(name), tuple(other_names), group.lower(), frozenset())
+    several = any(form == f"pair of {name}" or plural(form) == name for form in other_names)
+    guess = name if several else _with_article(name)
+    return Thing(name, guess, tuple(other_names), group.lower(), frozenset())
 
 
 def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
@@ -237,7 +262,9 @@ def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     header = lines[0].split("\t") if lines else []
     missing = [column for column in columns if column not in header]
     if missing:
-        raise ValueError(f"{path}:1: no column {missing[0]!r}; the table needs {', '.join(columns)}")
+        raise ValueError(
+            f"{path}:1: no column {missing[0]!r}; the table needs {', '.join(columns)}"
+        )
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
@@ -250,27 +277,24 @@ def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str
 def _topics(things: tuple[Thing, ...]) -> tuple[Topic, ...]:
     """The shipped attributes and the categories of these objects; none without attributes.
 
-    A category that the shipped questions do not know is asked for by its name.
+    A category that the shipped questions do not know is asked for by its name, in the singular or
+    the plural as it stands.
     """
     shipped = read_topics()
     attributes = [topic for topic in shipped if topic.kind == "attribute"]
-    known = {topic.name for topic in attributes}
-    for thing in things:
-        unknown = sorted(thing.attributes - known)
-        if unknown:
-            raise ValueError(
-                f"{thing.name} has the attribute {unknown[0]!r}, which no question is about; there "
-                f"are: {', '.join(sorted(known))}"
-            )
     if not any(thing.attributes for thing in things):
         attributes = []
     categories = {topic.name: topic for topic in shipped if topic.kind == "category"}
     ordered = sorted({thing.category for thing in things})
     asked = [
-        categories.get(name, Topic("category", name, (f"Is it {_with_article(name)}?",), ""))
+        categories.get(name, Topic("category", name, _category_phrasings(name), ""))
         for name in ordered
     ]
     return (*attributes, *asked)
+
+
+def _category_phrasings(name: str) -> tuple[str, ...]:
+    return f"Is it in the category {name}?", f"Is it one of the {name}?", f"Is it a {name}?"
 
 
 def _holds(topic: Topic, thing: Thing) -> bool:
@@ -294,7 +318,6 @@ def _index_names(things: tuple[Thing, ...]) -> dict[str, int]:
         for name in (thing.name, *thing.other_names):
             for form in (name, plural(name)):
                 if index.setdefault(normalize(form), number) != number:
-                    raise ValueError(
-                        f"{form!r} names both {things[index[normalize(form)]].name} and {thing.name}"
-                    )
+                    other = things[index[normalize(form)]].name
+                    raise ValueError(f"{form!r} names both {other} and {thing.name}")
     return index

@@ -6,21 +6,25 @@ import re
 
 # Words that may be there or not, articles among them.
 FILLERS = frozenset(
-    "a an the some any usually mostly mainly typically normally generally often primarily commonly really actually "
-    "probably maybe perhaps possibly ok okay well so hmm um please then also just now".split()
+    "a an the some any usually mostly mainly typically normally generally often primarily commonly "
+    "really actually probably maybe perhaps possibly ok okay well so hmm um please "
+    "then also just now".split()
 )
 # Pairs of a phrase and what it stands for, replaced in this order.
 SAME = tuple(
     (re.compile(rf"\b{phrase}\b"), word)
     for phrase, word in (
-    (r"something (?:that|which)", "something"),
-    (r"(?:the|this|that|your) (?:secret )?(?:object|thing|item|word|answer)", "it"),
-    (r"(?:this|that|these|those|they|them)", "it"),
-    (r"it(?: that| which)? you are thinking (?:of|about)", "it"),
-    (r"(?:people|humans|we|someone|somebody|anyone|one person|person|human being|human)", "you"),
-    (r"are it", "is it"),
-    (r"do it", "does it"),
-    (r"(?:made out of|made up of|made from|composed of)", "made of"),
+        (r"something (?:that|which)", "something"),
+        (r"(?:the|this|that|your) (?:secret )?(?:object|thing|item|word|answer)", "it"),
+        (r"(?:this|that|these|those|they|them)", "it"),
+        (r"it(?: that| which)? you are thinking (?:of|about)", "it"),
+        (
+            r"(?:people|humans|we|someone|somebody|anyone|one person|person|human being|human)",
+            "you",
+        ),
+        (r"are it", "is it"),
+        (r"do it", "does it"),
+        (r"(?:made out of|made up of|made from|composed of)", "made of"),
     )
 )
 GUESS = re.compile(
