@@ -70,13 +70,13 @@ def test_the_probability_is_that_of_the_model(folder):
         said = oracle.tokenizer("Yes")["input_ids"]
         start = torch.tensor([[model.config.decoder_start_token_id]])
         logits = model(input_ids=asked, decoder_input_ids=start).logits[0, -1]
-        expected = float(logits.log_softmax(-1)[said[0]])
+        expected = logits.log_softmax(-1)[said[0]].item()
     else:
         model = AutoModelForCausalLM.from_pretrained(folder)
         said = oracle.tokenizer(" Yes")["input_ids"]
         expected, tokens = 0.0, asked
         for token in said:
-            expected += float(model(tokens).logits[0, -1].log_softmax(-1)[token])
+            expected += model(tokens).logits[0, -1].log_softmax(-1)[token].item()
             tokens = torch.cat([tokens, torch.tensor([[token]])], dim=1)
     found = oracle.log_probability("guitar", "Is it an animal?", "Yes")
     assert found == pytest.approx(expected, abs=1e-5)
