@@ -32,6 +32,7 @@ __all__ = [
     "character_tokenizer",
     "dummy_id",
     "final_hidden",
+    "line_tokenizer",
     "load_model",
     "output_head",
     "small_model",
@@ -43,6 +44,7 @@ __all__ = [
 PAD, BOS, DUMMY = "<pad>", "<bos>", "<dummy>"
 CHARACTER = r" ?[^ \n]|\n| "
 WORD = r"[^ \n]*[ \n]|[^ \n]+"
+LINE = r"[^\n]*\n|[^\n]+"
 
 
 # Tokenizers
@@ -73,6 +75,18 @@ def word_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
     """
     texts = [texts] if isinstance(texts, str) else texts
     return _tokenizer(WORD, sorted({word for text in texts for word in re.findall(WORD, text)}))
+
+
+def line_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
+    r"""A tokenizer whose tokens are lines, each with the newline that ends it.
+
+    ``"Is it a guitar?\n"`` is one token: an action of several words stays one choice among all.
+
+    Args:
+        texts: texts that hold every line there will be, each with its end.
+    """
+    texts = [texts] if isinstance(texts, str) else texts
+    return _tokenizer(LINE, sorted({line for text in texts for line in re.findall(LINE, text)}))
 
 
 def _tokenizer(pattern: str, tokens: list[str]) -> PreTrainedTokenizerFast:

@@ -19,6 +19,7 @@ from qsft_lite.models import (
     character_tokenizer,
     dummy_id,
     final_hidden,
+    line_tokenizer,
     load_model,
     output_head,
     small_model,
@@ -49,7 +50,13 @@ def test_a_word_token_takes_the_space_or_newline_at_its_end():
     assert tokenizer.convert_ids_to_tokens(ids) == ["Wordle:\n", "crane\n", "at ", "2 ", "3\n"]
 
 
-@pytest.mark.parametrize("make", [character_tokenizer, word_tokenizer])
+def test_a_line_token_is_a_whole_question():
+    tokenizer = line_tokenizer(["Questions:\n", "Is it an animal?\n", "Yes.\n"])
+    ids = ids_of(tokenizer, "Questions:\nIs it an animal?\nYes.\n")
+    assert tokenizer.convert_ids_to_tokens(ids) == ["Questions:\n", "Is it an animal?\n", "Yes.\n"]
+
+
+@pytest.mark.parametrize("make", [character_tokenizer, word_tokenizer, line_tokenizer])
 def test_special_tokens_have_the_first_ids(make):
     tokenizer = make("abc\n")
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, dummy_id(tokenizer)) == (0, 1, 2)
@@ -57,16 +64,20 @@ def test_special_tokens_have_the_first_ids(make):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.text(alphabet="ab:. \n\t", min_size=1), st.sampled_from([0, 1]))
+@given(st.text(alphabet="ab:. \n\t", min_size=1), st.sampled_from([0, 1, 2]))
 def test_decoding_gives_the_text_back(text, which):
-    tokenizer = (character_tokenizer, word_tokenizer)[which](text)
+    tokenizer = (character_tokenizer, word_tokenizer, line_tokenizer)[which](text)
     assert tokenizer.decode(ids_of(tokenizer, text)) == text
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(alphabet="ab \n").map(lambda text: text + "\n"), min_size=1))
 def test_segments_that_end_a_line_are_tokenized_as_the_whole(segments):
-    for tokenizer in (character_tokenizer("ab"), word_tokenizer(segments)):
+    for tokenizer in (
+        character_tokenizer("ab"),
+        word_tokenizer(segments),
+        line_tokenizer(segments),
+    ):
         apart = [i for segment in segments for i in ids_of(tokenizer, segment)]
         assert apart == ids_of(tokenizer, "".join(segments))
 

@@ -15,15 +15,19 @@ from datasets import Dataset
 
 from qsft_lite.envs.gridworld import Gridworld, generate_gridworld
 from qsft_lite.envs.recording import check_choice
+from qsft_lite.envs.twenty_questions import TwentyQuestions
+from qsft_lite.envs.twenty_questions_data import generate_twenty_questions
 from qsft_lite.envs.wordle import Wordle
 from qsft_lite.envs.wordle_data import generate_wordle
 
 ENVIRONMENTS: dict[str, Callable[..., gymnasium.Env]] = {
     "gridworld": Gridworld,
+    "twenty_questions": TwentyQuestions,
     "wordle": Wordle,
 }
 GENERATORS: dict[str, Callable[..., Dataset]] = {
     "gridworld": generate_gridworld,
+    "twenty_questions": generate_twenty_questions,
     "wordle": generate_wordle,
 }
 

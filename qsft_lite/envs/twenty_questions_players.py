@@ -1,0 +1,301 @@
+"""Reference players of Twenty Questions, from random to optimal. They know the table.
+
+A player sees a game as the set of objects that are still consistent and the number of questions
+left. It plays arrays of games (`choose`), and, like every policy here, texts (`act`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from qsft_lite.envs.twenty_questions_rules import TURNS, TwentyQuestionsRules
+
+Seed = int | np.random.SeedSequence
+
+
+class Player:
+    """What all players share: `choose` plays arrays of games, and `act` texts on top of it."""
+
+    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0) -> None:
+        self.rules = rules
+        self.rng = np.random.default_rng(seed)
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """The next questions: consistent (N, W) bool -> (N,) question indices.
+
+        turns_left: number of questions, this one included; the same in all N games.
+        """
+        raise NotImplementedError
+
+    def act(self, histories: Sequence[str]) -> list[str]:
+        """The next action text of each transcript, in any of the question's phrasings."""
+        turns = [self.rules.read_history(history) for history in histories]
+        consistent = np.array([self.rules.consistent(played) for played in turns])
+        turns_left = np.array([TURNS - len(played) for played in turns])
+        questions = np.zeros(len(turns), dtype=np.int64)
+        for left in np.unique(turns_left):
+            games = turns_left == left
+            questions[games] = self.choose(consistent[games], int(left))
+        return [self._phrase(question) for question in questions]
+
+    def _phrase(self, question: int) -> str:
+        texts = self.rules.phrasings[question]
+        return texts[self.rng.integers(len(texts))] if len(texts) > 1 else texts[0]
+
+
+class RandomPlayer(Player):
+    """Any question."""
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """See `Player.choose`."""
+        return self.rng.integers(len(self.rules.table), size=len(consistent))
+
+
+class ScriptedPlayer(Player):
+    """Asks as people do: sensible questions, not the best ones, and a guess near the end.
+
+    Some `ideas` come to its mind, drawn evenly among the questions whose answer it does not know
+    yet; it asks the one that comes closest to halving the objects that are left. When at most `few`
+    of them are left, or none of the questions tells more, it guesses one of them. With probability
+    `noise` it asks any question at all.
+    """
+
+    def __init__(
+        self,
+        rules: TwentyQuestionsRules,
+        seed: Seed = 0,
+        ideas: int = 3,
+        few: int = 3,
+        noise: float = 0.0,
+    ) -> None:
+        if ideas < 1 or few < 1:
+            raise ValueError(f"ideas and few must be at least 1, got {ideas} and {few}")
+        if not 0 <= noise <= 1:
+            raise ValueError(f"noise must be a probability in [0, 1], got {noise}")
+        super().__init__(rules, seed)
+        self.ideas = ideas
+        self.few = few
+        self.noise = noise
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """See `Player.choose`."""
+        rules, rng = self.rules, self.rng
+        left = consistent.sum(axis=1)
+        yes = _count_yes(rules.table[: rules.guesses.start], consistent)
+        useful = (yes > 0) & (yes < left[:, None])
+        imbalance = np.abs(2 * yes - left[:, None])
+        best, best_imbalance = np.zeros(len(left), dtype=np.int64), np.full(len(left), np.inf)
+        rows = np.arange(len(left))
+        for _ in range(self.ideas):
+            idea = _random_member(useful, rng)
+            better = imbalance[rows, idea] < best_imbalance
+            best = np.where(better, idea, best)
+            best_imbalance = np.where(better, imbalance[rows, idea], best_imbalance)
+        guess = rules.guesses.start + _random_member(consistent, rng)
+        best = np.where((left <= self.few) | ~useful.any(axis=1), guess, best)
+        careless = rng.random(len(left)) < self.noise
+        return np.where(careless, rng.integers(len(rules.table), size=len(left)), best)
+
+
+class NoisyPlayer(ScriptedPlayer):
+    """The scripted player with its mind elsewhere half of the time."""
+
+    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0, noise: float = 0.5) -> None:
+        super().__init__(rules, seed, noise=noise)
+
+
+class _SetPlayer(Player):
+    """A player whose question is a function of the consistent set and the questions left.
+
+    It is worked out once for each set: such a player is a decision tree and meets few of them.
+    """
+
+    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0) -> None:
+        super().__init__(rules, seed)
+        self._questions: dict[tuple[bytes, int], int] = {}
+
+    def best_question(self, objects: np.ndarray, turns_left: int) -> int:
+        """The question when `objects` (indices, ascending) are consistent."""
+        raise NotImplementedError
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """See `Player.choose`."""
+        keys = [(row.tobytes(), turns_left) for row in np.packbits(consistent, axis=1)]
+        for row, key in enumerate(keys):
+            if key not in self._questions:
+                objects = np.flatnonzero(consistent[row])
+                self._questions[key] = self.best_question(objects, turns_left)
+        return np.array([self._questions[key] for key in keys], dtype=np.int64)
+
+
+class InformationGainPlayer(_SetPlayer):
+    """The question whose answer tells most, by its entropy; a guess among equals, else the first.
+
+    With one question left it guesses.
+    """
+
+    def best_question(self, objects: np.ndarray, turns_left: int) -> int:
+        """See `_SetPlayer.best_question`."""
+        guess = self.rules.guesses.start + int(objects[0])
+        yes = self.rules.table[: self.rules.guesses.start, objects].sum(axis=1)
+        imbalance = np.abs(2 * yes - len(objects))  # the entropy falls with it
+        if turns_left == 1 or not len(yes) or imbalance.min() >= abs(2 - len(objects)):
+            return guess
+        return int(imbalance.argmin())
+
+
+class OptimalPlayer(_SetPlayer):
+    """The question of largest expected score, by dynamic programming over sets of objects.
+
+    For a set S its cost, the number of wrong questions to come summed over all objects in S, is
+
+        cost(S, t) = min(|S| - 1 + cost(S without i, t - 1) over guesses i,
+                         |S| + cost(S_yes, t - 1) + cost(S_no, t - 1) over other questions),
+
+    with cost(S, 0) = 0. Costs are whole numbers, so this is exact. In general it is NP-hard, but
+    where attributes halve most sets a lower bound of the cost leaves little to try: the shipped
+    objects take a tenth of a second. RuntimeError when more than `limit` sets had to be solved; see
+    `score_bound` for such lists.
+    """
+
+    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0, limit: int = 100_000) -> None:
+        super().__init__(rules, seed)
+        self.limit = limit
+        self._solved: dict[tuple[bytes, int], tuple[int, int]] = {}
+
+    def expected_score(self, turns: int = TURNS) -> float:
+        """The mean score of this player over all objects: the largest there is."""
+        everything = np.arange(len(self.rules.names))
+        return -self.cost(everything, turns) / len(everything)
+
+    def best_question(self, objects: np.ndarray, turns_left: int) -> int:
+        """See `_SetPlayer.best_question`."""
+        self.cost(objects, turns_left)
+        return self._solved[objects.tobytes(), turns_left][1]
+
+    def cost(self, objects: np.ndarray, turns_left: int) -> int:
+        """Wrong questions to come, summed over `objects` (indices, ascending)."""
+        if turns_left == 0:
+            return 0
+        key = objects.tobytes(), turns_left
+        if key not in self._solved:
+            if len(self._solved) >= self.limit:
+                raise RuntimeError(
+                    f"the exact optimum needs more than {self.limit} sets of objects: pass a "
+                    f"larger limit, or use score_bound"
+                )
+            self._solved[key] = self._solve(objects, turns_left)
+        return self._solved[key][0]
+
+    def _solve(self, objects: np.ndarray, turns_left: int) -> tuple[int, int]:
+        size, first_guess = len(objects), self.rules.guesses.start
+        if size <= 2 or turns_left == 1:  # nothing beats a guess
+            return size - 1, first_guess + int(objects[0])
+        options = []  # (lower bound of the cost, question)
+        answers = self.rules.table[:first_guess, objects]
+        _, different = np.unique(answers, axis=0, return_index=True)
+        yes = answers.sum(axis=1)
+        for question in different:
+            if 0 < yes[question] < size:
+                parts = int(yes[question]), size - int(yes[question])
+                bound = size + sum(least_cost(part, turns_left - 1) for part in parts)
+                options.append((bound, int(question)))
+        bound = size - 1 + least_cost(size - 1, turns_left - 1)
+        _, unlike = np.unique(answers, axis=1, return_index=True)  # of like ones any guess will do
+        options += [(bound, first_guess + int(index)) for index in objects[unlike]]
+        best_cost, best_question = np.inf, -1
+        for bound, question in sorted(options):  # the rest cannot win once a bound is too high
+            if bound >= best_cost:
+                break
+            answer = self.rules.table[question, objects]
+            if question >= first_guess:
+                cost = size - 1 + self.cost(objects[~answer], turns_left - 1)
+            else:
+                cost = size + self.cost(objects[answer], turns_left - 1)
+                if cost < best_cost:
+                    cost += self.cost(objects[~answer], turns_left - 1)
+            if cost < best_cost:
+                best_cost, best_question = cost, question
+        return int(best_cost), best_question
+
+
+PLAYERS: dict[str, type[Player]] = {
+    "random": RandomPlayer,
+    "noisy": NoisyPlayer,
+    "scripted": ScriptedPlayer,
+    "information_gain": InformationGainPlayer,
+    "optimal": OptimalPlayer,
+}
+
+
+@cache
+def least_cost(size: int, turns_left: int) -> int:
+    """The cost of `size` objects if any question at all could be asked.
+
+    The optimum over all binary trees, as Huffman's for equal weights, but of a game that ends with
+    a guess, which is asked for one object only:
+
+        f(n, t) = min(n - 1 + f(n - 1, t - 1), n + min over k of f(k, t - 1) + f(n - k, t - 1)).
+    """
+    if size < 2 or turns_left == 0:
+        return 0
+    left = turns_left - 1
+    halves = (
+        least_cost(part, left) + least_cost(size - part, left) for part in range(1, size // 2 + 1)
+    )
+    return min(size - 1 + least_cost(size - 1, left), size + min(halves))
+
+
+def score_bound(rules: TwentyQuestionsRules, lookahead: int = 3) -> float:
+    """An upper bound on the mean score over all objects, of any player.
+
+    The first `lookahead` questions are those of the table, each the best there is; from then on any
+    question may be asked (`least_cost`). More lookahead never raises the bound. With 0 it depends
+    on the number of objects alone; with 20 it would be the optimum, were it not that after a guess
+    any question may be asked at once.
+    """
+    everything = np.arange(len(rules.names))
+    return -_bounded_cost(rules, everything, TURNS, min(lookahead, TURNS), {}) / len(everything)
+
+
+def _bounded_cost(
+    rules: TwentyQuestionsRules,
+    objects: np.ndarray,
+    turns_left: int,
+    lookahead: int,
+    known: dict[bytes, int],
+) -> int:
+    size, left = len(objects), turns_left - 1
+    if lookahead == 0 or size <= 2 or turns_left == 0:
+        return least_cost(size, turns_left)
+    key = objects.tobytes() + bytes([lookahead])
+    if key not in known:
+        best = size - 1 + least_cost(size - 1, left)
+        answers = np.unique(rules.table[: rules.guesses.start, objects], axis=0)
+        bounds = {}
+        for row, yes in enumerate(answers.sum(axis=1).tolist()):
+            if 0 < yes < size:
+                bounds[row] = size + least_cost(yes, left) + least_cost(size - yes, left)
+        for row in sorted(bounds, key=bounds.__getitem__):
+            if bounds[row] >= best:
+                break
+            parts = objects[answers[row]], objects[~answers[row]]
+            costs = (_bounded_cost(rules, part, left, lookahead - 1, known) for part in parts)
+            best = min(best, size + sum(costs))
+        known[key] = best
+    return known[key]
+
+
+def _count_yes(table: np.ndarray, consistent: np.ndarray) -> np.ndarray:
+    """How many consistent objects each question is true of: (Q, W), (N, W) -> (N, Q)."""
+    return consistent.astype(np.float32) @ table.T.astype(np.float32)
+
+
+def _random_member(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each row of members (N, W) bool the column of one of its True entries, drawn evenly."""
+    count = members.sum(axis=1)
+    wanted = 1 + (rng.random(len(members)) * count).astype(np.int64)  # the first is number 1
+    return (members.cumsum(axis=1, dtype=np.int32) >= wanted[:, None]).argmax(axis=1)

@@ -1,0 +1,323 @@
+r"""Twenty Questions in tables: objects, questions and answers, and the text of each.
+
+W is the number of objects and Q that of the questions: first those about attributes ("Is it made of
+wood?"), then those about categories ("Is it a tool?"), then one guess an object ("Is it a
+guitar?"). A question is its index. The table holds every answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from qsft_lite.envs.twenty_questions_text import guessed_name, normalize, plural, without_kind
+
+Phrasing = Literal["one", "many"]
+
+TURNS = 20
+UNKNOWN = -1  # the index of a question that the oracle does not understand
+START = "Questions:\n"
+YES, NO = "Yes.\n", "No.\n"
+OBJECT_COLUMNS = ("object", "guess", "other names", "category", "attributes")
+GUESSES = ("Is it {}?", "Is the object {}?", "Could it be {}?")
+
+
+class Thing(NamedTuple):
+    """An object: "guitar", "a guitar", its other names, its category and its attributes."""
+
+    name: str
+    guess: str
+    other_names: tuple[str, ...]
+    category: str
+    attributes: frozenset[str]
+
+
+class Topic(NamedTuple):
+    """What a question can be about: an attribute or a category, with the ways to ask."""
+
+    kind: str
+    name: str
+    phrasings: tuple[str, ...]
+    meaning: str
+
+
+def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[Thing, ...]:
+    """The objects of a file or a sequence; the shipped ones when None.
+
+    The file is a table with tabs and the columns of OBJECT_COLUMNS (an empty guess is the name with
+    its article), or LMRL-Gym's JSON, {category: ["name;other name", ...]}, which has no attributes:
+    use it with an oracle of its own.
+
+    Raises ValueError, naming file and line (or position), for a bad table.
+    """
+    if objects is None:
+        objects = _words() / "twenty_questions_objects.tsv"
+    if isinstance(objects, str):
+        objects = Path(objects)
+    if not hasattr(objects, "read_text"):
+        name, things = "objects", list(enumerate(objects, start=1))
+    elif objects.name.endswith(".json"):
+        name = str(objects)
+        groups = json.loads(objects.read_text(encoding="utf-8"))
+        members = [(names, group) for group in groups for names in groups[group]]
+        things = [(line, _lmrl_thing(*member)) for line, member in enumerate(members, start=1)]
+    else:
+        name = str(objects)
+        table = _read_table(objects, OBJECT_COLUMNS)
+        things = [(line, _read_thing(row)) for line, row in table]
+    known = {topic.name for topic in read_topics() if topic.kind == "attribute"}
+    for line, thing in things:
+        for attribute in sorted(thing.attributes - known):
+            raise ValueError(
+                f"{name}:{line}: no question is about the attribute {attribute!r} of {thing.name}; "
+                f"there are: {', '.join(sorted(known))}"
+            )
+    if not things:
+        raise ValueError(f"{name} has no objects")
+    return tuple(thing for _, thing in things)
+
+
+def read_topics() -> tuple[Topic, ...]:
+    """The attributes and categories that the shipped questions are about, in their order."""
+    path = _words() / "twenty_questions_questions.tsv"
+    table = _read_table(path, ("kind", "name", "questions", "meaning"))
+    return tuple(
+        Topic(row["kind"], row["name"], _split(row["questions"]), row["meaning"])
+        for _, row in table
+    )
+
+
+class TwentyQuestionsRules:
+    r"""Objects and questions with the table of all answers and the text of every question.
+
+    names: W objects; categories: (W,) list of theirs. attributes: names of the first questions.
+    table: (Q, W) bool, the answer to each question about each object. guesses: the slice of
+    questions that are guesses. phrasings: Q tuples of actions with the same meaning, each with its
+    newline, the usual one first. With phrasing="one" the usual one is all there is.
+
+    The oracle (`read_question`) understands all phrasings whatever `phrasing` says, and small
+    changes of them. A question that it does not understand has the index UNKNOWN, and the answer
+    is "No.", since the game knows no third.
+
+    Never changed once made, so all games may share one. objects: see `read_objects`.
+    """
+
+    def __init__(
+        self, objects: str | Path | Iterable[Thing] | None = None, phrasing: Phrasing = "one"
+    ) -> None:
+        if phrasing not in ("one", "many"):
+            raise ValueError(f"phrasing must be 'one' or 'many', got {phrasing!r}")
+        self.phrasing = phrasing
+        self.things = read_objects(objects)
+        self.names = tuple(thing.name for thing in self.things)
+        self.categories = [thing.category for thing in self.things]
+        topics = _topics(self.things)
+        self.attributes = tuple(topic.name for topic in topics if topic.kind == "attribute")
+        self.guesses = slice(len(topics), len(topics) + len(self.things))
+        told = [[_holds(topic, thing) for thing in self.things] for topic in topics]
+        self.table = np.concatenate([np.array(told), np.eye(len(self.things), dtype=bool)])
+        spoken = [topic.phrasings for topic in topics]
+        spoken += [tuple(form.format(thing.guess) for form in GUESSES) for thing in self.things]
+        self._meanings = _index_phrasings(spoken[: len(topics)])
+        self._guess_index = _index_names(self.things)
+        self._read: dict[str, int] = {}
+        for question, texts in enumerate(spoken):
+            for text in texts:
+                if self.read_question(text) != question:
+                    raise ValueError(f"{text!r} is not understood as it is meant: rename it")
+        if phrasing == "one":
+            spoken = [texts[:1] for texts in spoken]
+        self.phrasings = tuple(tuple(f"{text}\n" for text in texts) for texts in spoken)
+
+    def __deepcopy__(self, memo: dict) -> TwentyQuestionsRules:
+        return self
+
+    @property
+    def question_texts(self) -> tuple[str, ...]:
+        """The usual text of each question."""
+        return tuple(texts[0] for texts in self.phrasings)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every segment a transcript can have (with questions of ours), as a tokenizer needs."""
+        return START, YES, NO, *(text for texts in self.phrasings for text in texts)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of objects, answers and questions: what a recorded result should name."""
+        content = (self.names, self.phrasings, self.table.astype(int).tolist())
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def object_index(self, name: str) -> int:
+        """The index of an object by any of its names; ValueError with the closest ones."""
+        index = self._guess_index.get(normalize(str(name)))
+        if index is not None:
+            return index
+        close = ", ".join(difflib.get_close_matches(str(name).lower(), self._guess_index)) or "none"
+        raise ValueError(f"{name!r} is not among the objects; close to it: {close}")
+
+    def read_question(self, text: str) -> int:
+        """The question that an action text means, UNKNOWN when the oracle does not understand it.
+
+        Case, punctuation, the newline, articles and words like "usually" do not matter. A guess
+        must name the whole object and no more: neither "Is it a ball?" nor "Is it a tennis ball
+        can?" means the tennis ball.
+        """
+        if text not in self._read:
+            if len(self._read) > 100_000:  # a policy may write anything
+                self._read.clear()
+            self._read[text] = self._understand(text)
+        return self._read[text]
+
+    def _understand(self, text: str) -> int:
+        words = normalize(text)
+        meaning = self._meanings.get(words, self._meanings.get(without_kind(words)))
+        if meaning is not None:
+            return meaning
+        guess = self._guess_index.get(guessed_name(words))
+        return UNKNOWN if guess is None else self.guesses.start + guess
+
+    def is_guess(self, question: int | np.ndarray) -> bool | np.ndarray:
+        """Whether questions are guesses, elementwise."""
+        return question >= self.guesses.start
+
+    def answer(self, question: int, index: int) -> bool:
+        """The answer to a question about an object; UNKNOWN is answered False."""
+        return question != UNKNOWN and bool(self.table[question, index])
+
+    def read_history(self, history: str) -> list[tuple[int, bool]]:
+        """The (question, answer) pairs of a transcript that waits for the next question.
+
+        Raises ValueError, naming the line, for a text that is no such transcript.
+        """
+        if not history.startswith(START) or not history.endswith("\n"):
+            raise ValueError(f"{history!r} does not start with {START!r} or end with a newline")
+        lines = history[len(START) :].split("\n")[:-1]
+        if len(lines) % 2:
+            raise ValueError(f"the last line of a history is an answer, no question: {history!r}")
+        turns = []
+        for line in range(0, len(lines), 2):
+            answer = lines[line + 1] + "\n"
+            if answer not in (YES, NO):
+                raise ValueError(
+                    f"line {line + 3} of the history, {lines[line + 1]!r}, is not Yes. or No."
+                )
+            turns.append((self.read_question(lines[line]), answer == YES))
+        return turns
+
+    def consistent(self, turns: Iterable[tuple[int, bool]]) -> np.ndarray:
+        """(W,) bool: the objects that explain the most answers, all of them if there are such.
+
+        The oracle of a language model may contradict the table, and then no object explains all.
+        A question that was not understood tells nothing.
+        """
+        explained = np.zeros(len(self.names), dtype=np.int64)
+        for question, answer in turns:
+            if question != UNKNOWN:
+                explained += self.table[question] == answer
+        return explained == explained.max()
+
+
+def _words() -> Any:
+    return files("qsft_lite.envs") / "words"
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _read_thing(row: dict[str, str]) -> Thing:
+    name = row["object"].strip().lower()
+    return Thing(
+        name,
+        row["guess"].strip() or _with_article(name),
+        _split(row["other names"]),
+        row["category"].strip().lower(),
+        frozenset(row["attributes"].split()),
+    )
+
+
+def _lmrl_thing(names: str, group: str) -> Thing:
+    name, *other_names = [part.lower() for part in _split(names)]
+    several = any(form == f"pair of {name}" or plural(form) == name for form in other_names)
+    guess = name if several else _with_article(name)
+    return Thing(name, guess, tuple(other_names), group.lower(), frozenset())
+
+
+def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """The (line, row) pairs of a table with tabs; ValueError when a row or a column is missing."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = lines[0].split("\t") if lines else []
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise ValueError(
+            f"{path}:1: no column {missing[0]!r}; the table needs {', '.join(columns)}"
+        )
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split("\t")
+        if len(cells) != len(header) or not cells[0].strip():
+            raise ValueError(f"{path}:{number}: {len(header)} cells expected, got {cells!r}")
+        rows.append((number, dict(zip(header, cells, strict=True))))
+    return rows
+
+
+def _topics(things: tuple[Thing, ...]) -> tuple[Topic, ...]:
+    """The shipped attributes and the categories of these objects; none without attributes.
+
+    A category that the shipped questions do not know is asked for by its name, in the singular or
+    the plural as it stands.
+    """
+    shipped = read_topics()
+    attributes = [topic for topic in shipped if topic.kind == "attribute"]
+    if not any(thing.attributes for thing in things):
+        attributes = []
+    categories = {topic.name: topic for topic in shipped if topic.kind == "category"}
+    ordered = sorted({thing.category for thing in things})
+    asked = [
+        categories.get(name, Topic("category", name, _category_phrasings(name), ""))
+        for name in ordered
+    ]
+    return (*attributes, *asked)
+
+
+def _category_phrasings(name: str) -> tuple[str, ...]:
+    return f"Is it in the category {name}?", f"Is it one of the {name}?", f"Is it a {name}?"
+
+
+def _holds(topic: Topic, thing: Thing) -> bool:
+    return topic.name in (thing.attributes if topic.kind == "attribute" else {thing.category})
+
+
+def _index_phrasings(spoken: list[tuple[str, ...]]) -> dict[str, int]:
+    """From each normalized phrasing to its question; ValueError when two questions share one."""
+    index: dict[str, int] = {}
+    for question, texts in enumerate(spoken):
+        for text in texts:
+            if index.setdefault(normalize(text), question) != question:
+                raise ValueError(f"{text!r} is a phrasing of two questions")
+    return index
+
+
+def _index_names(things: tuple[Thing, ...]) -> dict[str, int]:
+    """From each normalized name, singular or plural, to its object; ValueError when shared."""
+    index: dict[str, int] = {}
+    for number, thing in enumerate(things):
+        for name in (thing.name, *thing.other_names):
+            for form in (name, plural(name)):
+                if index.setdefault(normalize(form), number) != number:
+                    other = things[index[normalize(form)]].name
+                    raise ValueError(f"{form!r} names both {other} and {thing.name}")
+    return index
