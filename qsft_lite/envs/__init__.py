@@ -13,16 +13,21 @@ from typing import Any
 import gymnasium
 from datasets import Dataset
 
+from qsft_lite.envs.chess import ChessGame, Endgames
+from qsft_lite.envs.endgame_data import generate_endgames
 from qsft_lite.envs.gridworld import Gridworld, generate_gridworld
 from qsft_lite.envs.recording import check_choice
 from qsft_lite.envs.wordle import Wordle
 from qsft_lite.envs.wordle_data import generate_wordle
 
 ENVIRONMENTS: dict[str, Callable[..., gymnasium.Env]] = {
+    "chess": ChessGame,
+    "endgames": Endgames,
     "gridworld": Gridworld,
     "wordle": Wordle,
 }
 GENERATORS: dict[str, Callable[..., Dataset]] = {
+    "endgames": generate_endgames,
     "gridworld": generate_gridworld,
     "wordle": generate_wordle,
 }

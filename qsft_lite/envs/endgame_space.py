@@ -8,7 +8,7 @@ where it is, so a sweep over them slides along one axis; Black's are looked up i
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -201,7 +201,7 @@ def _over_steps(values: np.ndarray, combine: np.ufunc, empty: float) -> np.ndarr
     return total
 
 
-@lru_cache(maxsize=None)
+@cache
 def space(material: str) -> EndgameSpace:
     """The space of a material, made once."""
     return EndgameSpace(material)

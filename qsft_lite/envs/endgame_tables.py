@@ -14,7 +14,7 @@ import os
 import zipfile
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ def lost_in(
     return worst
 
 
-@lru_cache(maxsize=None)
+@cache
 def table(material: str, folder: str | Path | None = None) -> EndgameTable:
     """The table of a material: from the cache folder, or worked out (seconds) and put there.
 
