@@ -14,6 +14,7 @@ import gymnasium
 from datasets import Dataset
 
 from qsft_lite.envs.chess import ChessGame, Endgames
+from qsft_lite.envs.chess_data import generate_chess
 from qsft_lite.envs.endgame_data import generate_endgames
 from qsft_lite.envs.gridworld import Gridworld, generate_gridworld
 from qsft_lite.envs.recording import check_choice
@@ -27,6 +28,7 @@ ENVIRONMENTS: dict[str, Callable[..., gymnasium.Env]] = {
     "wordle": Wordle,
 }
 GENERATORS: dict[str, Callable[..., Dataset]] = {
+    "chess": generate_chess,
     "endgames": generate_endgames,
     "gridworld": generate_gridworld,
     "wordle": generate_wordle,

@@ -44,7 +44,7 @@ def placement(material: str, squares: list[int]) -> str:
     men = sorted(
         zip(squares, f"K{material}k", strict=True), key=lambda man: (-(man[0] // 8), man[0] % 8)
     )
-    text, at, free = "", 0, 0
+    text, at = "", 0
     for square, man in men:
         place = (7 - square // 8) * 8 + square % 8
         text += _EMPTY[at][place] + man
