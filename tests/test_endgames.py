@@ -1,4 +1,4 @@
-"""Endgames: tables and values against brute force, an engine and play; games against python-chess."""
+"""Endgames: tables and values against brute force, an engine and play; games, too."""
 
 import hashlib
 import shutil

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import shutil
 import threading
@@ -28,6 +30,14 @@ PAWN = 126  # by scores in its own units, of which a pawn is that many
 CENTIPAWN = 3.61  # and what it calls a centipawn that many
 
 Elo = int | Literal["floor", "full"]
+
+FAILURES = (  # of which the last two are TimeoutError from Python 3.11 on
+    chess.engine.EngineError,
+    OSError,
+    concurrent.futures.CancelledError,
+    asyncio.TimeoutError,
+    concurrent.futures.TimeoutError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +127,7 @@ class Engine:
         for attempt in range(ATTEMPTS):
             try:
                 return self._choose(board, noise)
-            except (chess.engine.EngineError, TimeoutError, OSError) as error:
+            except FAILURES as error:
                 failure = error
                 log.warning("The engine failed (%r), attempt %d: started anew", error, attempt + 1)
                 self.close()
