@@ -40,7 +40,8 @@ from qsft_lite.envs.endgame_starts import (
     validation_positions,
 )
 from qsft_lite.envs.endgame_tables import DRAW, solve, table
-from qsft_lite.envs.endgame_values import exact_values
+from qsft_lite.envs.endgame_values import exact_q, exact_values
+from qsft_lite.evaluate import evaluate
 from qsft_lite.models import word_tokenizer
 
 LONGEST = {"Q": 10, "R": 16, "QR": 6, "RR": 7}  # moves to mate
@@ -243,6 +244,13 @@ def test_values_satisfy_the_bellman_equation(material, defender, behavior, gamma
     squares = drawn(material, 12, seed=3)
     squares = squares[~in_check(material, squares)]
     q = exact.q(squares)
+    by_move = exact_q(
+        board_of(material, squares[0]),
+        behavior=None if behavior is None else {"perfect": behavior, "random": 1 - behavior},
+        defender=defender,
+        gamma=gamma,
+    )
+    assert sorted(by_move.values()) == sorted(q[0][~np.isnan(q[0])].tolist())
     movers, targets, legal = white_moves(material, squares)
     for i, row in enumerate(squares):
         board = board_of(material, row)
@@ -480,6 +488,17 @@ def test_players_play_by_text(name, format):
             board.push(read_move(board, action))
             after = table(material).black_distance(read_board(board)[1])[0]
             assert after == table(material).white_distance(squares)[0] - 1
+
+
+def test_evaluation_plays_the_held_out_positions():
+    positions = test_positions()
+    options = [{"position": position} for position in positions]
+    env = envs.make("endgames", format="pieces")
+    result = evaluate(PerfectPlayer(0, "pieces"), env, 645, seed=0, options=options)
+    assert result.mean == result.success == 1
+    for position, length in zip(positions[::40], result.lengths[::40], strict=True):
+        material, squares = read_board(chess.Board(position))
+        assert table(material).white_distance(squares)[0] == length
 
 
 def test_the_default_data_wins_as_often_as_that_of_lmrl_gym():

@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
+import chess
 import numpy as np
 from scipy import sparse
 
+from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import move_white, white_moves
 from qsft_lite.envs.endgame_space import EndgameSpace, space
 from qsft_lite.envs.endgame_tables import DRAW, table
@@ -68,9 +70,9 @@ def exact_values(
 
     behavior: weights of its two parts, {"perfect": .6, "random": .4}: at each move it plays, with
     these probabilities, any of the quickest mates or any legal move. defender: "perfect" plays any
-    of the longest defences (to a draw where it can), "random" any legal move. Three men take about
-    a second; four men half a minute to some minutes, except optimal play against the perfect
-    defender, which is in the tables. Results are kept, so ask again freely.
+    of the longest defences (to a draw where it can), "random" any legal move. Three men take less
+    than a second, four men up to a minute and 2 GB; optimal play against the perfect defender is in
+    the tables. Results are kept, so ask again freely. What an engine plays has no exact value.
 
     Raises ValueError for an unknown defender, and weights or a gamma that make no sense.
     """
@@ -79,6 +81,23 @@ def exact_values(
         raise ValueError(f"gamma must be in (0, 1], got {gamma}")
     weights = None if behavior is None else (*check_weights(behavior, ("perfect", "random")),)
     return _exact_values(material, weights, defender, gamma, tol)
+
+
+def exact_q(board: chess.Board, **settings: Any) -> dict[chess.Move, float]:
+    """Q of every legal move on a board; the settings are those of `exact_values`.
+
+    Raises ValueError for a board that is none of the endgames, or has Black to move.
+    """
+    material, squares = read_board(board)
+    if not material or board.turn != chess.WHITE:
+        raise ValueError(f"{board.fen()!r} is no endgame with White to move")
+    values = exact_values(material, **settings)
+    moves = list(board.legal_moves)
+    after = squares.repeat(len(moves), axis=0)
+    for row, move in zip(after, moves, strict=True):
+        row[row == move.from_square] = move.to_square
+    q = values.black[space(material).index(after)]
+    return dict(zip(moves, q.tolist(), strict=True))
 
 
 def check_weights(weights: Weights, parts: tuple[str, ...]) -> list[float]:
