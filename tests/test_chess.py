@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
-from qsft_lite.envs import chess_engine
+from qsft_lite.envs import chess_data, chess_engine
 from qsft_lite.envs.chess import ChessGame, spaced, unspaced
 from qsft_lite.envs.chess_data import save_pgn, to_pgn
 from qsft_lite.envs.chess_engine import PLACES, Engine, pick, skill_level
@@ -251,6 +251,7 @@ def fake_engine(folder, name="fake", elo=False, body=""):
                 if words[0] == "uci":
                     print("id name Fake 1")
                     print(ELO)
+                    print("option name MultiPV type spin default 1 min 1 max 500")
                     print("uciok")
                 elif words[0] == "isready":
                     print("readyok")
@@ -258,7 +259,9 @@ def fake_engine(folder, name="fake", elo=False, body=""):
                     board = chess.Board() if words[1] == "startpos" else chess.Board(line[13:])
                 elif words[0] == "go":
                     BODY
-                    print("bestmove", next(iter(board.legal_moves)).uci())
+                    move = next(iter(board.legal_moves)).uci()
+                    print("info depth 1 multipv 1 score cp 0 pv", move)
+                    print("bestmove", move)
                 elif words[0] == "quit":
                     break
                 sys.stdout.flush()
@@ -271,6 +274,12 @@ def fake_engine(folder, name="fake", elo=False, body=""):
         path.write_text(path.read_text().replace("option name UCI_Elo", "option name Other"))
     path.chmod(0o755)
     return path
+
+
+def engines_running():
+    """Our children that are engines; multiprocessing has others."""
+    names = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    return [name for name in names if "multiprocessing" not in name]
 
 
 def test_an_engine_plays_black(tmp_path):
@@ -301,7 +310,7 @@ def test_an_engine_that_always_fails_is_given_up(tmp_path):
     with Engine(fake_engine(tmp_path, body="os._exit(1)"), "full", nodes=1) as engine:
         with pytest.raises(RuntimeError, match="failed 3 times at 'rnbq"):
             engine.choose(chess.Board(), np.random.default_rng(0))
-    assert not psutil.Process().children(recursive=True)
+    assert not engines_running()
 
 
 def test_a_program_that_is_no_engine_is_named(tmp_path):
@@ -337,6 +346,9 @@ def test_an_elo_out_of_range_is_refused(tmp_path):
     assert Engine(path, "full").elo is None
     with pytest.raises(ValueError, match="no UCI_Elo"):
         Engine(fake_engine(tmp_path, "other"))
+    path.write_text(path.read_text().replace("MultiPV", "Lines"))
+    with pytest.raises(ValueError, match="no MultiPV"):
+        Engine(path, nodes=1)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +362,22 @@ def test_an_elo_out_of_range_is_refused(tmp_path):
 def test_wrong_limits_are_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         Engine(fake_engine(tmp_path), **options)
+
+
+def test_one_process_plays_at_several_strengths(tmp_path):
+    engine = Engine(fake_engine(tmp_path, elo=True), nodes=1)
+    strong = engine.at("full")
+    engine.choose(chess.Board(), np.random.default_rng(0))
+    assert (strong.elo, engine.elo, strong.pid) == (None, 1320, engine.pid)
+    del engine
+    strong.choose(chess.Board(), np.random.default_rng(0))
+    assert len(engines_running()) == 1
+    del strong
+    assert not engines_running()
+    with pytest.raises(ValueError, match="between 1320"):
+        Engine(fake_engine(tmp_path, elo=True), nodes=1).at(1)
+    with pytest.raises(ValueError, match="node limit"):
+        Engine(fake_engine(tmp_path, elo=True)).at("full")
 
 
 def test_the_handicap_picks_among_the_best_moves():
@@ -378,7 +406,7 @@ def test_a_dead_or_hung_stockfish_is_replaced_in_mid_game():
         env.close()
         played.append(texts)
     assert played[0] == played[1] == played[2]
-    assert not psutil.Process().children(recursive=True)
+    assert not engines_running()
 
 
 @needs_engine
@@ -433,14 +461,15 @@ def test_our_handicap_is_the_engines_own():
 
 
 @needs_engine
-def test_games_of_engines_follow_the_rules_and_their_seed(tmp_path):
+def test_games_of_engines_follow_the_rules_and_their_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(chess_data, "BLOCK", 2)
     options = {"engine": STOCKFISH, "nodes": NODES, "strengths": {"floor": 1, 1500: 1}}
     options |= {"random": 0.2, "max_moves": 15}
     one = envs.generate("chess", 4, 0, **options, path=tmp_path / "games")
-    again = envs.generate("chess", 4, 0, **options)
+    again = envs.generate("chess", 4, 0, **options, processes=2)
     assert one.to_dict() == again.to_dict()
     assert one["text"][:] != envs.generate("chess", 4, 1, **options)["text"][:]
-    assert not psutil.Process().children(recursive=True)
+    assert not engines_running()
     for row in one:
         assert row["done"] == (len(row["text"]) < 31)
         pgn = chess.pgn.read_game(io.StringIO(to_pgn(row["text"], White="Mixture")))

@@ -52,8 +52,8 @@ def generate_chess(
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
     weights /= weights.sum()
-    elos = [Engine(engine, white, nodes=nodes).elo for white in strengths]  # bad ones fail here
-    checked = Engine(engine, elo, nodes=nodes)
+    with Engine(engine, elo, nodes=nodes) as checked:  # bad options fail here, not in a worker
+        elos = [checked.at(strength).elo for strength in strengths]
     settings = {
         "task": "chess",
         "strengths": [["full" if e is None else e, w] for e, w in zip(elos, weights, strict=True)],
@@ -78,11 +78,12 @@ def _play_block(
     n: int,
     seed: np.random.SeedSequence,
 ) -> Episodes:
-    env = ChessGame(elo=elo, max_moves=max_moves, **options)
+    black = Engine(elo=elo, **options)
+    env = ChessGame(black, max_moves=max_moves)
     strengths, weights = white
-    engines = [Engine(elo=strength, **options) for strength in strengths]
     episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
-    try:
+    with black:  # one process for both sides and all strengths
+        engines = [black.at(strength) for strength in strengths]
         for game_seed in seed.spawn(n):
             rng = np.random.default_rng(game_seed)
             engine = engines[rng.choice(len(engines), p=weights)]
@@ -102,9 +103,6 @@ def _play_block(
             episodes["is_action"].append([i % 2 == 1 for i in range(len(texts))])
             episodes["reward"].append(rewards)
             episodes["done"].append(over)
-    finally:
-        for engine in (*engines, env):
-            engine.close()
     return episodes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
 import logging
 import shutil
 import threading
@@ -97,10 +98,23 @@ class Engine:
             process = self._process()
             self.name = str(process.id.get("name", self.path))
             self.elo = _elo_in_range(process, elo)
+            if self.elo and nodes and "MultiPV" not in process.options:
+                raise ValueError(
+                    f"{self.name} has no MultiPV, so it plays by nodes with elo='full' only"
+                )
             self.close()
         except BaseException:
             self.close()
             raise
+
+    def at(self, elo: Elo) -> Engine:
+        """The same process at another strength; with a node limit only, see the class."""
+        if not self.nodes:
+            raise ValueError("one process plays at several strengths with a node limit only")
+        other = copy.copy(self)
+        other.elo = _elo_in_range(self._process(), elo)
+        other._owner = self  # whose end is that of the process
+        return other
 
     def __deepcopy__(self, memo: dict) -> Engine:
         return self

@@ -246,11 +246,12 @@ def _play_block(
         for row, squares in zip(rows, start_positions(material, len(rows), rng), strict=True):
             starts[row] = (material, squares)
     player = MixturePlayer(player_seed, format, shares, **(engine_options or {}))
-    engine = Engine(**engine_options) if opponent == "engine" else None
+    engine = player.engine
+    if opponent == "engine" and not engine:
+        engine = Engine(**engine_options)
     try:
-        defender = Defender(engine or opponent, defender_seed)
+        defender = Defender(engine if opponent == "engine" else opponent, defender_seed)
         return play_games(starts, player, defender, format=format, max_moves=max_moves)
     finally:
-        player.close()
         if engine:
             engine.close()
