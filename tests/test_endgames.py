@@ -391,22 +391,47 @@ def test_recorded_games_are_what_the_environment_plays(seed, opponent, format, p
         max_moves=max_moves,
     )
     for game in dataset:
-        replies = Replies(game["text"], format)
-        env = envs.make("endgames", opponent=replies, format=format, max_moves=max_moves)
-        start = env.read_state(game["text"][0]).fen()
-        text, rewards = [env.reset(options={"position": start})[0]], [0.0]
-        for action in game["text"][1::2]:
-            observation, reward, terminated, truncated, info = env.step(action)
-            assert info["valid"]
-            text += [action, observation]
-            rewards += [reward, 0.0]
-        assert (text, rewards, terminated) == (game["text"], game["reward"], game["done"])
-        assert terminated != truncated
-        assert game["is_action"] == [i % 2 == 1 for i in range(len(text))]
+        assert_played(game, format, max_moves)
+
+
+def test_recorded_games_end_by_repetition_as_those_of_the_environment():
+    class Shuffler(RandomPlayer):
+        """Moves its king to the lowest square it can: soon to and fro between two."""
+
+        def choose(self, material, squares, moves):
+            king = moves[2][:, :8]
+            return np.where(king, moves[1][:, :8], 99).argmin(axis=1)
+
+    starts = start_positions("R", 30, np.random.default_rng(2))
+    games = play_games([("R", row) for row in starts], Shuffler(), Defender("perfect", 0))
+    repeated = 0
+    for row in zip(*games.values(), strict=True):
+        game = dict(zip(games, row, strict=True))
+        assert_played(game, "fen", 400)
+        board = chess.Board(unspaced(game["text"][-1]))
+        repeated += not board.is_insufficient_material() and board.halfmove_clock < 150
+    assert repeated >= 5
+
+
+def assert_played(game, format, max_moves):
+    """The environment plays the recorded moves with the same texts, rewards and end."""
+    env = envs.make(
+        "endgames", opponent=Replies(game["text"], format), format=format, max_moves=max_moves
+    )
+    start = env.read_state(game["text"][0]).fen()
+    text, rewards = [env.reset(options={"position": start})[0]], [0.0]
+    for action in game["text"][1::2]:
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert info["valid"]
+        text += [action, observation]
+        rewards += [reward, 0.0]
+    assert (text, rewards, terminated) == (game["text"], game["reward"], game["done"])
+    assert terminated != truncated
+    assert game["is_action"] == [i % 2 == 1 for i in range(len(text))]
 
 
 class Replies:
-    """Black's moves as recorded, checked to be the defender's."""
+    """Black's moves as recorded."""
 
     def __init__(self, texts, format):
         self.texts, self.format = texts, format

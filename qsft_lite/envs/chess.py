@@ -184,7 +184,8 @@ class Endgames(ChessGame):
     White to move and Black not in check, none of the held-out ones among them.
 
     format: "fen", or "pieces", which takes three or four tokens of a word tokenizer a state and one
-    an action: "Ke1 Qd5 kh8\n" and "Qd8\n" (SAN without its + and #).
+    an action: "Ke1 Qd5 kh8\n" and "Qd8\n" (SAN without its + and #). It leaves out the counters
+    and, at the end, whose turn it is.
     """
 
     task = "endgames"

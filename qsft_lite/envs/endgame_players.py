@@ -47,10 +47,9 @@ class EndgamePlayer:
                 continue
             squares = np.concatenate([read[row][1] for row in rows])
             moves = white_moves(material, squares)
-            for row, slot, at in zip(
-                rows, self.choose(material, squares, moves), squares, strict=True
-            ):
-                move = chess.Move(at[moves[0][slot]], moves[1][rows.index(row), slot])
+            slots = self.choose(material, squares, moves)
+            for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
+                move = chess.Move(squares[i, moves[0][slot]], moves[1][i, slot])
                 texts[row] = self._reader.action_text(boards[row], move)
         return texts
 
