@@ -19,6 +19,7 @@ import numpy as np
 
 PLACES = ("/usr/games/stockfish", "/usr/local/bin/stockfish", "/opt/homebrew/bin/stockfish")
 MILLISECONDS = 100  # a move, as LMRL-Gym's
+START_SECONDS = 10.0  # at least, that an engine has to start
 ATTEMPTS = 3  # to get a move from an engine that dies or hangs
 HOW_TO_INSTALL = (
     "Full games of chess need a UCI engine. Install Stockfish (Debian, Ubuntu and Colab: "
@@ -238,7 +239,11 @@ def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
 
     def start() -> None:
         try:
-            result.append(chess.engine.SimpleEngine.popen_uci(path, timeout=timeout, setpgrp=True))
+            result.append(
+                chess.engine.SimpleEngine.popen_uci(
+                    path, timeout=max(timeout, START_SECONDS), setpgrp=True
+                )
+            )
         except BaseException as error:
             result.append(error)
 
@@ -247,6 +252,7 @@ def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
     thread.join()
     if isinstance(result[0], BaseException):
         raise RuntimeError(f"{path} does not start as a UCI engine: {result[0]!r}") from result[0]
+    result[0].timeout = timeout
     return result[0]
 
 
