@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,7 +53,13 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy, env: gymnasium.Env, episodes: int, seed: int, *, batch: int = 256
+    policy: Policy,
+    env: gymnasium.Env,
+    episodes: int,
+    seed: int,
+    *,
+    batch: int = 256,
+    options: Sequence[dict[str, Any]] | None = None,
 ) -> Evaluation:
     """Play episodes, many at a time.
 
@@ -66,13 +73,16 @@ def evaluate(
         episodes: number of episodes, at least 1.
         seed: of the episodes and the policy.
         batch: episodes played at once.
+        options: reset's options of each episode, such as a fixed start; drawn starts when None.
 
     Raises:
-        ValueError: fewer than one episode or place.
+        ValueError: fewer than one episode or place, or not as many options as episodes.
         RuntimeError: the policy or the environment failed; the message names the episode.
     """
     if episodes < 1 or batch < 1:
         raise ValueError(f"episodes and batch must be at least 1, not {episodes} and {batch}.")
+    if options is not None and len(options) != episodes:
+        raise ValueError(f"{episodes} episodes need as many options, not {len(options)}.")
     if hasattr(policy, "reset"):
         policy.reset(seed)
     clone = getattr(env, "clone", None) or (lambda: copy.deepcopy(env))
@@ -81,7 +91,7 @@ def evaluate(
     successes: list[bool] = []
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        for transcript, success in _play(policy, places, numbers, seed):
+        for transcript, success in _play(policy, places, numbers, seed, options):
             transcripts.append(transcript)
             successes.append(success)
 
@@ -103,12 +113,17 @@ def episode_seed(seed: int, episode: int) -> int:
 
 
 def _play(
-    policy: Policy, places: list[gymnasium.Env], numbers: range, seed: int
+    policy: Policy,
+    places: list[gymnasium.Env],
+    numbers: range,
+    seed: int,
+    options: Sequence[dict[str, Any]] | None,
 ) -> list[tuple[dict[str, Any], bool]]:
     """Play the episodes of these numbers in lockstep; each one's transcript and success."""
     transcripts = []
     for env, number in zip(places, numbers, strict=False):
-        text, _ = env.reset(seed=episode_seed(seed, number))
+        start = options[number] if options else None
+        text, _ = env.reset(seed=episode_seed(seed, number), options=start)
         transcripts.append({"text": [text], "is_action": [False], "reward": [0.0], "done": False})
     histories = [transcript["text"][0] for transcript in transcripts]
     successes = [False] * len(transcripts)

@@ -69,6 +69,17 @@ def test_an_evaluation_holds_what_was_played():
     assert result.interval[0] < result.mean < result.interval[1]
 
 
+def test_starts_can_be_given():
+    env = envs.make("wordle", word_list=["crane", "slate", "eerie"])
+    secrets = ["slate", "crane", "slate", "eerie", "slate"]
+    options = [{"secret": secret} for secret in secrets]
+    policy = Constant("slate")
+    result = evaluate(policy, env, 5, seed=0, batch=2, options=options)
+    assert result.returns.tolist() == [0, -6, 0, -6, 0]
+    with pytest.raises(ValueError, match="5 episodes need as many options, not 4"):
+        evaluate(policy, env, 5, seed=0, options=options[1:])
+
+
 def test_a_truncated_episode_is_not_done_and_not_a_success():
     result = evaluate(Constant(0), Guess(), 60, seed=1)
     lost = result.returns == -3

@@ -13,6 +13,9 @@ from typing import Any
 import gymnasium
 from datasets import Dataset
 
+from qsft_lite.envs.chess import ChessGame, Endgames
+from qsft_lite.envs.chess_data import generate_chess
+from qsft_lite.envs.endgame_data import generate_endgames
 from qsft_lite.envs.gridworld import Gridworld, generate_gridworld
 from qsft_lite.envs.recording import check_choice
 from qsft_lite.envs.twenty_questions import TwentyQuestions
@@ -21,11 +24,15 @@ from qsft_lite.envs.wordle import Wordle
 from qsft_lite.envs.wordle_data import generate_wordle
 
 ENVIRONMENTS: dict[str, Callable[..., gymnasium.Env]] = {
+    "chess": ChessGame,
+    "endgames": Endgames,
     "gridworld": Gridworld,
     "twenty_questions": TwentyQuestions,
     "wordle": Wordle,
 }
 GENERATORS: dict[str, Callable[..., Dataset]] = {
+    "chess": generate_chess,
+    "endgames": generate_endgames,
     "gridworld": generate_gridworld,
     "twenty_questions": generate_twenty_questions,
     "wordle": generate_wordle,

@@ -37,27 +37,31 @@ def record(
     *,
     processes: int = 1,
     path: str | Path | None = None,
+    block_size: int | None = None,
 ) -> Dataset:
     """n episodes of play(number of episodes, seed of the block) -> columns.
 
     processes: how many work at once; the episodes are the same for any number. A script that asks
     for several needs `if __name__ == "__main__":`, as always with multiprocessing. path: a folder
     for JSON lines, one file a block, and settings.json; blocks found there are kept, so the same
-    call resumes. Without it the episodes stay in memory.
+    call resumes. Without it the episodes stay in memory. block_size: BLOCK when None; smaller where
+    an episode takes long, so that little is lost and the work is shared. Other block sizes give
+    other episodes.
 
     Raises ValueError for n or processes below 1, and for a folder with other settings.
     """
     for name, value in (("n", n), ("processes", processes)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    blocks = range(-(-n // BLOCK))
-    block = partial(_play_block, play, n, seed)
+    size = BLOCK if block_size is None else block_size
+    blocks = range(-(-n // size))
+    block = partial(_play_block, play, n, seed, size)
     if path is None:
         parts = _in_processes(block, blocks, processes)
         return concatenate_datasets([Dataset.from_dict(part, FEATURES) for part in parts])
 
     folder = Path(path)
-    _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": BLOCK})
+    _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": size})
     names = [folder / _file_name(index) for index in blocks]
     missing = [index for index in blocks if not names[index].exists()]
     for _ in _in_processes(partial(_write_block, block, folder), missing, processes):
@@ -75,9 +79,9 @@ def check_choice(value: str, choices: Iterable[str], name: str) -> None:
     raise ValueError(f"unknown {name} {value!r}{hint} There are: {', '.join(choices)}")
 
 
-def _play_block(play: PlayBlock, n: int, seed: int, index: int) -> Episodes:
+def _play_block(play: PlayBlock, n: int, seed: int, size: int, index: int) -> Episodes:
     block_seed = np.random.SeedSequence(seed, spawn_key=(index,))
-    return play(min(BLOCK, n - index * BLOCK), block_seed)
+    return play(min(size, n - index * size), block_seed)
 
 
 def _write_block(block: Callable[[int], Episodes], folder: Path, index: int) -> None:

@@ -1,0 +1,293 @@
+r"""Chess as text: the agent is White, and every text is LMRL-Gym's.
+
+A state is a FEN, an action a move in SAN, both with a space after each character and a newline at
+the end: "Q h 5 +\n". +1 for a win, -1 for a loss, 0 for everything else; an illegal move is -1, and
+the same position is shown again. The rules are those of the package chess.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import chess
+import gymnasium
+from gymnasium.spaces import Text
+
+from qsft_lite.envs.chess_engine import Elo
+from qsft_lite.envs.chess_opponents import Opponent, make_opponent, read_board
+from qsft_lite.envs.endgame_moves import MATERIALS
+from qsft_lite.envs.endgame_starts import fen_of, start_positions
+from qsft_lite.envs.recording import check_choice
+
+MAX_MOVES = 400
+STATE_CHARACTERS = "".join(sorted(set("pnbrqkPNBRQKwabcdefgh0123456789/- ")))
+ACTION_CHARACTERS = "".join(sorted(set("NBRQKabcdefgh12345678xO-=+#")))
+
+BoardFormat = Literal["fen", "pieces"]
+
+
+def spaced(text: str) -> str:
+    r"""The text with a space between characters and a newline at the end, as in LMRL-Gym."""
+    return " ".join(text) + "\n"
+
+
+def unspaced(text: str) -> str:
+    """The text that `spaced` wrote."""
+    return text.removesuffix("\n")[::2]
+
+
+class ChessGame(gymnasium.Env):
+    """A game of chess against an opponent: text in, text out.
+
+    opponent: "engine", "random", or an object with choose(board, rng) -> chess.Move. engine, elo,
+    milliseconds, nodes and timeout are those of `Engine`: by default Stockfish at the least
+    strength that it offers, 100 ms a move, as in LMRL-Gym; with nodes games are reproducible.
+    max_moves: of the agent, illegal ones included; then the game is cut off (truncated).
+
+    A game ends by checkmate, stalemate, insufficient material, and without anybody's claim by
+    fivefold repetition and after 75 moves without a capture or a pawn's move.
+
+    reset returns the position and info {"position": FEN}; options {"position": FEN} fixes it,
+    otherwise it is the initial one. step takes SAN, with or without spaces and newline, and returns
+    the position after the opponent's reply. info has "position", "success" (White has mated),
+    "valid" (the move was legal) and "result" ("1-0", "0-1", "1/2-1/2"; "*" before the end).
+
+    close ends the engine's process; so does the end of the last copy, and of Python.
+    """
+
+    metadata = {"render_modes": []}
+    task = "chess"
+
+    def __init__(
+        self,
+        opponent: str | Opponent = "engine",
+        *,
+        engine: str | Path | None = None,
+        elo: Elo = "floor",
+        milliseconds: int | None = None,
+        nodes: int | None = None,
+        timeout: float = 10.0,
+        max_moves: int = MAX_MOVES,
+    ) -> None:
+        if max_moves < 1:
+            raise ValueError(f"max_moves must be at least 1, got {max_moves}")
+        if opponent == "perfect" and self.task == "chess":
+            raise ValueError("a perfect defender is known in endgames only: see 'endgames'")
+        self.max_moves = max_moves
+        self.opponent = make_opponent(
+            opponent,
+            engine=engine,
+            elo=elo,
+            milliseconds=milliseconds,
+            nodes=nodes,
+            timeout=timeout,
+        )
+        self.action_space = Text(max_length=15, charset=ACTION_CHARACTERS + " \n")
+        self.observation_space = Text(max_length=200, charset=STATE_CHARACTERS + "\n")
+        self.board: chess.Board | None = None
+        self._moves = 0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts with every character of a transcript, as a tokenizer needs them."""
+        return spaced(STATE_CHARACTERS), spaced(ACTION_CHARACTERS)
+
+    def clone(self) -> ChessGame:
+        """Another game with the same options, opponent (and engine's process) included."""
+        other = copy.copy(self)
+        other.board = None
+        other._np_random = None
+        return other
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start a game; ValueError for a position that cannot be played, or an unknown option."""
+        super().reset(seed=seed)
+        unknown = set(options or {}) - {"position"}
+        if unknown:
+            raise ValueError(f"unknown reset options {sorted(unknown)}: the only one is 'position'")
+        position = (options or {}).get("position")
+        self.board = self.read_position(self.draw_position() if position is None else position)
+        self._moves = 0
+        return self.state_text(self.board), {"position": self.board.fen()}
+
+    def draw_position(self) -> str:
+        """The FEN that a game starts from."""
+        return chess.STARTING_FEN
+
+    def read_position(self, position: str) -> chess.Board:
+        """The board of a FEN; ValueError, saying why, when White cannot play on from there."""
+        try:
+            board = chess.Board(position)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"{position!r} is not a FEN: {error}") from error
+        if not board.is_valid():
+            raise ValueError(f"{position!r} is no position of chess: {board.status()!r}")
+        if board.turn != chess.WHITE:
+            raise ValueError(f"{position!r} has Black to move, but the agent is White")
+        if board.is_game_over():
+            raise ValueError(f"{position!r} is over already: {board.result()}")
+        return board
+
+    def state_text(self, board: chess.Board) -> str:
+        """A position as the agent sees it."""
+        return spaced(board.fen())
+
+    def read_state(self, text: str) -> chess.Board:
+        """The board that the last line of a transcript shows; ValueError when it shows none."""
+        return chess.Board(unspaced(text.removesuffix("\n").rpartition("\n")[2]))
+
+    def action_text(self, board: chess.Board, move: chess.Move) -> str:
+        """A legal move as the agent writes it."""
+        return spaced(board.san(move))
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Move; ResetNeeded when no game is under way."""
+        board = self.board
+        if board is None:
+            raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
+        self._moves += 1
+        move = read_move(board, action)
+        if move:
+            board.push(move)
+            if not board.is_game_over():
+                board.push(self.opponent.choose(board, self.np_random))
+        outcome = board.outcome()
+        terminated = outcome is not None
+        truncated = not terminated and self._moves >= self.max_moves
+        result = outcome.result() if outcome else "*"
+        reward = {"1-0": 1.0, "0-1": -1.0}.get(result, 0.0) if move else -1.0
+        info = {
+            "position": board.fen(),
+            "success": result == "1-0",
+            "valid": move is not None,
+            "result": result,
+        }
+        if terminated or truncated:
+            self.board = None
+        return self.state_text(board), reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """End the engine's process, if there is one."""
+        if hasattr(self.opponent, "close"):
+            self.opponent.close()
+
+
+class Endgames(ChessGame):
+    r"""Mate the bare king with a queen, a rook, a queen and a rook, or two rooks.
+
+    As `ChessGame`, with another default opponent, "perfect": the longest defence, from the exact
+    tables. Without options["position"] the game starts from any position of one of `materials`,
+    White to move and Black not in check, none of the held-out ones among them.
+
+    format: "fen", or "pieces", which takes three or four tokens of a word tokenizer a state and one
+    an action: "Ke1 Qd5 kh8\n" and "Qd8\n" (SAN without its + and #). It leaves out the counters
+    and, at the end, whose turn it is.
+    """
+
+    task = "endgames"
+
+    def __init__(
+        self,
+        opponent: str | Opponent = "perfect",
+        *,
+        materials: tuple[str, ...] = MATERIALS,
+        format: BoardFormat = "fen",
+        engine: str | Path | None = None,
+        elo: Elo = "floor",
+        milliseconds: int | None = None,
+        nodes: int | None = None,
+        timeout: float = 10.0,
+        max_moves: int = MAX_MOVES,
+    ) -> None:
+        super().__init__(
+            opponent,
+            engine=engine,
+            elo=elo,
+            milliseconds=milliseconds,
+            nodes=nodes,
+            timeout=timeout,
+            max_moves=max_moves,
+        )
+        check_choice(format, ("fen", "pieces"), "format")
+        self.materials = check_materials(materials)
+        self.format = format
+        if format == "pieces":
+            self.action_space = Text(max_length=8, charset=ACTION_CHARACTERS + " \n")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every word, or texts with every character, of a transcript with legal moves."""
+        return piece_words() if self.format == "pieces" else super().texts
+
+    def draw_position(self) -> str:
+        """See `ChessGame.draw_position`."""
+        material = self.materials[self.np_random.integers(len(self.materials))]
+        return fen_of(material, start_positions(material, 1, self.np_random)[0])
+
+    def read_position(self, position: str) -> chess.Board:
+        """See `ChessGame.read_position`."""
+        board = super().read_position(position)
+        read_board(board)
+        return board
+
+    def state_text(self, board: chess.Board) -> str:
+        """See `ChessGame.state_text`."""
+        return pieces_text(board) if self.format == "pieces" else super().state_text(board)
+
+    def read_state(self, text: str) -> chess.Board:
+        """See `ChessGame.read_state`; in the format "pieces" it is White's turn."""
+        if self.format == "fen":
+            return super().read_state(text)
+        board = chess.Board(None)
+        for word in text.removesuffix("\n").rpartition("\n")[2].split(" "):
+            try:
+                board.set_piece_at(chess.parse_square(word[1:]), chess.Piece.from_symbol(word[:1]))
+            except ValueError as error:
+                raise ValueError(f"{word!r} is no piece and its square") from error
+        return board
+
+    def action_text(self, board: chess.Board, move: chess.Move) -> str:
+        """See `ChessGame.action_text`."""
+        if self.format == "fen":
+            return super().action_text(board, move)
+        return board.san(move).rstrip("+#") + "\n"
+
+
+def read_move(board: chess.Board, text: str) -> chess.Move | None:
+    """The legal move that a text means; None for anything else, ambiguous SAN included."""
+    try:
+        move = board.parse_san(text.replace(" ", "").removesuffix("\n"))
+    except ValueError:
+        return None
+    return move or None  # a null move is no move
+
+
+def check_materials(materials: tuple[str, ...]) -> tuple[str, ...]:
+    """Materials as a tuple; ValueError for one that is none, or for none at all."""
+    materials = (materials,) if isinstance(materials, str) else tuple(materials)
+    for material in materials:
+        check_choice(material, MATERIALS, "material")
+    if not materials:
+        raise ValueError(f"materials must name one or more of {', '.join(MATERIALS)}")
+    return materials
+
+
+def pieces_text(board: chess.Board) -> str:
+    r"""A board as words: "Ke1 Qd5 kh8\n", White's king first, Black's last, queens before rooks."""
+    order = "KQRBNPqrbnpk"
+    men = sorted(board.piece_map().items(), key=lambda man: (order.index(man[1].symbol()), man[0]))
+    return " ".join(man.symbol() + chess.square_name(square) for square, man in men) + "\n"
+
+
+def piece_words() -> tuple[str, ...]:
+    """Every word of the format "pieces", with the space or newline that ends it."""
+    squares = chess.SQUARE_NAMES
+    men = [man + square for man in "KQR" for square in squares]
+    rooks = [f"R{file}{square}" for file in "abcdefgh" for square in squares]
+    rooks += [f"R{rank}{square}" for rank in "12345678" for square in squares if rank != square[1]]
+    words = [man + " " for man in men] + ["k" + square + "\n" for square in squares]
+    return (*words, *(move + "\n" for move in men + rooks))

@@ -1,0 +1,157 @@
+"""Recorded games of chess by an engine of mixed strengths, and any recorded game as PGN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import chess
+import chess.pgn
+import numpy as np
+from datasets import Dataset
+
+from qsft_lite.envs.chess import MAX_MOVES, ChessGame, read_move, unspaced
+from qsft_lite.envs.chess_engine import Elo, Engine
+from qsft_lite.envs.recording import Episodes, record
+
+BLOCK = 50  # games
+# White of the default data plays each at a third of its games; it wins .60 of them and returns .22
+# (250 games; LMRL-Gym's data .60 and .21).
+STRENGTHS: dict[Elo, float] = {"floor": 1, 1500: 1, 1700: 1}
+
+
+def generate_chess(
+    n: int,
+    seed: int,
+    *,
+    strengths: Mapping[Elo, float] | None = None,
+    random: float = 0.0,
+    elo: Elo = "floor",
+    nodes: int = 10_000,
+    engine: str | Path | None = None,
+    max_moves: int = MAX_MOVES,
+    processes: int = 1,
+    path: str | Path | None = None,
+) -> Dataset:
+    """Full games, White an engine of mixed strengths, Black one of strength elo.
+
+    strengths: weights of the Elos (or "floor", "full") of which each game draws one for White, and
+    random is the share of White's moves that are any legal move; the defaults win about as many
+    games as LMRL-Gym's data. nodes limits every search, so the games depend on the seed and the
+    engine's version only. engine is that of `Engine`, max_moves that of `ChessGame`, processes and
+    path are those of `record`.
+    """
+    strengths = dict(STRENGTHS if strengths is None else strengths)
+    weights = np.array(list(strengths.values()), dtype=float)
+    if not len(weights) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+        raise ValueError(f"strengths needs weights of at least 0, and one above, got {strengths}")
+    if not 0 <= random <= 1:
+        raise ValueError(f"random must be a share in [0, 1], got {random}")
+    if max_moves < 1:
+        raise ValueError(f"max_moves must be at least 1, got {max_moves}")
+    weights /= weights.sum()
+    with Engine(engine, elo, nodes=nodes) as checked:  # bad options fail here, not in a worker
+        elos = [checked.at(strength).elo for strength in strengths]
+    settings = {
+        "task": "chess",
+        "strengths": [["full" if e is None else e, w] for e, w in zip(elos, weights, strict=True)],
+        "random": random,
+        "elo": checked.elo,
+        "nodes": nodes,
+        "engine": checked.name,
+        "max_moves": max_moves,
+    }
+    options = {"engine": engine, "nodes": nodes}
+    white = (list(strengths), weights.tolist())
+    play = partial(_play_block, white, random, elo, options, max_moves)
+    return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
+
+
+def _play_block(
+    white: tuple[list[Elo], list[float]],
+    random: float,
+    elo: Elo,
+    options: dict[str, Any],
+    max_moves: int,
+    n: int,
+    seed: np.random.SeedSequence,
+) -> Episodes:
+    black = Engine(elo=elo, **options)
+    env = ChessGame(black, max_moves=max_moves)
+    strengths, weights = white
+    episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
+    with black:  # one process for both sides and all strengths
+        engines = [black.at(strength) for strength in strengths]
+        for game_seed in seed.spawn(n):
+            rng = np.random.default_rng(game_seed)
+            engine = engines[rng.choice(len(engines), p=weights)]
+            text, _ = env.reset(seed=int(rng.integers(2**31)))
+            texts, rewards, over, cut = [text], [0.0], False, False
+            while not (over or cut):
+                moves = list(env.board.legal_moves)
+                if rng.random() < random:
+                    move = moves[rng.integers(len(moves))]
+                else:
+                    move = engine.choose(env.board, rng)
+                action = env.action_text(env.board, move)
+                text, reward, over, cut, _ = env.step(action)
+                texts += (action, text)
+                rewards += (reward, 0.0)
+            episodes["text"].append(texts)
+            episodes["is_action"].append([i % 2 == 1 for i in range(len(texts))])
+            episodes["reward"].append(rewards)
+            episodes["done"].append(over)
+    return episodes
+
+
+def to_pgn(texts: Sequence[str], **headers: str) -> str:
+    """A recorded game, of chess or of endgames in the format "fen", as PGN.
+
+    texts: a row's "text". headers: such as White="QSFT". Illegal moves become comments.
+
+    Raises ValueError, naming the segment, where the texts are no such game.
+    """
+    board = _read_fen(texts, 0)
+    game = chess.pgn.Game()
+    game.setup(board)
+    node: chess.pgn.GameNode = game
+    for i in range(1, len(texts) - 1, 2):
+        following = _read_fen(texts, i + 1)
+        move = read_move(board, texts[i])
+        if move is None:
+            node.comment = f"{node.comment} illegal: {texts[i].replace(' ', '').strip()}".strip()
+            continue
+        board.push(move)
+        node = node.add_variation(move)
+        if board.fen() != following.fen():
+            reply = next((m for m in board.legal_moves if _leads_to(board, m, following)), None)
+            if reply is None:
+                raise ValueError(f"no reply to {texts[i]!r} leads to segment {i + 1}")
+            board.push(reply)
+            node = node.add_variation(reply)
+    game.headers["Result"] = board.result()
+    for name, value in headers.items():
+        game.headers[name] = value
+    return str(game)
+
+
+def save_pgn(dataset: Dataset, path: str | Path, **headers: str) -> None:
+    """Write all games of a dataset to one PGN file."""
+    games = (to_pgn(texts, Round=str(i + 1), **headers) for i, texts in enumerate(dataset["text"]))
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(game + "\n\n" for game in games)
+
+
+def _leads_to(board: chess.Board, move: chess.Move, following: chess.Board) -> bool:
+    after = board.copy(stack=False)
+    after.push(move)
+    return after.fen() == following.fen()
+
+
+def _read_fen(texts: Sequence[str], i: int) -> chess.Board:
+    try:
+        return chess.Board(unspaced(texts[i]))
+    except ValueError as error:
+        raise ValueError(f"segment {i}, {texts[i]!r}, is no position: {error}") from error
