@@ -3,6 +3,7 @@
     python -m experiments.wordle --profile record
     python -m experiments.wordle --profile record --study ablation
     python -m experiments.wordle --profile record --word-list wordle_official_400.txt --words 0
+    python -m experiments.wordle --profile gpu --model smollm2 --format letters --games 20000
 
 What is fixed before anything is seen: the settings below, the grids, and the seeds of the games.
 Options are chosen on validation games, then every method plays the same test games. What each
@@ -29,18 +30,27 @@ from qsft_lite.data import RewardScale, data_hash, encode
 from qsft_lite.envs import generate, make
 from qsft_lite.envs.wordle_players import ConsistentPlayer, InformationGainPlayer, OptimalPlayer
 from qsft_lite.evaluate import bootstrap_interval, evaluate, normalized_score
-from qsft_lite.models import small_model, spell_embeddings, word_tokenizer
+from qsft_lite.models import (
+    add_dummy,
+    character_tokenizer,
+    load_model,
+    small_model,
+    smollm2,
+    spell_embeddings,
+    word_tokenizer,
+)
 from qsft_lite.results import RESULT_PROFILES, markdown_table, project_root, replace_file
 from qsft_lite.trainer import QSFTConfig
 
 VALIDATION_SEED, TEST_SEED = 1_000, 2_000
 RULES = "lmrl"
 BEHAVIOR_P = 1 / 3
-ACTS = {"max_new_tokens": 1}  # an action is one word, one token
 
 RECORD = {
     "words": 40,
     "games": 100_000,
+    "format": "words",  # "letters" is LMRL-Gym's text
+    "model": "scratch",  # or "smollm2", or the id or folder of any pretrained one
     "layers": 2,
     "width": 64,
     "spelled": 0,  # 1: embeddings start as sums of their letters' vectors
@@ -49,6 +59,7 @@ RECORD = {
     "behavior epochs": 1.0,
     "value epochs": 1.0,
     "learning rate": 2e-3,
+    "muon": 1,
     "target rate": 0.02,
     "seeds": 3,
     "validation games": 500,
@@ -113,24 +124,37 @@ class Task:
 
     def __init__(self, words: list[str], settings: dict[str, Any], seed: int):
         self.settings, self.seed = settings, seed
-        shared = {"rules": RULES, "word_list": words, "format": "words"}
+        shared = {"rules": RULES, "word_list": words, "format": settings["format"]}
         self.env = make("wordle", **shared)
-        self.tokenizer = word_tokenizer(self.env.texts)
+        self.model, self.tokenizer = self._new_model()
+        # An action is one token, or six of letters; a pretrained tokenizer may take a few more.
+        self.acts = {"max_new_tokens": 1 if settings["format"] == "words" else 12}
         games = generate("wordle", settings["games"], seed, p=BEHAVIOR_P, **shared)
         self.data_hash = data_hash(games)
         self.data_mean = float(np.mean([sum(reward) for reward in games["reward"]]))
         self.episodes = encode(games, self.tokenizer, scale=RewardScale(-6, 0, "end"))
-        self.model = small_model(
-            self.tokenizer,
+
+    def _new_model(self):
+        """The model before any training, and its tokenizer."""
+        settings, name = self.settings, self.settings["model"]
+        if name != "scratch":
+            model, tokenizer = smollm2() if name == "smollm2" else load_model(name)
+            add_dummy(model, tokenizer)
+            return model, tokenizer
+        of_format = {"words": word_tokenizer, "letters": character_tokenizer}
+        tokenizer = of_format[settings["format"]](self.env.texts)
+        model = small_model(
+            tokenizer,
             layers=settings["layers"],
             width=settings["width"],
             heads=4,
-            context=32,
-            seed=seed,
+            context=128,
+            seed=self.seed,
         )
         if settings["spelled"]:
             groups = (self.env.rules.guess_texts, self.env.rules.feedback_texts)
-            spell_embeddings(self.model, self.tokenizer, groups, seed=seed)
+            spell_embeddings(model, tokenizer, groups, seed=self.seed)
+        return model, tokenizer
 
     def train(self, method: str, model, folder: Path, options: dict[str, Any]) -> TrainedMethod:
         """One method from the given weights."""
@@ -139,7 +163,7 @@ class Task:
             output_dir=str(folder),
             seed=self.seed,
             learning_rate=settings["learning rate"],
-            muon=True,
+            muon=bool(settings["muon"]),
             adam_beta2=0.98,
             weight_decay=0.1,
             lr_scheduler_type="cosine",
@@ -180,9 +204,9 @@ def scores_of(task: Task, trained: TrainedMethod, scores: list[str] | None) -> d
             task.settings["validation games"],
             VALIDATION_SEED,
             grid=grid,
-            **ACTS,
+            **task.acts,
         )
-        policy = trained.policy(**options, **ACTS)
+        policy = trained.policy(**options, **task.acts)
         result = evaluate(policy, task.env, task.settings["test games"], TEST_SEED)
         found[score or ""] = {
             "options": options,

@@ -281,3 +281,45 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused():
     )
     with pytest.raises(TypeError, match="final_logit_softcapping"):
         output_head(Gemma2ForCausalLM(config))
+
+
+# Spelled embeddings
+
+
+def spelled(width, scale=0.05):
+    tokenizer = models.word_tokenizer(["abc\n", "abd\n", "xyz\n", "aaa\n", "bby\n"])
+    shape = {"layers": 1, "width": width, "heads": 2, "context": 8}
+    model = models.small_model(tokenizer, **shape, seed=0)
+    before = model.get_input_embeddings().weight.detach().clone()
+    groups = [["abc\n", "abd\n", "xyz\n"], ["bby\n"]]
+    models.spell_embeddings(model, tokenizer, groups, seed=1, scale=scale)
+    after = model.get_input_embeddings().weight.detach()
+    ids = {token.strip(): index for token, index in tokenizer.get_vocab().items()}
+    return model, before, after, ids
+
+
+def test_words_that_share_letters_start_alike():
+    model, before, after, ids = spelled(32)  # ten vectors have room: they are orthogonal
+    abc, abd, xyz, bby = (after[ids[word]] for word in ("abc", "abd", "xyz", "bby"))
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(abc, abd, dim=0) == pytest.approx(2 / 3, abs=1e-5)
+    assert cosine(abc, xyz, dim=0) == pytest.approx(0, abs=1e-5)
+    assert cosine(abd, bby, dim=0) == pytest.approx(0, abs=1e-5)  # of another group
+    assert abc.std(correction=0) == pytest.approx(0.05, rel=0.2)
+    for other in ("aaa", "<pad>", "<dummy>"):
+        assert torch.equal(after[ids[other]], before[ids[other]])
+    assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+
+
+def test_spelled_embeddings_need_no_room_for_all_letters():
+    _, _, after, ids = spelled(8)
+    cosine = torch.nn.functional.cosine_similarity
+    assert cosine(after[ids["abc"]], after[ids["abd"]], dim=0) > 0.2
+    assert torch.isfinite(after).all()
+
+
+def test_a_word_of_several_tokens_cannot_be_spelled():
+    tokenizer = models.word_tokenizer(["abc\n"])
+    model = models.small_model(tokenizer, layers=1, width=8, heads=2, context=8, seed=0)
+    with pytest.raises(ValueError, match="'abd.n' is not one token"):
+        models.spell_embeddings(model, tokenizer, [["abd\n"]], seed=0)

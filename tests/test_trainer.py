@@ -621,3 +621,8 @@ def test_tensorboard_files_are_written(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     final_weights(tmp_path / "run", random_rows(4), report_to="tensorboard", logging_steps=2)
     assert list((tmp_path / "board").glob("events.*"))
+
+
+def test_a_run_without_a_progress_bar_prints_nothing(tmp_path, capfd):
+    final_weights(tmp_path / "run", random_rows(4), logging_steps=1, disable_tqdm=True)
+    assert capfd.readouterr() == ("", "")
