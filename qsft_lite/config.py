@@ -33,7 +33,9 @@ class QSFTConfig(TrainingArguments):
     target_rate: alpha of theta_bar <- (1 - alpha) theta_bar + alpha theta, after each step.
     target_refresh: instead, copy theta to theta_bar after every so many steps.
     train_behavior: whether pi_phi goes on training beside p, by its own cross-entropy.
-    clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training.
+    clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training. Each
+        sampled target is clamped by itself: where those of one action lie on both sides of 1, their
+        mean falls below the clamped mean, which is what ``tabular.q_sft`` has.
     cache_behavior: whether to work out once, before stage two, what the backup asks of pi_phi.
     muon: Muon for the layers' matrices (``optimizer.MuonAdamW``) in place of AdamW throughout;
         for small models from scratch.
