@@ -1,0 +1,218 @@
+"""A chess board with what is known of its moves: arrows colored by their learned and exact values.
+
+The pictures are functions of a board and need no browser; the explorer puts controls under them, as
+those of `widgets` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chess
+import ipywidgets
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qsft_lite.envs.chess import ChessGame, read_move
+from qsft_lite.plots import VALUE_COLORS, use_style
+from qsft_lite.widgets import choice, show_explorer
+
+LIGHT, DARK = "#f2ede2", "#d3cabb"
+MOST = (("4", 4), ("8", 8), ("16", 16), ("all", 99))
+
+MoveValues = Mapping[chess.Move, float]
+Game = Sequence[tuple[chess.Board, chess.Move | None]]
+
+
+# A game
+
+
+def game_of(env: ChessGame, transcript: Mapping[str, Any]) -> list[tuple[chess.Board, chess.Move]]:
+    """The boards of a transcript of this environment that White had to move on, and its moves.
+
+    None stands for a move that was illegal. Positions are the transcript's own: counters that its
+    format leaves out are at their defaults.
+
+    Raises ValueError for a transcript that is not of this environment's format.
+    """
+    turns = []
+    for number, is_action in enumerate(transcript["is_action"]):
+        if is_action:
+            board = env.read_state(transcript["text"][number - 1])
+            turns.append((board, read_move(board, transcript["text"][number])))
+    return turns
+
+
+# Pictures
+
+
+def draw_board(
+    axes: Axes,
+    board: chess.Board,
+    values: MoveValues | None = None,
+    *,
+    most: int = 8,
+    played: chess.Move | None = None,
+    title: str = "",
+) -> None:
+    """A position, and its moves as arrows colored by value, with the value where they lead.
+
+    Args:
+        axes: where to draw.
+        board: the position.
+        values: of its moves, in [0, 1].
+        most: so many moves of highest value are drawn, and the one that was played besides.
+        played: its arrow has a dark rim.
+        title: above the board.
+
+    Raises:
+        ValueError: a move with a value, or the played one, that is not legal here.
+    """
+    values = dict(values or {})
+    for move in [*values, *([played] if played else [])]:
+        if not board.is_legal(move):
+            raise ValueError(f"{move.uci()} is not legal in {board.fen()!r}")
+    for square in chess.SQUARES:
+        file, rank = chess.square_file(square), chess.square_rank(square)
+        color = DARK if (file + rank) % 2 == 0 else LIGHT
+        axes.add_patch(plt.Rectangle((file - 0.5, rank - 0.5), 1, 1, facecolor=color, lw=0))
+    for move in reversed(_shown(values, most, played)):
+        _draw_move(axes, move, values.get(move), is_played=move == played)
+    for square, piece in board.piece_map().items():
+        place = chess.square_file(square), chess.square_rank(square)
+        # The filled signs, for both sides: outlines of white men hardly show at this size.
+        sign = chess.UNICODE_PIECE_SYMBOLS[piece.symbol().lower()]
+        ink, rim = ("white", "black") if piece.color else ("black", "white")
+        for color, size in ((rim, 26), (ink, 22)):
+            axes.text(
+                *place,
+                sign,
+                ha="center",
+                va="center_baseline",
+                fontsize=size,
+                color=color,
+                family="DejaVu Sans",
+                zorder=5,
+            )
+    axes.set(xlim=(-0.5, 7.5), ylim=(-0.5, 7.5), aspect="equal", title=title)
+    axes.set_xticks(range(8), "abcdefgh", fontsize=9)
+    axes.set_yticks(range(8), "12345678", fontsize=9)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def draw_values(
+    board: chess.Board,
+    values: Mapping[str, MoveValues],
+    *,
+    most: int = 8,
+    played: chess.Move | None = None,
+    title: str = "",
+) -> Figure:
+    """A board for each kind of value, two in a row, on one scale of colors from 0 to 1.
+
+    Args:
+        values: by title, such as {"learned": {move: value}, "exact": {move: value}}.
+        title: above all boards. The others are those of `draw_board`.
+
+    Raises:
+        ValueError: no kinds of values, or what draw_board refuses.
+    """
+    if not values:
+        raise ValueError("draw_values needs at least one kind of values")
+    with plt.rc_context():
+        use_style()
+        columns = min(len(values), 2)
+        rows = -(-len(values) // columns)
+        size = 4.6 * columns + 0.8, 4.5 * rows + 0.4
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+        for panel in axes.flat[len(values) :]:
+            panel.axis("off")
+        for panel, (name, of_moves) in zip(axes.flat, values.items(), strict=False):
+            draw_board(panel, board, of_moves, most=most, played=played, title=name)
+        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
+        figure.colorbar(scale, ax=axes, label="value of a move", shrink=0.8)
+        if title:
+            figure.suptitle(title, fontsize=13)
+        plt.close(figure)
+    return figure
+
+
+def _shown(values: MoveValues, most: int, played: chess.Move | None) -> list[chess.Move]:
+    """The moves to draw, the best first, and the played one last where it is not among them."""
+    shown = sorted(values, key=lambda move: (-values[move], move.uci()))[:most]
+    return shown + [played] * (played is not None and played not in shown)
+
+
+def _draw_move(axes: Axes, move: chess.Move, value: float | None, *, is_played: bool) -> None:
+    start, end = (
+        (chess.square_file(square), chess.square_rank(square))
+        for square in (move.from_square, move.to_square)
+    )
+    color = "#777777" if value is None else VALUE_COLORS(min(max(value, 0.0), 1.0))
+    rim = "#D55E00" if is_played else "white"
+    arrow = {"arrowstyle": "-|>,head_width=0.35,head_length=0.5", "shrinkA": 10, "shrinkB": 9}
+    for width, shade in ((4.6, rim), (2.4, color)):
+        style = {**arrow, "color": shade, "linewidth": width}
+        axes.annotate("", end, start, arrowprops=style, zorder=3)
+    axes.plot(*end, "o", markersize=17, color=color, markeredgecolor=rim, zorder=4)
+    if value is not None:
+        ink = "white" if value < 0.5 else "black"
+        number = f"{value:.2f}".removeprefix("0")
+        axes.text(*end, number, ha="center", va="center", fontsize=8, color=ink, zorder=4.5)
+
+
+# The explorer
+
+
+def board_explorer(
+    games: Sequence[Game],
+    values: Mapping[str, Callable[[chess.Board], MoveValues]],
+    *,
+    game: int = 1,
+    turn: int = 1,
+    most: int = 8,
+) -> None:
+    """Step through games, and see the values of the moves of each position.
+
+    Controls: the number of the game; that of White's turn, where the last one of the game stands
+    for all later ones; how many moves are shown.
+
+    Args:
+        games: each a list of boards with White to move and White's moves, as of `game_of`.
+        values: by title, functions from a board to the values of its moves.
+
+    Raises:
+        ValueError: no games, one without turns, or a start value that its control does not offer.
+    """
+    if not games or not all(games):
+        raise ValueError("board_explorer needs at least one game, each with a turn or more")
+    numbers = [(str(number), number) for number in range(1, len(games) + 1)]
+    turns = [(str(number), number) for number in range(1, max(map(len, games)) + 1)]
+    controls = {
+        "game": choice("game", "game", game, numbers),
+        "turn": choice("turn", "turn", turn, turns, ipywidgets.SelectionSlider),
+        "most": choice("most", "moves shown", most, MOST),
+    }
+
+    def draw(game: int, turn: int, most: int) -> Figure:
+        at = min(turn, len(games[game - 1]))
+        board, played = games[game - 1][at - 1]
+        name = board.san(played) if played else "an illegal move"
+        return draw_values(
+            board,
+            {title: function(board) for title, function in values.items()},
+            most=most,
+            played=played,
+            title=f"Game {game}, turn {at} of {len(games[game - 1])}: White plays {name}",
+        )
+
+    show_explorer(
+        draw,
+        controls,
+        "Chess boards side by side: the same position, its moves as arrows colored by their "
+        "learned value on one board and by their exact value on the other.",
+    )
