@@ -241,9 +241,11 @@ def run_seed(task: Task, rows: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def table(
-    found: list[dict[str, Any]], levels: dict[str, float], data_mean: float
+    found: list[dict[str, Any]], levels: dict[str, float], data_mean: float, lowest: float = -6
 ) -> list[dict[str, Any]]:
     """A row for each method: mean over seeds and games, with a bootstrap over games.
+
+    lowest: the score that is normalised to 0.
 
     A game's score is averaged over seeds before resampling: seeds share their test games.
     """
@@ -268,7 +270,7 @@ def table(
                     "seeds": ", ".join(
                         f"{np.mean(seed[title][score]['returns']):.2f}" for seed in found
                     ),
-                    "normalised": normalized_score(games.mean(), -6, data_mean, best),
+                    "normalised": normalized_score(games.mean(), lowest, data_mean, best),
                     "wins": float(np.mean([seed[title][score]["success"] for seed in found])),
                 }
             )

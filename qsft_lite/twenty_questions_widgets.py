@@ -1,0 +1,211 @@
+"""Twenty Questions beside a policy: a transcript, the objects that are left, and each value.
+
+The picture is a function of a transcript and needs no browser; the explorer puts controls under it,
+as those of `widgets` do.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qsft_lite.envs.twenty_questions_rules import TURNS, TwentyQuestionsRules
+from qsft_lite.plots import COLORS, VALUE_COLORS, use_style
+from qsft_lite.policy import QSFTPolicy
+from qsft_lite.widgets import choice, show_explorer
+
+BARS = 8  # candidates shown
+OBJECT_ROWS = 20  # of the panel of objects
+
+
+def expected_bits(rules: TwentyQuestionsRules, consistent: np.ndarray) -> np.ndarray:
+    """How much the answer to each question is expected to tell, in bits.
+
+    All objects of the set are equally likely, so this is the entropy of the answer.
+
+    Args:
+        consistent: (..., W) bool, the objects that are left; at least one.
+
+    Returns:
+        (..., Q), in [0, 1].
+    """
+    consistent = np.asarray(consistent, dtype=float)
+    yes = consistent @ rules.table.T / consistent.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = [np.where(share > 0, share * np.log2(share), 0.0) for share in (yes, 1 - yes)]
+    return -(parts[0] + parts[1]) + 0.0
+
+
+def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str) -> pd.DataFrame:
+    """What the policy thinks of every question after a history, the best first.
+
+    Returns:
+        One row a question, sorted by pi_hat: ``question``, its index in the rules, and its
+        ``text``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; the ``bits`` that its answer is expected
+        to tell; and whether it is a ``guess``.
+    """
+    found = policy.candidates(history, [texts[0] for texts in rules.phrasings])
+    numbers = np.arange(len(rules.phrasings))
+    table = pd.DataFrame(
+        {
+            "question": numbers,
+            "text": rules.question_texts,
+            "pi": np.exp(found["log_pi"]),
+            "Q": found["Q"],
+            "pi_hat": np.exp(found["log_pi_hat"]),
+            "bits": expected_bits(rules, rules.consistent(rules.read_history(history))),
+            "guess": rules.is_guess(numbers),
+        }
+    )
+    table["text"] = table["text"].str.strip()
+    # Questions outside the support all have pi_hat 0: the likelier ones first.
+    return table.sort_values(["pi_hat", "pi"], ascending=False, ignore_index=True)
+
+
+def draw_game(
+    policy: QSFTPolicy,
+    rules: TwentyQuestionsRules,
+    texts: Sequence[str],
+    asked: int | None = None,
+) -> Figure:
+    """A transcript with the value of each question, the objects left, and the next candidates.
+
+    Args:
+        policy: one with a q_model.
+        rules: objects and questions, as the policy was trained on.
+        texts: a transcript: the start, a question, its answer, a question, ...
+        asked: how many of its questions have been asked at the moment that is shown; all if None.
+
+    Raises:
+        ValueError: more questions than the transcript has, or a text that is no transcript.
+    """
+    turns = rules.read_history("".join(texts))
+    asked = len(turns) if asked is None else asked
+    if not 0 <= asked <= len(turns):
+        raise ValueError(f"the transcript has {len(turns)} questions, got {asked} asked")
+    shown = list(texts[: 1 + 2 * asked])
+    question, yes = turns[asked - 1] if asked else (0, False)
+    won = bool(asked and yes and rules.is_guess(question))
+    with plt.rc_context():
+        use_style()
+        figure = plt.figure(figsize=(12.5, 5.4))
+        columns = -(-len(rules.names) // OBJECT_ROWS)
+        grid = figure.add_gridspec(1, 3, width_ratios=[2.3, 0.55 + 0.45 * columns, 1.5])
+        left, middle, right = (figure.add_subplot(grid[i]) for i in range(3))
+        _draw_transcript(left, policy, rules, shown, turns[:asked])
+        consistent = rules.consistent(turns[:asked])
+        _draw_objects(middle, rules, consistent)
+        if won or asked == TURNS:
+            right.axis("off")
+            right.set_title("found" if won else "not found")
+        else:
+            _draw_candidates(right, question_table(policy, rules, "".join(shown)).head(BARS))
+        figure.suptitle(
+            f"After {asked} questions: {int(consistent.sum())} of {len(rules.names)} objects left",
+            fontsize=13,
+        )
+        plt.close(figure)
+    return figure
+
+
+def _draw_transcript(
+    axes: Axes,
+    policy: QSFTPolicy,
+    rules: TwentyQuestionsRules,
+    texts: Sequence[str],
+    turns: Sequence[tuple[int, bool]],
+) -> None:
+    if turns:
+        values = policy.values([(text, row % 2 == 1) for row, text in enumerate(texts)])
+        values = values[values["is_action"]].reset_index(drop=True)
+    for row, (_, yes) in enumerate(turns):
+        ratio = min(values["ratio"][row], 1.0)
+        box = plt.Rectangle((0, row - 0.45), 0.09, 0.9, facecolor=VALUE_COLORS(ratio))
+        axes.add_patch(box)
+        ink = "white" if ratio < 0.5 else "black"
+        axes.text(0.045, row, f"{ratio:.2f}", ha="center", va="center", color=ink, fontsize=9)
+        said = texts[1 + 2 * row].strip()
+        axes.text(0.11, row, textwrap.shorten(said, 46), va="center", fontsize=10)
+        left = int(rules.consistent(turns[: row + 1]).sum())
+        color = COLORS["Q-SFT, dummy (ours)"] if yes else "#666666"
+        answer = "yes" if yes else "no"
+        axes.text(0.86, row, answer, va="center", ha="right", fontsize=10, color=color)
+        axes.text(0.99, row, str(left), va="center", ha="right", fontsize=10)
+    axes.set(xlim=(0, 1), ylim=(max(len(turns), 10) - 0.4, -0.6), xticks=[], yticks=[])
+    axes.set_title("Q = p/π of each question; answer; objects left", fontsize=11)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_objects(axes: Axes, rules: TwentyQuestionsRules, consistent: np.ndarray) -> None:
+    small = 9 if len(rules.names) <= 2 * OBJECT_ROWS else 6
+    for number, (name, there) in enumerate(zip(rules.names, consistent, strict=True)):
+        column, row = divmod(number, OBJECT_ROWS)
+        weight = "bold" if there else "normal"
+        color = COLORS["Q-SFT, dummy (ours)"] if there else "#cccccc"
+        axes.text(column, row, name, color=color, weight=weight, va="center", fontsize=small)
+    columns = -(-len(rules.names) // OBJECT_ROWS)
+    axes.set(xlim=(-0.05, columns), ylim=(OBJECT_ROWS - 0.4, -0.6), xticks=[], yticks=[])
+    axes.set_title("objects", fontsize=11)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_candidates(axes: Axes, table: pd.DataFrame) -> None:
+    axes.barh(range(len(table)), table["pi_hat"], color=COLORS["Q-SFT, dummy (ours)"], height=0.3)
+    for row, line in enumerate(table.itertuples()):
+        text = textwrap.shorten(line.text, 36)
+        axes.text(0.01, row - 0.33, text, va="center", fontsize=9)
+        numbers = f"{line.pi_hat:.2f}   Q {line.Q:.2f}, π {line.pi:.2f}, {line.bits:.2f} bits"
+        axes.text(0.01, row + 0.28, numbers, va="center", fontsize=8, color="#666666")
+    axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xticks=[], yticks=[])
+    axes.set_title("next: probability by the policy", fontsize=11)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def game_explorer(
+    policy: QSFTPolicy,
+    rules: TwentyQuestionsRules,
+    transcripts: Sequence[dict[str, Any]],
+    *,
+    asked: int = 3,
+) -> None:
+    """Step through games: a control for the transcript and one for the number of questions asked.
+
+    Args:
+        policy: one with a q_model.
+        rules: objects and questions, as the policy was trained on.
+        transcripts: rows of a data set, each with text; a game that ends sooner shows its end.
+        asked: questions asked at the start.
+
+    Raises ValueError for no transcripts, or a start that no game has.
+    """
+    if not transcripts:
+        raise ValueError("game_explorer needs at least one transcript")
+    lengths = [len(row["text"]) // 2 for row in transcripts]
+    games = [(str(number), number) for number in range(1, len(transcripts) + 1)]
+    counts = [(str(number), number) for number in range(max(lengths) + 1)]
+    controls = {
+        "game": choice("game", "game", 1, games, ipywidgets.SelectionSlider),
+        "asked": choice("asked", "questions", asked, counts, ipywidgets.SelectionSlider),
+    }
+
+    def draw(game: int, asked: int) -> Figure:
+        texts = transcripts[game - 1]["text"]
+        return draw_game(policy, rules, texts, min(asked, lengths[game - 1]))
+
+    show_explorer(
+        draw,
+        controls,
+        "Left, the questions of a game with their values, answers and the number of objects left; "
+        "middle, the objects, those left in bold; right, bars of the next question's candidates.",
+    )

@@ -1,0 +1,142 @@
+"""The pictures of Twenty Questions without a browser: what they show, and that it is so."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from explorers import controls, live_picture
+
+from qsft_lite import models, widgets
+from qsft_lite import twenty_questions_widgets as tw
+from qsft_lite.envs import make
+from qsft_lite.envs.twenty_questions_rules import NO, START, YES, read_objects
+from qsft_lite.plots import COLORS
+from qsft_lite.policy import QSFTPolicy
+
+
+@pytest.fixture(scope="module")
+def game():
+    """Rules of 24 objects and a policy of random weights, p unlike pi."""
+    env = make("twenty_questions", objects=read_objects()[::6][:24])
+    tokenizer = models.line_tokenizer(env.texts)
+    options = {"layers": 1, "width": 16, "heads": 2, "context": 64}
+    pi, p = (models.small_model(tokenizer, **options, seed=seed) for seed in (1, 2))
+    for model in (pi, p):
+        model.get_input_embeddings().weight.data *= 40
+    dummy = models.dummy_id(tokenizer)
+    policy = QSFTPolicy(pi, p, tokenizer, 5.0, "ratio", dummy=dummy, max_new_tokens=1)
+    return env.rules, policy
+
+
+def transcript(rules, secret, questions):
+    texts = [START]
+    for question in questions:
+        yes = rules.answer(question, rules.object_index(secret))
+        texts += [rules.phrasings[question][0], YES if yes else NO]
+    return texts
+
+
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_bits_are_the_entropy_of_the_answer(game):
+    rules, _ = game
+    everything = np.ones(len(rules.names), dtype=bool)
+    bits = tw.expected_bits(rules, everything)
+    for question, row in enumerate(rules.table):
+        shares = np.array([row.mean(), 1 - row.mean()])
+        shares = shares[shares > 0]
+        assert bits[question] == pytest.approx(-(shares * np.log2(shares)).sum())
+    assert bits[rules.guesses.start] == pytest.approx(0.2499, abs=1e-3)  # 1 of 24
+    one = np.arange(len(rules.names)) == 3
+    both = tw.expected_bits(rules, np.stack([everything, one]))
+    np.testing.assert_array_equal(both[0], bits)
+    assert not both[1].any()
+
+
+def test_the_table_is_the_models_own(game):
+    rules, policy = game
+    history = "".join(transcript(rules, rules.names[2], [0, 5]))
+    table = tw.question_table(policy, rules, history)
+    assert sorted(table["question"]) == list(range(len(rules.table)))
+    assert (table["pi_hat"].diff().dropna() <= 0).all()
+    assert table["guess"].sum() == len(rules.names)
+    tokenizer = policy.tokenizer
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(history).input_ids]])
+    with torch.no_grad():
+        pi, p = (
+            m(ids).logits[0, -1].double().softmax(-1) for m in (policy.behavior, policy.q_model)
+        )
+    for row in table.head(5).itertuples():
+        token = tokenizer.convert_tokens_to_ids(rules.phrasings[row.question][0])
+        assert row.pi == pytest.approx(float(pi[token]), rel=1e-4)
+        assert row.Q == pytest.approx(float((p[token] / pi[token]).clamp(max=1)), rel=1e-3)
+        assert row.text + "\n" == rules.phrasings[row.question][0]
+
+
+def test_the_set_shrinks_with_the_answers(game):
+    rules, policy = game
+    secret = rules.names[2]
+    texts = transcript(rules, secret, [0, 1, 5])
+    for asked in range(4):
+        figure = tw.draw_game(policy, rules, texts, asked)
+        left, middle, right = figure.axes
+        turns = rules.read_history("".join(texts))[:asked]
+        consistent = rules.consistent(turns)
+        count = int(consistent.sum())
+        assert figure.get_suptitle().endswith(f"{count} of 24 objects left")
+        bold = [text.get_text() for text in middle.texts if text.get_weight() == "bold"]
+        assert bold == [name for name, there in zip(rules.names, consistent, strict=True) if there]
+        assert secret in bold
+        assert len(left.patches) == asked
+        if asked:
+            assert texts_of(left)[-1] == str(count)
+        assert len(right.patches) == tw.BARS
+    assert middle.texts[2].get_color() == COLORS["Q-SFT, dummy (ours)"]
+
+
+def test_the_values_are_those_of_the_policy(game):
+    rules, policy = game
+    texts = transcript(rules, rules.names[4], [0, 7, 3])
+    values = policy.values([(text, row % 2 == 1) for row, text in enumerate(texts)])
+    wanted = [f"{min(value, 1):.2f}" for value in values["ratio"][values["is_action"]]]
+    assert texts_of(tw.draw_game(policy, rules, texts).axes[0])[::4] == wanted
+
+
+def test_the_end_is_said(game):
+    rules, policy = game
+    guess = rules.guesses.start + 2
+    won = tw.draw_game(policy, rules, transcript(rules, rules.names[2], [0, guess]))
+    assert won.axes[2].get_title() == "found"
+    lost = tw.draw_game(policy, rules, transcript(rules, rules.names[2], [0] * 20))
+    assert lost.axes[2].get_title() == "not found"
+
+
+def test_the_static_picture_is_the_live_one_at_rest(game, shown, capfd):
+    rules, policy = game
+    short = transcript(rules, rules.names[2], [0])
+    long = transcript(rules, rules.names[3], [0, 1, 2, 3])
+    tw.game_explorer(policy, rules, [{"text": long}, {"text": short}], asked=2)
+    static, widget = shown
+    assert static.alt
+    assert static.data == live_picture(widget).value
+    assert static.data == widgets._png(tw.draw_game(policy, rules, long, 2))
+    controls(widget)["questions"].value = 4
+    assert live_picture(widget).value == widgets._png(tw.draw_game(policy, rules, long, 4))
+    controls(widget)["game"].value = 2  # ends after one question
+    assert live_picture(widget).value == widgets._png(tw.draw_game(policy, rules, short, 1))
+    assert plt.get_fignums() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bad_input_is_named(game, shown):
+    rules, policy = game
+    texts = transcript(rules, rules.names[2], [0])
+    with pytest.raises(ValueError, match="has 1 questions, got 2 asked"):
+        tw.draw_game(policy, rules, texts, 2)
+    with pytest.raises(ValueError, match="at least one transcript"):
+        tw.game_explorer(policy, rules, [])
+    with pytest.raises(ValueError, match="asked must be one of 0, 1, got 3"):
+        tw.game_explorer(policy, rules, [{"text": texts}])
+    assert shown == []
