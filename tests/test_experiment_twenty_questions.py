@@ -27,7 +27,7 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(run, monkeypa
     result = run("--only", "ILQL", "Q-SFT (ours)")
     rows = {row["method"]: row for row in result["tables"]["twenty_questions_methods"]}
     assert list(rows) == ["Behavior cloning", "ILQL", "Q-SFT (ours), by p", "Q-SFT (ours), by p/pi"]
-    games = result["raw"]["seeds"][0]["ILQL"][""]["returns"]
+    games = [int(game) for game in result["raw"]["seeds"][0]["ILQL"][""]["returns"].split()]
     assert len(games) == 20 and set(games) <= set(range(-20, 1))
     assert rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
     assert rows["Behavior cloning"]["over sharpened cloning"]["mean"] == 0
