@@ -249,9 +249,21 @@ def load_model(
             f"Cannot load {str(name_or_folder)!r}: it must be a folder with config.json, tokenizer "
             "and *.safetensors, or the id of such a model on a hub that can be reached."
         ) from error
+    if gguf_file is not None:
+        _forget_quantization(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Let a model from GGUF be saved: its weights, once loaded, are ordinary ones."""
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized = False
 
 
 def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

