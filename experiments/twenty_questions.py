@@ -2,27 +2,17 @@
 
     python -m experiments.twenty_questions --profile record
 
-The settings, the grids and the seeds of the games were fixed before the run; training, choosing of
-options and test games are those of `experiments.wordle`, whose functions do the work here. What
-each training scored is kept in build/, so that an interrupted run goes on where it was.
+See `experiments.study` for what is fixed before anything is seen.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import transformers
 
-from experiments import wordle
-from qsft_lite import notebook
-from qsft_lite.baselines import METHODS
+from experiments.study import METHOD_ROWS, TEST_SEED, Task, parser, run_study, start
 from qsft_lite.data import RewardScale, data_hash, encode
 from qsft_lite.envs import make
 from qsft_lite.envs.twenty_questions_data import play_games, to_episodes
@@ -34,7 +24,6 @@ from qsft_lite.envs.twenty_questions_players import (
 from qsft_lite.envs.twenty_questions_rules import Thing, read_objects
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import line_tokenizer, small_model
-from qsft_lite.results import RESULT_PROFILES, markdown_table, project_root
 
 LOWEST = -20
 
@@ -57,19 +46,11 @@ RECORD = {
     "test games": 1_000,
 }
 SMOKE = {"objects": 6, "games": 300, "layers": 1, "width": 16, "validation games": 10}
-SETTINGS = {
+PROFILES = {
     "smoke": {**RECORD, **SMOKE, "seeds": 1, "test games": 20},
     "laptop": {**RECORD, "games": 20_000, "seeds": 1},
     "record": RECORD,
     "gpu": {**RECORD, "objects": 158, "games": 2_000_000, "layers": 4, "width": 256},
-}
-ALONG = {"train_behavior": True}
-ROWS = {
-    **{METHODS[name].title: (name, {}, None) for name in wordle.RIVALS},
-    "Q-SFT (paper)": ("q_sft_paper", {}, ["p"]),
-    "Q-SFT (ours)": ("q_sft", {"backup": "behavior", **ALONG}, ["p", "ratio"]),
-    "Monte-Carlo returns": ("mc_returns", ALONG, ["ratio"]),
-    "Random targets": ("random_targets", ALONG, ["ratio"]),
 }
 
 
@@ -79,11 +60,11 @@ def some_objects(count: int) -> tuple[Thing, ...]:
     return things[:: len(things) // count][:count]
 
 
-class Task(wordle.Task):
-    """One seed: its games, tokenizer and untrained model."""
+class TwentyQuestionsTask(Task):
+    """One seed of Twenty Questions."""
 
     def __init__(self, settings: dict[str, Any], seed: int):
-        self.settings, self.seed = settings, seed
+        super().__init__(settings, seed)
         self.env = make("twenty_questions", objects=some_objects(settings["objects"]))
         rules = self.env.rules
         self.tokenizer = line_tokenizer(self.env.texts)
@@ -108,68 +89,30 @@ class Task(wordle.Task):
         )
 
     def levels(self) -> dict[str, float]:
-        """Mean scores of the reference players; that of the optimum is exact."""
+        """Those of the players are played; the optimum is exact."""
         rules, games = self.env.rules, self.settings["test games"]
         careful = ScriptedPlayer(rules, 0, self.settings["ideas"])
         players = {"The data's player, careful": careful}
         players["Information gain"] = InformationGainPlayer(rules)
         played = {
-            name: evaluate(player, self.env, games, wordle.TEST_SEED).mean
+            name: evaluate(player, self.env, games, TEST_SEED).mean
             for name, player in players.items()
         }
         return {**played, "Optimum": OptimalPlayer(rules).expected_score()}
 
 
-def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
-    """The scores of one seed, with a method's returns on one line: a fifth of the file."""
-    return {
-        title: {
-            score: {**one, "returns": " ".join(f"{value:.0f}" for value in one["returns"])}
-            for score, one in scores.items()
-        }
-        for title, scores in seed.items()
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.twenty_questions")
-    parser.add_argument("--profile", choices=RESULT_PROFILES, default="record")
-    parser.add_argument("--only", nargs="*", help="titles of rows; all without it")
-    parser.add_argument("--output", type=Path, default=project_root() / "build" / "experiments")
-    parser.add_argument("--name", default="twenty_questions_methods", help="of the result")
-    for key, value in RECORD.items():
-        parser.add_argument("--" + key.replace(" ", "-"), type=type(value), dest=key)
-    options = vars(parser.parse_args(arguments))
-    given = {key: options[key] for key in RECORD if options[key] is not None}
-    command = ["python -m experiments.twenty_questions", f"--profile {options['profile']}"]
-    command += [f"--{key.replace(' ', '-')} {value}" for key, value in given.items()]
-    os.environ.setdefault("QSFT_COMMAND", " ".join(command))
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-    settings = {profile: {**values, **given} for profile, values in SETTINGS.items()}
-    run = notebook.start(options["name"], profile=options["profile"], seed=0, settings=settings)
-    only = options["only"]
-    rows = {title: row for title, row in ROWS.items() if not only or title in only}
-    kept = {key: value for key, value in run.settings.items() if key != "seeds"}
-    identity = hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
-    found, tasks = [], []
-    for seed in range(run.settings["seeds"]):
-        tasks.append(Task(run.settings, seed))
-        folder = options["output"] / options["name"] / identity / f"seed{seed}"
-        found.append(wordle.run_seed(tasks[-1], rows, folder))
-    levels = tasks[0].levels()
-    data_mean = float(np.mean([task.data_mean for task in tasks]))
-    shown = wordle.table(found, levels, data_mean, LOWEST)
-    print(markdown_table(shown))
-    print({"data": data_mean, **levels})
-    run.record(
-        headline={"Data": data_mean, **levels, **{row["method"]: row["score"] for row in shown}},
-        tables={options["name"]: shown},
-        raw={"objects": tasks[0].env.rules.names, "seeds": [_on_a_line(seed) for seed in found]},
-        data_hash=" ".join(task.data_hash for task in tasks),
+    command_line = parser("twenty_questions", RECORD, "twenty_questions_methods")
+    options = vars(command_line.parse_args(arguments))
+    run_study(
+        start("twenty_questions", options, PROFILES),
+        options,
+        METHOD_ROWS,
+        TwentyQuestionsTask,
+        lowest=LOWEST,
+        best="Information gain",
+        raw=lambda task: {"objects": task.env.rules.names},
     )
 
 

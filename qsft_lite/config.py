@@ -29,6 +29,9 @@ class QSFTConfig(TrainingArguments):
         "support", "behavior", "policy". Two more are controls: "returns" uses the discounted return
         that followed in the data, and "random" a uniform random y, which is label smoothing.
     support: least pi of an action that "support" and "policy" trust.
+    returns_first: share of the steps, at the start, whose targets are the returns that followed in
+        the data, whatever the backup. Ours: every ratio starts at 1 (p = pi), so backups start out
+        optimistic, and a target network takes many steps to forget it.
     beta, score: of the extracted policy, for backup="policy".
     target_rate: alpha of theta_bar <- (1 - alpha) theta_bar + alpha theta, after each step.
     target_refresh: instead, copy theta to theta_bar after every so many steps.
@@ -47,6 +50,7 @@ class QSFTConfig(TrainingArguments):
     leftover: str = "dummy"
     backup: str = "support"
     support: float = 1e-3
+    returns_first: float = 0.0
     beta: float = 1.0
     score: str = "ratio"
     target_rate: float = 0.005
@@ -79,6 +83,8 @@ class QSFTConfig(TrainingArguments):
             raise ValueError(f"target_rate must lie in (0, 1], not {self.target_rate}")
         if not 0 <= self.support <= 1:
             raise ValueError(f"support must lie in [0, 1], not {self.support}")
+        if not 0 <= self.returns_first <= 1:
+            raise ValueError(f"returns_first must lie in [0, 1], not {self.returns_first}")
         if self.target_refresh is not None and self.target_refresh < 1:
             raise ValueError(f"target_refresh must be at least 1 step, not {self.target_refresh}")
         if self.backup == "behavior" and self.leftover == "uniform":

@@ -31,6 +31,7 @@ def q_sft_step(
     config: QSFTConfig,
     dummy: int,
     *,
+    backup: str | None = None,
     statistics: bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of one batch of packed rows, and what to log about it.
@@ -43,6 +44,7 @@ def q_sft_step(
         batch: packed rows, as data.collate gives them.
         config: leftover, backup, support, beta, score, clamp and train_behavior are read.
         dummy: the dummy's token id; read with leftover="dummy" only.
+        backup: in place of the config's.
         statistics: whether to work out the statistics, which costs another head.
 
     Returns:
@@ -54,14 +56,17 @@ def q_sft_step(
         FloatingPointError: with clamp=False, a target outside [0, 1].
     """
     leftover = dummy if config.leftover == "dummy" else "uniform"
+    backup = backup or config.backup
     actions = action_positions(batch)
     tokens = batch["input_ids"].reshape(-1)[actions]
 
     behavior_hidden = None
-    if _asks_behavior(config, batch):
+    if config.train_behavior or _backup_asks_behavior(backup, batch):
         with torch.set_grad_enabled(config.train_behavior and torch.is_grad_enabled()):
             behavior_hidden = token_states(behavior, batch)
-    raw_target = _targets(target, behavior, behavior_hidden, batch, actions, config, leftover)
+    raw_target = _targets(
+        target, behavior, behavior_hidden, batch, actions, config, backup, leftover
+    )
     y = raw_target.clamp(0, 1)
     if not config.clamp and bool((y != raw_target).any()):
         raise FloatingPointError(
@@ -117,11 +122,9 @@ def _loss_inputs(hidden: torch.Tensor, model: PreTrainedModel) -> tuple[torch.Te
     return hidden.to(dtype), output_head(model).weight.to(dtype)
 
 
-def _asks_behavior(config: QSFTConfig, batch: Batch) -> bool:
-    """Whether this step needs pi_phi's hidden states for its target or for its own training."""
-    if config.train_behavior:
-        return True
-    return config.backup in ("max", "support", "policy") and "support_ids" not in batch
+def _backup_asks_behavior(backup: str, batch: Batch) -> bool:
+    """Whether targets need pi_phi's hidden states."""
+    return backup in ("max", "support", "policy") and "support_ids" not in batch
 
 
 def _targets(
@@ -131,12 +134,13 @@ def _targets(
     batch: Batch,
     actions: torch.Tensor,
     config: QSFTConfig,
+    backup: str,
     leftover: str | int,
 ) -> torch.Tensor:
     """y (N,) of the action tokens, not clamped."""
-    if config.backup == "random":
+    if backup == "random":
         return torch.rand(len(actions), device=actions.device)
-    if config.backup == "returns":
+    if backup == "returns":
         return batch["return_to_go"].reshape(-1)[actions].float()
     asked = behavior_hidden is not None
     with torch.no_grad():
@@ -147,7 +151,7 @@ def _targets(
             output_head(behavior).weight if asked else None,
             batch,
             actions,
-            backup=config.backup,
+            backup=backup,
             leftover=leftover,
             support=config.support,
             beta=config.beta,

@@ -93,6 +93,7 @@ class ValueStage(Stage):
         self.behavior = behavior.requires_grad_(config.train_behavior)
         self.settings = config
         self.dummy = dummy
+        self.backup = config.backup
 
     def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``q_sft_step``, as {"loss": scalar, and the statistics by name}."""
@@ -103,6 +104,7 @@ class ValueStage(Stage):
             batch,
             self.settings,
             self.dummy,
+            backup=self.backup,
             statistics=statistics,
         )
         return {"loss": loss, **found}
@@ -126,10 +128,15 @@ class ValueStage(Stage):
         torch._foreach_lerp_(list(self.target.parameters()), list(self.q.parameters()), rate)
 
 
-class _UpdateTarget(TrainerCallback):
-    """Moves the target network after each optimizer step, before anything is saved."""
+class _StageTwo(TrainerCallback):
+    """What changes from step to step: the backup, and the target network."""
+
+    def on_step_begin(self, args, state, control, model=None, **others):
+        first = state.global_step < args.returns_first * state.max_steps
+        model.backup = "returns" if first else args.backup
 
     def on_step_end(self, args, state, control, model=None, **others):
+        # Before anything is saved.
         model.update_target(state.global_step)
 
 
@@ -179,7 +186,7 @@ class QSFTTrainer(MuonTrainer):
             dummy = dummy_id(processing_class) if args.leftover == "dummy" else -1
             behavior = copy.deepcopy(model) if behavior_model is None else behavior_model
             module = ValueStage(model, behavior, args, dummy)
-            callbacks.insert(0, _UpdateTarget())
+            callbacks.insert(0, _StageTwo())
         self._found: dict[str, torch.Tensor] = {}
         self._processes = args.world_size
         super().__init__(
@@ -435,6 +442,7 @@ _RUN_SETTINGS = (
     "leftover",
     "backup",
     "support",
+    "returns_first",
     "beta",
     "score",
     "target_rate",

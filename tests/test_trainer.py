@@ -429,6 +429,28 @@ def test_the_behavior_policy_trains_along_as_in_stage_one(tmp_path):
     )
 
 
+def test_returns_come_first_where_asked(tmp_path):
+    """Half of the steps are those of a training on returns, the other half are not."""
+
+    def steps(name, **options):
+        seen = []
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, args, state, control, model=None, **others):
+                seen.append((model.backup, weights(model.q)))
+
+        args = config(tmp_path / name, max_steps=6, **options)
+        QSFTTrainer(model(), args, random_rows(8), None, TOKENIZER, None, [Watch()]).train()
+        return seen
+
+    mixed, returns = steps("mixed", returns_first=0.5), steps("returns", backup="returns")
+    assert [backup for backup, _ in mixed] == ["returns"] * 3 + ["support"] * 3
+    for (_, one), (_, other) in zip(mixed[:3], returns[:3], strict=True):
+        assert_identical(one, other)
+    last, other = mixed[3][1], returns[3][1]
+    assert any(not torch.equal(last[name], other[name]) for name in last)
+
+
 # What is logged, and what stops
 
 
@@ -499,6 +521,7 @@ def test_without_clamping_a_target_outside_stops(tmp_path):
         ({"target_rate": 0.0}, "target_rate must lie in"),
         ({"target_refresh": 0}, "target_refresh must be at least 1"),
         ({"support": 2.0}, "support must lie in"),
+        ({"returns_first": 1.5}, "returns_first must lie in"),
         ({"leftover": "uniform", "backup": "behavior"}, "always 1"),
         ({"cache_behavior": True, "train_behavior": True}, "needs a frozen"),
         ({"cache_behavior": True, "backup": "max"}, "needs backup"),

@@ -86,12 +86,11 @@ def lines(log: list[dict]) -> list[tuple]:
     return [tuple(line.get(name) for name in names) for line in log if "train_runtime" not in line]
 
 
-def test_random_targets_resume_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("options", [{"backup": "random"}, {"returns_first": 0.7}])
+def test_other_targets_resume_with_the_same_bits(tmp_path, options):
     results = []
     for name in ("unbroken", "killed"):
-        args = config(
-            tmp_path / name, backup="random", save_strategy="steps", save_steps=4, max_steps=12
-        )
+        args = config(tmp_path / name, save_strategy="steps", save_steps=4, max_steps=12, **options)
         kills = [Kill("values", 7)] if name == "killed" else []
         for callbacks in [kills, []] if kills else [[]]:
             trainer = QSFTTrainer(model(), args, random_rows(9), None, TOKENIZER, None, callbacks)

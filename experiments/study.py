@@ -1,0 +1,287 @@
+"""What the experiments share: every method on one task, several seeds, paired games.
+
+What is fixed before anything is seen: an experiment's settings, the grids below, and the seeds of
+the games. Options are chosen on validation games, then every method plays the same test games. What
+each training scored is kept in a folder, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+
+from qsft_lite import notebook
+from qsft_lite.baselines import METHODS, TrainedMethod, train
+from qsft_lite.evaluate import Evaluation, bootstrap_interval, evaluate, normalized_score
+from qsft_lite.results import RESULT_PROFILES, markdown_table, project_root, replace_file
+from qsft_lite.trainer import QSFTConfig
+
+VALIDATION_SEED, TEST_SEED = 1_000, 2_000
+
+# A row of a study: its method, that method's options, and which scores its policy may act by.
+Row = tuple[str, dict[str, Any], list[str] | None]
+CLONING = "Behavior cloning"  # at its best temperature: what every other row is compared with
+ALONG = {"train_behavior": True}
+METHOD_ROWS: dict[str, Row] = {
+    **{
+        METHODS[name].title: (name, {}, None)
+        for name in ("filtered_bc", "return_conditioned", "ilql", "cql")
+    },
+    "Q-SFT (paper)": ("q_sft_paper", {}, ["p"]),
+    "Q-SFT (ours)": ("q_sft", {"backup": "behavior", **ALONG}, ["p", "ratio"]),
+    "Q-SFT (ours), returns first": (
+        "q_sft",
+        {"backup": "behavior", "returns_first": 0.5, **ALONG},
+        ["ratio"],
+    ),
+    "Monte-Carlo returns": ("mc_returns", ALONG, ["ratio"]),
+    "Random targets": ("random_targets", ALONG, ["ratio"]),
+}
+
+# Eight candidates for every method. The paper weighs by exp(beta p) alone.
+BY_P = [{"beta": beta} for beta in (4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)]
+BY_VALUE = [
+    {"beta": beta, "support": support}
+    for beta in (128.0, 512.0)
+    for support in (0.0, 0.2, 0.5, 0.9)
+]
+
+
+class Task:
+    """One seed of a task: its games and its untrained model.
+
+    A subclass sets env, model, tokenizer, episodes (as of data.encode), data_hash, data_mean (mean
+    return of the data) and acts (options of every policy), and says what reference players score.
+    """
+
+    by_value = BY_VALUE
+
+    def __init__(self, settings: dict[str, Any], seed: int):
+        self.settings, self.seed = settings, seed
+
+    def levels(self) -> dict[str, float]:
+        """Mean scores of the reference players on the test games."""
+        raise NotImplementedError
+
+    def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> Any:
+        """A trained method at play."""
+        return trained.policy(**options, **self.acts)
+
+    def play(self, policy: Any, test: bool) -> Evaluation:
+        """The policy's test games, or its validation games."""
+        games = self.settings["test games" if test else "validation games"]
+        return evaluate(policy, self.env, games, TEST_SEED if test else VALIDATION_SEED)
+
+    def train(
+        self, method: str, model: Any, folder: Path, options: dict[str, Any]
+    ) -> TrainedMethod:
+        """One method from the given weights."""
+        settings = self.settings
+        args = QSFTConfig(
+            output_dir=str(folder),
+            seed=self.seed,
+            learning_rate=settings["learning rate"],
+            muon=bool(settings["muon"]),
+            adam_beta2=0.98,
+            weight_decay=0.1,
+            lr_scheduler_type="cosine",
+            warmup_steps=50,
+            num_train_epochs=settings["behavior epochs" if method == "bc" else "value epochs"],
+            per_device_train_batch_size=settings["batch rows"],
+            target_rate=settings["target rate"],
+            logging_steps=100,
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        length = settings["row length"]
+        return train(
+            method, model, self.tokenizer, self.episodes, None, args, length=length, **options
+        )
+
+
+def scores_of(task: Task, trained: TrainedMethod, scores: list[str] | None) -> dict[str, Any]:
+    """Choose options on validation games, play the test games; for each score p and p / pi."""
+    found = {}
+    for score in scores or [None]:
+        grid = trained.grid if trained.values is None else BY_P if score == "p" else task.by_value
+        grid = [{**options, "score": score} if score else options for options in grid]
+        tried = [task.play(task.policy(trained, options), test=False).mean for options in grid]
+        options = grid[int(np.argmax(tried))]
+        result = task.play(task.policy(trained, options), test=True)
+        found[score or ""] = {
+            "options": options,
+            "tried": tried,
+            "returns": result.returns.tolist(),
+            "success": result.success,
+        }
+    return found
+
+
+def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
+    """What each row of a study scored with one seed; finished rows are read, not run again."""
+    cloned_folder = folder / "cloned"
+    found = {}
+    for title, (method, options, scores) in {CLONING: ("bc", {}, None), **rows}.items():
+        key = hashlib.sha256(json.dumps([title, method, options, scores]).encode()).hexdigest()[:12]
+        path = folder / f"{key}.json"
+        if not path.exists():
+            if method == "bc":
+                trained = task.train("bc", task.model, folder, {})
+                trained.behavior.save_pretrained(cloned_folder)
+            else:
+                cloned = transformers.AutoModelForCausalLM.from_pretrained(cloned_folder)
+                trained = task.train(method, cloned, folder, options)
+            scored = {"title": title, "scores": scores_of(task, trained, scores)}
+            replace_file(path, json.dumps(scored).encode())
+        found[title] = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        for score, one in found[title].items():
+            mean = np.mean(one["returns"])
+            print(f"seed {task.seed}: {title} {score} {mean:.3f} {one['options']}", flush=True)
+    return found
+
+
+def table(
+    found: list[dict[str, Any]], lowest: float, data_mean: float, best: float
+) -> list[dict[str, Any]]:
+    """A row for each method: mean over seeds and games, with a bootstrap over games.
+
+    lowest, data_mean, best: the scores that are normalised to 0, 50 and 100.
+
+    A game's score is averaged over seeds before resampling: seeds share their test games.
+    """
+    rows = []
+    cloning = _paired(found, CLONING, "")
+    for title in found[0]:
+        for score in found[0][title]:
+            games = _paired(found, title, score)
+            low, high = bootstrap_interval(games)
+            difference = games - cloning
+            below, above = bootstrap_interval(difference)
+            rows.append(
+                {
+                    "method": title + {"": "", "p": ", by p", "ratio": ", by p/pi"}[score],
+                    "score": {"mean": games.mean(), "low": low, "high": high},
+                    "over sharpened cloning": {
+                        "mean": difference.mean(),
+                        "low": below,
+                        "high": above,
+                    },
+                    "seeds": ", ".join(
+                        f"{np.mean(seed[title][score]['returns']):.2f}" for seed in found
+                    ),
+                    "normalised": normalized_score(
+                        max(games.mean(), lowest), lowest, data_mean, best
+                    ),
+                    "wins": float(np.mean([seed[title][score]["success"] for seed in found])),
+                }
+            )
+    return rows
+
+
+def _paired(found: list[dict[str, Any]], title: str, score: str) -> np.ndarray:
+    return np.mean([seed[title][score]["returns"] for seed in found], axis=0)
+
+
+def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
+    """The scores of one seed, with a method's returns on one line: a fifth of the file."""
+    return {
+        title: {
+            score: {**one, "returns": " ".join(f"{value:.0f}" for value in one["returns"])}
+            for score, one in scores.items()
+        }
+        for title, scores in seed.items()
+    }
+
+
+# The command line
+
+
+def parser(module: str, record: dict[str, Any], name: str | None) -> argparse.ArgumentParser:
+    """Options of every experiment: the profile, the rows, the folder, and each setting.
+
+    name: of the result; None where the experiment works it out.
+    """
+    found = argparse.ArgumentParser(prog=f"python -m experiments.{module}")
+    found.add_argument("--profile", choices=RESULT_PROFILES, default="record")
+    found.add_argument("--only", nargs="*", help="titles of rows; all without it")
+    found.add_argument("--output", type=Path, default=project_root() / "build" / "experiments")
+    found.add_argument("--name", default=name, help="of the result")
+    for key, value in record.items():
+        found.add_argument("--" + key.replace(" ", "-"), type=type(value), dest=key)
+    return found
+
+
+def start(
+    module: str, options: dict[str, Any], profiles: dict[str, dict[str, Any]]
+) -> notebook.Run:
+    """The run of a command line's options; its settings are the profile's and those given."""
+    settings = profiles[options["profile"]]
+    given = {key: options[key] for key in settings if options[key] is not None}
+    command = [f"python -m experiments.{module}"]
+    for key, value in options.items():
+        if value is not None and key not in ("only", "output"):
+            value = Path(value).name if key == "word_list" else value
+            command.append(f"--{key.replace(' ', '-').replace('_', '-')} {value}")
+    os.environ.setdefault("QSFT_COMMAND", " ".join(command))
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    settings = {profile: {**values, **given} for profile, values in profiles.items()}
+    return notebook.start(options["name"], profile=options["profile"], seed=0, settings=settings)
+
+
+def run_study(
+    run: notebook.Run,
+    options: dict[str, Any],
+    rows: dict[str, Row],
+    make_task: Callable[[dict[str, Any], int], Task],
+    *,
+    same: Any = None,
+    lowest: float,
+    best: str,
+    raw: Callable[[Task], dict[str, Any]],
+) -> None:
+    """All rows in all seeds, printed and recorded.
+
+    Args:
+        run: of ``start``.
+        options: the command line's.
+        rows: the study's; of these only the titles of --only, if given.
+        make_task: from the settings and a seed.
+        same: what else, beside the settings, tells one run from another.
+        lowest: the score normalised to 0. best: the reference player whose score is 100.
+        raw: what to record beside each seed's returns.
+    """
+    only = options["only"]
+    rows = {title: row for title, row in rows.items() if only is None or title in only}
+    kept = {key: value for key, value in run.settings.items() if key != "seeds"}
+    identity = hashlib.sha256(json.dumps([same, kept]).encode()).hexdigest()[:12]
+    found, hashes, means = [], [], []
+    for seed in range(run.settings["seeds"]):
+        task = make_task(run.settings, seed)
+        folder = options["output"] / options["name"] / identity / f"seed{seed}"
+        found.append(run_seed(task, rows, folder))
+        hashes.append(task.data_hash)
+        means.append(task.data_mean)
+    levels = task.levels()
+    data_mean = float(np.mean(means))
+    shown = table(found, lowest, data_mean, levels[best])
+    print(markdown_table(shown))
+    print({"data": data_mean, **levels})
+    run.record(
+        headline={"Data": data_mean, **levels, **{row["method"]: row["score"] for row in shown}},
+        tables={options["name"]: shown},
+        raw={**raw(task), "seeds": [_on_a_line(seed) for seed in found]},
+        data_hash=" ".join(hashes),
+    )
