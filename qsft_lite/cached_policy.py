@@ -19,7 +19,7 @@ from qsft_lite.models import DUMMY, attention_mask
 from qsft_lite.row_cache import RowCache
 from qsft_lite.stacked_llama import StackedLlama
 
-__all__ = ["ActionList", "CachedPolicy", "Constraint"]
+__all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine"]
 
 
 class Constraint(Protocol):
@@ -300,6 +300,24 @@ class CachedPolicy:
                 f"An episode has {length} tokens, but the models' context is {context}: "
                 "make models with a longer one, or end episodes earlier."
             )
+
+
+class LastLine:
+    """A policy that is shown the last line of each transcript alone.
+
+    For models trained on turns apart (`data.encode(memory="turn")`), where a state is one line.
+    """
+
+    def __init__(self, policy: CachedPolicy):
+        self.policy = policy
+
+    def reset(self, seed: int) -> None:
+        """See CachedPolicy.reset."""
+        self.policy.reset(seed)
+
+    def act(self, histories: list[str]) -> list[str]:
+        """See CachedPolicy.act."""
+        return self.policy.act([text[:-1].rpartition("\n")[2] + text[-1:] for text in histories])
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

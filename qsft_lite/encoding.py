@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.packing import ENCODED, ragged_indices, starts
+from qsft_lite.packing import ENCODED, POSITIONS, ragged_indices, starts
 from qsft_lite.trajectories import check_choice, check_source, find_episode
 
 __all__ = ["RewardScale", "encode", "start_id"]
@@ -72,6 +72,7 @@ def encode(
     scale: RewardScale,
     gamma: float = 1.0,
     discount: Literal["token", "turn"] = "token",
+    memory: Literal["episode", "turn"] = "episode",
     max_length: int | None = None,
     on_long: Literal["raise", "skip"] = "raise",
 ) -> Dataset | IterableDataset:
@@ -85,6 +86,8 @@ def encode(
         scale: how rewards come to [0, 1].
         gamma: the discount, in [0, 1].
         discount: gamma for each action "token", or for each "turn", which is an action segment.
+        memory: what the agent sees of the past: the "episode" so far, or this "turn" alone, for
+            tasks whose last state says everything. Turns then begin with a start token each.
         max_length: the most tokens that an episode may have, the start token included.
         on_long: "raise" for an episode with more, or "skip" them, with a warning that counts them
             (when streaming, one for each 1,000 episodes).
@@ -97,6 +100,7 @@ def encode(
         discount float32: at an action token, the factor of the value of its next state; 0 outside.
         return_to_go float32: at an action token, the discounted sum of its own and all later
         rewards, for an episode that was cut off as far as it goes; 0 outside.
+        With memory="turn" also position_ids int32, which begin at 0 in each turn.
         The logits that choose token i, and so the state of that action, are at position i - 1.
 
     Raises:
@@ -105,6 +109,7 @@ def encode(
             any token; a text that the tokenizer has no token for.
     """
     check_choice("discount", discount, ("token", "turn"))
+    check_choice("memory", memory, ("episode", "turn"))
     check_choice("on_long", on_long, ("raise", "skip"))
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
@@ -117,6 +122,7 @@ def encode(
         scale=scale,
         gamma=gamma,
         per_turn=discount == "turn",
+        turns_apart=memory == "turn",
         max_length=max_length,
         skip_long=on_long == "skip",
         streaming=streaming,
@@ -128,7 +134,7 @@ def encode(
         batched=True,
         batch_size=BATCH,
         with_indices=True,
-        features=Features.from_arrow_schema(ENCODED),
+        features=Features.from_arrow_schema(_schema(memory == "turn")),
         **({} if streaming else {"desc": "encode"}),
     )
     if not streaming:
@@ -144,6 +150,7 @@ def _encode_batch(
     scale: RewardScale,
     gamma: float,
     per_turn: bool,
+    turns_apart: bool,
     max_length: int | None,
     skip_long: bool,
     streaming: bool,
@@ -178,10 +185,13 @@ def _encode_batch(
     refuse(_any(strange, owner, len(done)), "a text that the tokenizer cannot read", remedy)
     pieces.append([start_id(tokenizer)])
     begin = starts(per_episode)
+    if turns_apart:
+        after_action = ~is_action & np.append(False, is_action[:-1])
+        begin = np.union1d(begin, np.flatnonzero(after_action))
     piece = np.insert(coded.indices.to_numpy(), begin, len(words))
     is_action = np.insert(is_action, begin, False)
     rewards = np.insert(rewards, begin, 0.0)
-    owner = np.insert(owner, begin, np.arange(len(done)))
+    owner = np.insert(owner, begin, owner[begin])
 
     # Tokens.
     piece_sizes = np.array([len(ids) for ids in pieces])
@@ -230,12 +240,21 @@ def _encode_batch(
         "discount": _spread(factor, at, len(input_ids)),
         "return_to_go": _spread(return_to_go, at, len(input_ids)),
     }
+    if turns_apart:
+        turn_sizes = np.add.reduceat(sizes, begin + np.arange(len(begin)))
+        positions = ragged_indices(np.zeros_like(turn_sizes), turn_sizes)
+        columns["position_ids"] = positions.astype(np.int32)
+    schema = _schema(turns_apart)
     offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
-        for field, flat in zip(ENCODED, columns.values(), strict=True)
+        for field, flat in zip(schema, columns.values(), strict=True)
     ]
-    return pa.table(lists, schema=ENCODED).filter(pa.array(~too_long))
+    return pa.table(lists, schema=schema).filter(pa.array(~too_long))
+
+
+def _schema(turns_apart: bool) -> pa.Schema:
+    return ENCODED.append(POSITIONS) if turns_apart else ENCODED
 
 
 def _spread(values: np.ndarray, at: np.ndarray, size: int, elsewhere: int = 0) -> np.ndarray:

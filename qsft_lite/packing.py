@@ -28,10 +28,12 @@ ENCODED = pa.schema(
         "return_to_go": pa.list_(pa.float32()),
     }
 )
+# With the positions of tokens, where they start anew within an episode.
+POSITIONS = pa.field("position_ids", pa.list_(pa.int32()))
 PACKED = pa.schema(
     [
         *ENCODED,
-        pa.field("position_ids", pa.list_(pa.int32())),
+        POSITIONS,
         pa.field("segment_ids", pa.list_(pa.int32())),
     ]
 )
@@ -51,8 +53,9 @@ def pack(
 
     Columns, all lists of `length`: those of `encode`, with `next_action` now an index in the row,
     and `position_ids` (0, 1, ... in each episode), `segment_ids` (1, 2, ... for the episodes of the
-    row, 0 for padding). Padding is 0, False, and -1 in `next_action`. A row takes 33 bytes a token.
-    Rows are numpy arrays; `.with_format(None)` gives lists.
+    row, 0 for padding). Of episodes whose turns are apart (`encode(memory="turn")`), each turn has
+    positions and a segment of its own. Padding is 0, False, and -1 in `next_action`. A row takes 33
+    bytes a token. Rows are numpy arrays; `.with_format(None)` gives lists.
 
     Raises ValueError, naming the row, for an episode longer than `length`.
     """
@@ -111,13 +114,18 @@ def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: i
         name: columns[name].flatten().to_numpy(zero_copy_only=False)[source]
         for name in ENCODED.names
     }
+    if POSITIONS.name in episodes.column_names:
+        positions = episodes[POSITIONS.name].combine_chunks().flatten().to_numpy()[source]
+    else:
+        positions = ragged_indices(np.zeros_like(sizes), sizes).astype(np.int32)
     next_action = packed.pop("next_action")
     next_action = np.where(next_action < 0, -1, next_action + np.repeat(offset, sizes))
     packed = {name: spread(values) for name, values in packed.items()}
     packed["next_action"] = spread(next_action.astype(np.int32), padding=-1)
-    packed["position_ids"] = spread(ragged_indices(np.zeros_like(sizes), sizes).astype(np.int32))
-    number = np.arange(len(order)) - first + 1
-    packed["segment_ids"] = spread(np.repeat(number, sizes).astype(np.int32))
+    packed["position_ids"] = spread(positions)
+    number = np.cumsum(positions == 0)
+    before = number[begin[first]] - 1  # of each episode: segments in earlier rows
+    packed["segment_ids"] = spread((number - np.repeat(before, sizes)).astype(np.int32))
     return pa.table(packed, schema=PACKED)
 
 

@@ -18,6 +18,7 @@ from qsft_lite.cached_policy import (
     ActionList,
     CachedPolicy,
     Constraint,
+    LastLine,
     check_support,
     outside_support,
     token_ids,
@@ -25,7 +26,7 @@ from qsft_lite.cached_policy import (
 from qsft_lite.encoding import start_id
 from qsft_lite.models import final_hidden, load_model, output_head
 
-__all__ = ["ActionList", "CachedPolicy", "Constraint", "QSFTPolicy"]
+__all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine", "QSFTPolicy"]
 
 SETTINGS = "policy.json"
 CANDIDATES_AT_ONCE = 64

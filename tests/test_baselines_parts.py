@@ -201,7 +201,7 @@ def test_a_new_head_is_tied_to_nothing(model, tmp_path):
 # Data
 
 
-def encoded(tokenizer, transcripts):
+def encoded(tokenizer, transcripts, **options):
     """Episodes of (texts, return): observation, action, observation, action, ..."""
     rows = [
         {
@@ -213,7 +213,7 @@ def encoded(tokenizer, transcripts):
         for texts, paid in transcripts
     ]
     scale = data.RewardScale(low=0.0, high=1.0, place="end")
-    return data.encode(datasets.Dataset.from_list(rows), tokenizer, scale=scale)
+    return data.encode(datasets.Dataset.from_list(rows), tokenizer, scale=scale, **options)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=12), st.floats(0.01, 1), seeds)
@@ -260,6 +260,22 @@ def test_the_return_token_comes_second(model, tokenizer):
         assert after["next_action"] == [-1, *shifted]
     text = longer_tokenizer.decode(conditioned[0]["input_ids"][1:])
     assert longer_tokenizer(text)["input_ids"] == conditioned[0]["input_ids"][1:]
+
+
+def test_the_return_token_comes_second_in_each_turn_that_is_apart(model, tokenizer):
+    games = [(["s0 ", "a1 ", "s1 ", "a2 ", "s0 "], 0.0), (["s1 ", "a0 "], 1.0)]
+    episodes = encoded(tokenizer, games, memory="turn")
+    _, longer_tokenizer = episode_tools.add_return_tokens(model, tokenizer, 4, seed=0)
+    first, second = episode_tools.condition_on_return(episodes, longer_tokenizer, 4)
+    assert longer_tokenizer.convert_ids_to_tokens(first["input_ids"]) == [
+        *("<bos>", "<return_0>", "s0 ", "a1 "),
+        *("<bos>", "<return_0>", "s1 ", "a2 "),
+        *("<bos>", "<return_0>", "s0 "),
+    ]
+    assert first["position_ids"] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2]
+    assert first["next_action"] == [-1, -1, -1, 7, *[-1] * 7]
+    assert np.flatnonzero(first["action_mask"]).tolist() == [3, 7]
+    assert second["position_ids"] == [0, 1, 2, 3]
 
 
 def test_return_tokens_are_new_and_never_written(model, tokenizer):

@@ -312,7 +312,7 @@ def test_scale_refuses_nonsense():
 # Tokens
 
 
-def naive_encode(game, tokenizer, scale, gamma, per_turn):
+def naive_encode(game, tokenizer, scale, gamma, per_turn, apart=False):
     """One token at a time, from the last to the first."""
     tokens, mask, rewards, turn_ends = [1], [False], [0.0], [False]
     width = scale.high - scale.low
@@ -325,6 +325,9 @@ def naive_encode(game, tokenizer, scale, gamma, per_turn):
                 reward -= scale.low / width
         else:
             reward = (sum(game["reward"]) - scale.low) / width if i == last_action else 0.0
+        if apart and i and game["is_action"][i - 1] and not game["is_action"][i]:
+            for column, value in ((tokens, 1), (mask, False), (rewards, 0.0), (turn_ends, False)):
+                column.append(value)
         for j, token in enumerate(ids):
             action, last = game["is_action"][i], j == len(ids) - 1
             tokens.append(token)
@@ -340,7 +343,9 @@ def naive_encode(game, tokenizer, scale, gamma, per_turn):
             discount[i] = gamma if turn_ends[i] or not per_turn else 1.0
             value = to_go[i] = rewards[i] + discount[i] * value
             later = i
+    begin = np.maximum.accumulate([i if token == 1 else 0 for i, token in enumerate(tokens)])
     return {
+        **({"position_ids": (np.arange(n) - begin).tolist()} if apart else {}),
         "input_ids": tokens,
         "action_mask": mask,
         "reward": pytest.approx(rewards, abs=1e-6),
@@ -370,6 +375,32 @@ def test_encode_of_cut_off_episodes_is_the_naive_loop(games):
     scale = data.RewardScale(-3, 3, place="step")
     encoded = data.encode(dataset(games), TOKENIZER, scale=scale, gamma=0.9)
     assert encoded.to_list() == [naive_encode(g, TOKENIZER, scale, 0.9, False) for g in games]
+
+
+@given(st.lists(episodes(readable), min_size=1, max_size=6), st.integers(60, 120))
+@settings(max_examples=20)
+def test_turns_apart_are_the_naive_loop_and_stay_apart_in_rows(games, length):
+    scale = data.RewardScale(-3, 3, place="step")
+    encoded = data.encode(dataset(games), TOKENIZER, scale=scale, memory="turn")
+    naive = [naive_encode(game, TOKENIZER, scale, 1.0, False, apart=True) for game in games]
+    assert encoded.to_list() == naive
+    tokens = 0
+    for row in data.pack(encoded, length).with_format(None):
+        segment = 0
+        for i, (token, position) in enumerate(
+            zip(row["input_ids"], row["position_ids"], strict=True)
+        ):
+            if not row["segment_ids"][i]:
+                break
+            segment += token == 1  # a start token
+            assert row["segment_ids"][i] == segment
+            assert position == (0 if token == 1 else row["position_ids"][i - 1] + 1)
+            after = row["next_action"][i]
+            assert after == -1 or row["action_mask"][i]
+            if after >= 0 and after < length and row["segment_ids"][after] == segment:
+                assert after == i + 1 or not row["action_mask"][i + 1]
+            tokens += 1
+    assert tokens == sum(len(row["input_ids"]) for row in naive)
 
 
 def test_wordle_by_hand():

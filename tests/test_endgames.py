@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.envs import endgame_tables, recording
-from qsft_lite.envs.chess import pieces_text, read_move, unspaced
+from qsft_lite.envs.chess import FORMATS, read_move, unspaced
 from qsft_lite.envs.chess_engine import PLACES
 from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_data import play_games
@@ -31,7 +31,7 @@ from qsft_lite.envs.endgame_players import (
     PerfectPlayer,
     RandomPlayer,
 )
-from qsft_lite.envs.endgame_space import SYMMETRIES, space
+from qsft_lite.envs.endgame_space import SYMMETRIES, TRIANGLE, space
 from qsft_lite.envs.endgame_starts import (
     fen_of,
     placement,
@@ -376,7 +376,7 @@ def test_placements_are_those_of_a_fen(material, order):
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["perfect", "random"]),
-    st.sampled_from(["fen", "pieces"]),
+    st.sampled_from(FORMATS),
     st.sampled_from([0.0, 0.5, 0.9]),
     st.sampled_from([3, 400]),
 )
@@ -434,15 +434,15 @@ class Replies:
     """Black's moves as recorded."""
 
     def __init__(self, texts, format):
-        self.texts, self.format = texts, format
+        self.texts = texts
+        self.env = envs.make("endgames", opponent="random", format=format)
 
     def choose(self, board, rng):
         following = self.texts[2 * board.fullmove_number]
         for move in board.legal_moves:
             after = board.copy()
             after.push(move)
-            shown = pieces_text(after) if self.format == "pieces" else after.fen()
-            if shown == (following if self.format == "pieces" else unspaced(following)):
+            if self.env.state_text(after) == following:
                 return move
         raise AssertionError(f"no reply leads to {following!r}")
 
@@ -478,6 +478,37 @@ def test_a_game_in_words_takes_few_tokens():
             assert tokenizer.decode(tokenizer(segment)["input_ids"]) == segment
 
 
+def test_mirror_images_look_the_same():
+    """Every image of a position is shown as one, with the black king in the triangle."""
+    env = envs.make("endgames", format="mirrored")
+    for material in MATERIALS:
+        for row in start_positions(material, 20, np.random.default_rng(6)):
+            boards = [board_of(material, image[row], chess.WHITE) for image in SYMMETRIES]
+            assert len({env.state_text(board) for board in boards}) == 1
+            shown = env.shown(boards[0])
+            assert shown.king(chess.BLACK) in TRIANGLE
+            assert env.shown(shown) == shown
+            for board in boards:
+                for move in list(board.legal_moves)[::5]:
+                    action = env.action_text(board, move)
+                    meant = env.read_action(board, action)
+                    # In a position with a symmetry of its own, the image of a move is meant too.
+                    after = [board.copy(), board.copy()]
+                    after[0].push(move)
+                    after[1].push(meant)
+                    assert env.state_text(after[0]) == env.state_text(after[1])
+
+
+def test_an_action_is_read_in_the_view_that_was_shown():
+    env = envs.make("endgames", format="mirrored")
+    # The black king on g8 is shown on b1: mirrored up and left, ranks and files count backwards.
+    text, _ = env.reset(options={"position": "6k1/8/5K2/8/8/8/8/3Q4 w - - 0 1"})
+    assert text == "Kc3 Qe8 kb1\n"
+    env.step("Qe1\n")
+    assert env.board.piece_at(chess.D8) == chess.Piece(chess.QUEEN, chess.WHITE)
+    assert env.step("d8")[4]["valid"] is False
+
+
 def test_every_character_of_a_game_is_among_the_texts():
     env = envs.make("endgames")
     known = set("".join(env.texts))
@@ -496,7 +527,7 @@ def test_the_perfect_player_mates_in_the_distance_of_the_table(material):
 
 
 @pytest.mark.parametrize("name", PLAYERS)
-@pytest.mark.parametrize("format", ["fen", "pieces"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_players_play_by_text(name, format):
     player = PLAYERS[name](3, format)
     env = envs.make("endgames", format=format, max_moves=20)
@@ -510,7 +541,7 @@ def test_players_play_by_text(name, format):
         if name == "perfect":
             board = chess.Board(env.reset(seed=seed)[1]["position"])
             material, squares = read_board(board)
-            board.push(read_move(board, action))
+            board.push(env.read_action(board, action))
             after = table(material).black_distance(read_board(board)[1])[0]
             assert after == table(material).white_distance(squares)[0] - 1
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from qsft_lite.models import character_tokenizer, load_model, small_model, word_tokenizer
-from qsft_lite.policy import ActionList, CachedPolicy, QSFTPolicy
+from qsft_lite.policy import ActionList, CachedPolicy, LastLine, QSFTPolicy
 from qsft_lite.stacked_llama import StackedLlama
 
 TOKENIZER = character_tokenizer("Wordle:\nabcdefghijklmnopqrstuvwxyz")
@@ -539,6 +539,22 @@ def test_values_need_a_q_model():
         policy.values(START)
     with pytest.raises(ValueError, match="at least one action"):
         policy.candidates(START, [])
+
+
+def test_the_last_line_alone_is_shown():
+    class Echo:
+        seed = None
+
+        def reset(self, seed):
+            self.seed = seed
+
+        def act(self, histories):
+            return [f"<{history}>" for history in histories]
+
+    policy = LastLine(Echo())
+    policy.reset(3)
+    assert policy.policy.seed == 3
+    assert policy.act(["a\n", "a b\nc\nd e\n"]) == ["<a\n>", "<d e\n>"]
 
 
 def test_the_base_class_leaves_the_weights_to_others():

@@ -74,30 +74,36 @@ def condition_on_return(
 ) -> datasets.Dataset:
     """The episodes with the token of their own return put second, after the one that starts them.
 
-    They grow by one token. tokenizer: one that knows the return tokens.
+    They grow by one token. Where turns are apart, each of them gets the token, and grows by it.
+    tokenizer: one that knows the return tokens.
     """
     tokens = tokenizer.convert_tokens_to_ids([return_token(level) for level in range(levels)])
 
-    def insert(columns: dict[str, list], token: list[int]) -> dict[str, list]:
-        # The new token is no action, like the first one, so it gets a copy of that one's columns.
+    def insert(row: dict) -> dict:
+        begin = np.array([0])
+        if "position_ids" in row:
+            begin = np.flatnonzero(np.array(row["position_ids"]) == 0)
+        # The new token is no action, like the one before it, and gets a copy of its values.
         longer = {
-            name: [row[:1] + row for row in rows]
-            for name, rows in columns.items()
-            if isinstance(rows[0], list)
+            name: np.insert(values, begin + 1, np.array(values)[begin])
+            for name, values in row.items()
+            if isinstance(values, list)
         }
-        longer["input_ids"] = [
-            [row[0], new, *row[1:]] for row, new in zip(columns["input_ids"], token, strict=True)
-        ]
-        longer["next_action"] = [
-            [index + 1 if index >= 0 else index for index in row] for row in longer["next_action"]
-        ]
+        new = begin + 1 + np.arange(len(begin))
+        longer["input_ids"][new] = row["return_token"]
+        following = longer["next_action"]
+        longer["next_action"] = np.where(
+            following < 0, following, following + np.searchsorted(begin, following)
+        )
+        if "position_ids" in row:
+            longer["position_ids"] += longer["position_ids"] > 0
+            longer["position_ids"][new] = 1
         return longer
 
     own_token = np.array(tokens)[return_levels(episodes, levels)]
     with_token = episodes.add_column("return_token", own_token)
     return with_token.map(
-        lambda columns: insert(columns, columns["return_token"]),
-        batched=True,
+        insert,
         remove_columns=["return_token"],
         features=episodes.features,
     )

@@ -184,8 +184,9 @@ def train(
         args: steps, learning rate and so on. The output folder is args.output_dir / method; the
             method sets the stage and its own settings. Early stopping is for cloning only: the
             targets of the others move, and so does their loss.
-        length: of the packed rows, in tokens. Episodes of "return_conditioned" grow by one token,
-            which the model's context must hold; rows grow with them.
+        length: of the packed rows, in tokens. Episodes of "return_conditioned" grow by one token
+            (or one each turn, where turns are apart), which the model's context must hold; rows
+            grow with them.
         resume: go on from the last checkpoint in the output folder, if there is one.
         options: settings of the method, see METHODS, and for those of Q-SFT's loss any field of
             QSFTConfig.
@@ -251,10 +252,11 @@ def _train_cloning(
         levels = options["levels"]
         prompt = return_token(return_levels(episodes, levels).max())
         model, tokenizer = add_return_tokens(model, tokenizer, levels, seed=args.seed)
+        before = _longest(episodes, validation)
         episodes, validation = (
             part and condition_on_return(part, tokenizer, levels) for part in (episodes, validation)
         )
-        length += 1
+        length += _longest(episodes, validation) - before
     trainer = QSFTTrainer(
         copy.deepcopy(model),
         dataclasses.replace(args, stage="behavior"),
@@ -266,6 +268,11 @@ def _train_cloning(
     return TrainedMethod(
         method, options, behavior, None, tokenizer, prompt, trainer.state.log_history
     )
+
+
+def _longest(*parts: datasets.Dataset | None) -> int:
+    """The most tokens of an episode."""
+    return max(len(ids) for part in parts if part is not None for ids in part["input_ids"])
 
 
 def _train_q_sft(

@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import chess
 import gymnasium
+import numpy as np
 from gymnasium.spaces import Text
 
 from qsft_lite.envs.chess_engine import Elo
 from qsft_lite.envs.chess_opponents import Opponent, make_opponent, read_board
 from qsft_lite.envs.endgame_moves import MATERIALS
+from qsft_lite.envs.endgame_space import SYMMETRIES, view_of
 from qsft_lite.envs.endgame_starts import fen_of, start_positions
 from qsft_lite.envs.recording import check_choice
 
@@ -25,7 +27,8 @@ MAX_MOVES = 400
 STATE_CHARACTERS = "".join(sorted(set("pnbrqkPNBRQKwabcdefgh0123456789/- ")))
 ACTION_CHARACTERS = "".join(sorted(set("NBRQKabcdefgh12345678xO-=+#")))
 
-BoardFormat = Literal["fen", "pieces"]
+FORMATS = ("fen", "pieces", "mirrored")
+BoardFormat = Literal["fen", "pieces", "mirrored"]
 
 
 def spaced(text: str) -> str:
@@ -144,13 +147,17 @@ class ChessGame(gymnasium.Env):
         """A legal move as the agent writes it."""
         return spaced(board.san(move))
 
+    def read_action(self, board: chess.Board, action: str) -> chess.Move | None:
+        """The legal move that an action means; None for anything else."""
+        return read_move(board, action)
+
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Move; ResetNeeded when no game is under way."""
         board = self.board
         if board is None:
             raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
         self._moves += 1
-        move = read_move(board, action)
+        move = self.read_action(board, action)
         if move:
             board.push(move)
             if not board.is_game_over():
@@ -185,7 +192,9 @@ class Endgames(ChessGame):
 
     format: "fen", or "pieces", which takes three or four tokens of a word tokenizer a state and one
     an action: "Ke1 Qd5 kh8\n" and "Qd8\n" (SAN without its + and #). It leaves out the counters
-    and, at the end, whose turn it is.
+    and, at the end, whose turn it is. "mirrored" is the same, with the board turned and mirrored
+    (there are no pawns) until the black king stands in the triangle a1-d1-d4; actions are read in
+    the view that was shown.
     """
 
     task = "endgames"
@@ -212,16 +221,16 @@ class Endgames(ChessGame):
             timeout=timeout,
             max_moves=max_moves,
         )
-        check_choice(format, ("fen", "pieces"), "format")
+        check_choice(format, FORMATS, "format")
         self.materials = check_materials(materials)
         self.format = format
-        if format == "pieces":
+        if format != "fen":
             self.action_space = Text(max_length=8, charset=ACTION_CHARACTERS + " \n")
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Every word, or texts with every character, of a transcript with legal moves."""
-        return piece_words() if self.format == "pieces" else super().texts
+        return super().texts if self.format == "fen" else piece_words()
 
     def draw_position(self) -> str:
         """See `ChessGame.draw_position`."""
@@ -236,10 +245,14 @@ class Endgames(ChessGame):
 
     def state_text(self, board: chess.Board) -> str:
         """See `ChessGame.state_text`."""
-        return pieces_text(board) if self.format == "pieces" else super().state_text(board)
+        return super().state_text(board) if self.format == "fen" else pieces_text(self.shown(board))
+
+    def shown(self, board: chess.Board) -> chess.Board:
+        """The board as the agent sees it."""
+        return _mirrored(board, _view(board)) if self.format == "mirrored" else board
 
     def read_state(self, text: str) -> chess.Board:
-        """See `ChessGame.read_state`; in the format "pieces" it is White's turn."""
+        """See `ChessGame.read_state`; the board as shown, White to move unless a FEN says."""
         if self.format == "fen":
             return super().read_state(text)
         board = chess.Board(None)
@@ -254,7 +267,37 @@ class Endgames(ChessGame):
         """See `ChessGame.action_text`."""
         if self.format == "fen":
             return super().action_text(board, move)
+        if self.format == "mirrored":
+            view = SYMMETRIES[_view(board)]
+            board, move = self.shown(board), _moved(move, view)
         return board.san(move).rstrip("+#") + "\n"
+
+    def read_action(self, board: chess.Board, action: str) -> chess.Move | None:
+        """See `ChessGame.read_action`; the action is of the board as the agent sees it."""
+        move = super().read_action(self.shown(board), action)
+        if move is None or self.format != "mirrored":
+            return move
+        return _moved(move, np.argsort(SYMMETRIES[_view(board)]))
+
+
+def _view(board: chess.Board) -> int:
+    """Which of SYMMETRIES the format "mirrored" shows."""
+    material, squares = read_board(board)
+    return int(view_of(material, squares)[0])
+
+
+def _mirrored(board: chess.Board, view: int) -> chess.Board:
+    """The board under one of SYMMETRIES."""
+    other = chess.Board(None)
+    other.turn = board.turn
+    for square, piece in board.piece_map().items():
+        other.set_piece_at(int(SYMMETRIES[view, square]), piece)
+    return other
+
+
+def _moved(move: chess.Move, squares: np.ndarray) -> chess.Move:
+    """The move with its squares (64,) renamed; there are no promotions."""
+    return chess.Move(int(squares[move.from_square]), int(squares[move.to_square]))
 
 
 def read_move(board: chess.Board, text: str) -> chess.Move | None:

@@ -10,7 +10,7 @@ import numpy as np
 from chess import SQUARE_NAMES
 from datasets import Dataset
 
-from qsft_lite.envs.chess import MAX_MOVES, BoardFormat, check_materials, spaced
+from qsft_lite.envs.chess import FORMATS, MAX_MOVES, BoardFormat, check_materials, spaced
 from qsft_lite.envs.chess_engine import Elo, Engine
 from qsft_lite.envs.chess_opponents import OPPONENTS
 from qsft_lite.envs.endgame_moves import (
@@ -29,6 +29,7 @@ from qsft_lite.envs.endgame_players import (
     MixturePlayer,
     Moves,
 )
+from qsft_lite.envs.endgame_space import SYMMETRIES, view_of
 from qsft_lite.envs.endgame_starts import codes, placement, start_positions
 from qsft_lite.envs.endgame_values import Weights, check_weights
 from qsft_lite.envs.recording import Episodes, check_choice, record
@@ -57,7 +58,7 @@ def play_games(
             groups[game.material].append(game)
         for material, playing in groups.items():
             if playing:
-                _play_round(material, playing, player, defender)
+                _play_round(material, playing, player, defender, format == "mirrored")
         going = [game for game in going if not game.over]
         if not going:
             break
@@ -75,7 +76,7 @@ class _Game:
     def __init__(self, material: str, squares: np.ndarray, format: BoardFormat) -> None:
         self.material = material
         self.squares = squares
-        self.state = _fen_text if format == "fen" else _pieces_text
+        self.state = {"fen": _fen_text, "pieces": _pieces_text, "mirrored": _mirrored_text}[format]
         self.spaced = format == "fen"
         self.clock = 0  # half-moves since the last capture
         self.moves = 0  # of White
@@ -101,13 +102,18 @@ class _Game:
 
 
 def _play_round(
-    material: str, games: list[_Game], player: EndgamePlayer, defender: Defender
+    material: str, games: list[_Game], player: EndgamePlayer, defender: Defender, mirrored: bool
 ) -> None:
     """A move of White and a reply in each game, all of one material."""
     squares = np.array([game.squares for game in games])
     moves = white_moves(material, squares)
     slots = player.choose(material, squares, moves)
-    sans = _sans(material, squares, moves, slots)
+    if mirrored:
+        view = view_of(material, squares)[:, None]
+        shown_moves = moves[0], SYMMETRIES[view, moves[1]], moves[2]
+        sans = _sans(material, SYMMETRIES[view, squares], shown_moves, slots)
+    else:
+        sans = _sans(material, squares, moves, slots)
     every = np.arange(len(games))
     after = move_white(squares, moves[0][slots], moves[1][every, slots])
     replies = black_moves(material, after)
@@ -181,6 +187,11 @@ def _pieces_text(material: str, squares: list[int], turn: str, clock: int, numbe
     return " ".join(man + SQUARE_NAMES[square] for man, square in men) + "\n"
 
 
+def _mirrored_text(material: str, squares: list[int], turn: str, clock: int, number: int) -> str:
+    view = view_of(material, np.array([squares]))[0]
+    return _pieces_text(material, SYMMETRIES[view, squares].tolist(), turn, clock, number)
+
+
 def generate_endgames(
     n: int,
     seed: int,
@@ -204,7 +215,7 @@ def generate_endgames(
     nodes are those of `Engine`, for White and Black. processes and path are those of `record`.
     """
     check_choice(opponent, OPPONENTS, "opponent")
-    check_choice(format, ("fen", "pieces"), "format")
+    check_choice(format, FORMATS, "format")
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
     materials = check_materials(materials)

@@ -45,6 +45,22 @@ def _symmetries() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 SYMMETRIES, _CHOSEN, _KING_PLACE = _symmetries()
 
 
+def view_of(material: str, squares: np.ndarray) -> np.ndarray:
+    """(N,) the symmetry that puts positions (N, k) in their standard view, the same for all images.
+
+    The black king is in the triangle; where that leaves a choice, the other squares are the lowest.
+    """
+    images = SYMMETRIES[:, squares]
+    if material == "RR":
+        images[..., 1:3].sort(axis=-1)
+    code = images[..., -1].astype(np.int64)
+    for column in range(images.shape[-1] - 1):
+        code = code * 64 + images[..., column]
+    # Squares in the triangle do not have the lowest numbers.
+    code[~np.isin(images[..., -1], TRIANGLE)] = np.iinfo(np.int64).max
+    return code.argmin(axis=0)
+
+
 class EndgameSpace:
     """The positions of one material, as flat indices into arrays of `shape`.
 
