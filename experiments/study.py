@@ -73,6 +73,10 @@ class Task:
         """Mean scores of the reference players on the test games."""
         raise NotImplementedError
 
+    def measure(self, trained: TrainedMethod) -> dict[str, float]:
+        """What else to record about a trained method, beside its scores."""
+        return {}
+
     def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> Any:
         """A trained method at play."""
         return trained.policy(**options, **self.acts)
@@ -142,10 +146,16 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
             else:
                 cloned = transformers.AutoModelForCausalLM.from_pretrained(cloned_folder)
                 trained = task.train(method, cloned, folder, options)
-            scored = {"title": title, "scores": scores_of(task, trained, scores)}
+            scored = {
+                "title": title,
+                "measured": task.measure(trained),
+                "scores": scores_of(task, trained, scores),
+            }
             replace_file(path, json.dumps(scored).encode())
-        found[title] = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        for score, one in found[title].items():
+        found[title] = json.loads(path.read_text(encoding="utf-8"))
+        if found[title].get("measured"):
+            print(f"seed {task.seed}: {title} {found[title]['measured']}", flush=True)
+        for score, one in found[title]["scores"].items():
             mean = np.mean(one["returns"])
             print(f"seed {task.seed}: {title} {score} {mean:.3f} {one['options']}", flush=True)
     return found
@@ -163,7 +173,7 @@ def table(
     rows = []
     cloning = _paired(found, CLONING, "")
     for title in found[0]:
-        for score in found[0][title]:
+        for score in found[0][title]["scores"]:
             games = _paired(found, title, score)
             low, high = bootstrap_interval(games)
             difference = games - cloning
@@ -178,19 +188,34 @@ def table(
                         "high": above,
                     },
                     "seeds": ", ".join(
-                        f"{np.mean(seed[title][score]['returns']):.2f}" for seed in found
+                        f"{np.mean(seed[title]['scores'][score]['returns']):.2f}" for seed in found
                     ),
                     "normalised": normalized_score(
                         max(games.mean(), lowest), lowest, data_mean, best
                     ),
-                    "wins": float(np.mean([seed[title][score]["success"] for seed in found])),
+                    "wins": float(
+                        np.mean([seed[title]["scores"][score]["success"] for seed in found])
+                    ),
                 }
             )
     return rows
 
 
+def measures(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each method with what was measured of it, means over seeds; none for none."""
+
+    def mean(title: str, name: str) -> float | None:
+        if name not in found[0][title]["measured"]:
+            return None
+        return float(np.mean([seed[title]["measured"][name] for seed in found]))
+
+    titles = [title for title in found[0] if found[0][title].get("measured")]
+    names = dict.fromkeys(name for title in titles for name in found[0][title]["measured"])
+    return [{"method": title} | {name: mean(title, name) for name in names} for title in titles]
+
+
 def _paired(found: list[dict[str, Any]], title: str, score: str) -> np.ndarray:
-    return np.mean([seed[title][score]["returns"] for seed in found], axis=0)
+    return np.mean([seed[title]["scores"][score]["returns"] for seed in found], axis=0)
 
 
 def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
@@ -198,9 +223,9 @@ def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
     return {
         title: {
             score: {**one, "returns": " ".join(f"{value:.0f}" for value in one["returns"])}
-            for score, one in scores.items()
+            for score, one in row["scores"].items()
         }
-        for title, scores in seed.items()
+        for title, row in seed.items()
     }
 
 
@@ -277,11 +302,14 @@ def run_study(
     levels = task.levels()
     data_mean = float(np.mean(means))
     shown = table(found, lowest, data_mean, levels[best])
-    print(markdown_table(shown))
+    tables = {options["name"]: shown, f"{options['name']}_measured": measures(found)}
+    tables = {name: rows for name, rows in tables.items() if rows}
+    for rows in tables.values():
+        print(markdown_table(rows))
     print({"data": data_mean, **levels})
     run.record(
         headline={"Data": data_mean, **levels, **{row["method"]: row["score"] for row in shown}},
-        tables={options["name"]: shown},
+        tables=tables,
         raw={**raw(task), "seeds": [_on_a_line(seed) for seed in found]},
         data_hash=" ".join(hashes),
     )

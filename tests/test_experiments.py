@@ -1,13 +1,21 @@
 """The experiments at their smallest: they run, record, and go on where they were."""
 
 import json
+from types import SimpleNamespace
 
+import chess
 import numpy as np
 import pytest
+import torch
 
-from experiments import study, twenty_questions, wordle
+from experiments import endgames, study, twenty_questions, wordle
+from qsft_lite.baselines import TrainedMethod
+from qsft_lite.envs.chess_opponents import read_board
+from qsft_lite.envs.endgame_moves import white_moves
+from qsft_lite.envs.endgame_players import MixturePlayer
+from qsft_lite.envs.endgame_values import exact_q
 
-SMALL = {wordle: "200", twenty_questions: "100"}  # recorded games
+SMALL = {wordle: "200", twenty_questions: "100", endgames: "50"}  # recorded games
 
 
 @pytest.fixture
@@ -29,15 +37,17 @@ def run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("experiment", SMALL)
 def test_it_records_a_row_for_each_method_and_does_not_train_twice(run, monkeypatch, experiment):
     result = run(experiment, "--only", "ILQL", "Q-SFT (ours)")
-    [shown] = result["tables"].values()
+    shown, *_ = result["tables"].values()
     rows = {row["method"]: row for row in shown}
     assert list(rows) == ["Behavior cloning", "ILQL", "Q-SFT (ours), by p", "Q-SFT (ours), by p/pi"]
+    assert ("KL(pi_beta || pi_phi)" in str(result["tables"])) == (experiment is endgames)
     games = [int(game) for game in result["raw"]["seeds"][0]["ILQL"][""]["returns"].split()]
     assert len(games) == experiment.PROFILES["smoke"]["test games"]
-    assert set(games) <= set(range(experiment.LOWEST, 1))
+    if experiment is not endgames:
+        assert set(games) <= set(range(experiment.LOWEST, 1))
+        assert experiment.LOWEST < result["headline"]["Optimum"] <= 0
     assert rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
     assert rows["Behavior cloning"]["over sharpened cloning"]["mean"] == 0
-    assert experiment.LOWEST < result["headline"]["Optimum"] <= 0
 
     monkeypatch.setattr(study, "train", None)  # finished rows need no training
     assert run(experiment, "--only", "ILQL", "Q-SFT (ours)")["raw"] == result["raw"]
@@ -47,8 +57,8 @@ def test_rows_are_means_over_seeds_paired_by_game():
     def seed(cloned, ours):
         entry = {"options": {}, "tried": [], "success": 1.0}
         return {
-            "Behavior cloning": {"": {**entry, "returns": cloned}},
-            "Ours": {"ratio": {**entry, "returns": ours}},
+            "Behavior cloning": {"scores": {"": {**entry, "returns": cloned}}},
+            "Ours": {"scores": {"ratio": {**entry, "returns": ours}}},
         }
 
     found = [seed([-2, -4, -3], [-1, -3, -2]), seed([-4, -4, -5], [-3, -3, -4])]
@@ -69,3 +79,48 @@ def test_objects_come_from_all_over_the_list():
     objects = twenty_questions.some_objects(20)
     assert len({thing.name for thing in objects}) == 20
     assert len({thing.category for thing in objects}) >= 12
+
+
+class Exact:
+    """A network whose next move has just the probabilities that it is given."""
+
+    def __init__(self, probabilities):
+        self.probabilities = probabilities  # (V,)
+
+    def parameters(self):
+        return iter([self.probabilities])
+
+    def __call__(self, input_ids):
+        assert input_ids.shape == (1, 4)  # start, white king, queen, black king
+        return SimpleNamespace(logits=self.probabilities.log()[None, None])
+
+
+def test_an_exact_network_measures_as_exact():
+    """pi_beta counted by play, and p = pi_beta Q: no divergence, no error, perfect order."""
+    settings = {**endgames.PROFILES["smoke"], "games": 20}
+    task = endgames.EndgameTask(settings, seed=0)
+    board = chess.Board("8/8/8/2k5/8/8/1Q6/4K3 w - - 0 1")
+    material, squares = read_board(board)
+    many = np.tile(squares, (40_000, 1))
+    moves = white_moves(material, many)
+    slots = MixturePlayer(0).choose(material, many, moves)
+    pi = torch.zeros(len(task.tokenizer), dtype=torch.float64)
+    value = torch.zeros(len(task.tokenizer), dtype=torch.float64)
+    q = exact_q(board, behavior=endgames.BEHAVIOR, gamma=0.9)
+    for slot, count in enumerate(np.bincount(slots)):
+        if count:
+            start, end = squares[0, moves[0][slot]], moves[1][0, slot]
+            move = chess.Move(int(start), int(end))
+            token = task.tokenizer.convert_tokens_to_ids(task.env.action_text(board, move))
+            pi[token] += count / len(slots)
+            value[token] = q[move]
+    p = pi * value
+    p[2] = 1 - p.sum()  # the dummy
+    exact = TrainedMethod("mc_returns", {}, Exact(pi), Exact(p), task.tokenizer, "", [])
+    found = task._measure_one(exact, board.fen())
+    assert found["KL(pi_beta || pi_phi)"] == pytest.approx(0, abs=0.003)
+    assert found["pi of illegal moves"] == pytest.approx(0, abs=1e-6)
+    assert found["error to Q of the behavior"] == pytest.approx(0, abs=1e-6)
+    assert found["rank correlation with Q of the behavior"] == pytest.approx(1)
+    assert found["error to Q*"] > 0.01
+    assert found["lost by its best move"] < 0.05

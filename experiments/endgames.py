@@ -1,0 +1,268 @@
+"""Every method on chess endgames, several seeds, the held-out positions: chapter 07's longer table.
+
+    python -m experiments.endgames --profile record
+    python -m experiments.endgames --profile record --materials Q --games 20000
+
+The board is shown in one view (format "mirrored"), each turn alone: the position says everything.
+See `experiments.study` for what is fixed before anything is seen. Beside scores, what each method
+learned is compared with exact values, on the validation positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import chess
+import numpy as np
+import torch
+from scipy import stats
+
+from experiments.study import (
+    METHOD_ROWS,
+    TEST_SEED,
+    VALIDATION_SEED,
+    Row,
+    Task,
+    parser,
+    run_study,
+    start,
+)
+from qsft_lite.baselines import METHODS, TrainedMethod
+from qsft_lite.data import RewardScale, data_hash, encode, start_id
+from qsft_lite.envs import generate, make
+from qsft_lite.envs.chess import check_materials
+from qsft_lite.envs.chess_opponents import read_board
+from qsft_lite.envs.endgame_moves import white_moves
+from qsft_lite.envs.endgame_players import BEHAVIOR, quickest
+from qsft_lite.envs.endgame_starts import test_positions, validation_positions
+from qsft_lite.envs.endgame_values import exact_q
+from qsft_lite.evaluate import Evaluation, evaluate
+from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.policy import LastLine
+
+RECORD = {
+    "materials": "Q R QR RR",  # White's pieces beside its king, each a game of its own
+    "games": 250_000,
+    "longest game": 40,  # moves of the data's games; longer ones are cut off
+    "gamma": 0.9,  # of a turn
+    "layers": 3,
+    "width": 128,
+    "batch rows": 8,
+    "row length": 246,
+    "behavior epochs": 1.0,
+    "value epochs": 0.4,
+    "learning rate": 3e-3,
+    "muon": 1,
+    "target rate": 0.02,
+    "seeds": 3,
+    "validation games": 200,
+    "test games": 645,
+    "longest test game": 400,
+}
+SMOKE = {"materials": "Q", "games": 100, "layers": 1, "width": 16, "longest test game": 5}
+PROFILES = {
+    "smoke": {**RECORD, **SMOKE, "seeds": 1, "validation games": 4, "test games": 10},
+    "laptop": {**RECORD, "materials": "Q", "games": 20_000, "seeds": 1},
+    "record": RECORD,
+    "gpu": {**RECORD, "games": 4_000_000, "layers": 6, "width": 384, "batch rows": 64},
+}
+ROWS: dict[str, Row] = {
+    **METHOD_ROWS,
+    "Q-SFT (ours), support backup": (
+        "q_sft",
+        {"backup": "support", "support": 0.05, "returns_first": 0.5, "train_behavior": True},
+        ["ratio"],
+    ),
+}
+
+
+class EndgameTask(Task):
+    """One seed of endgames."""
+
+    by_value = [
+        {"beta": beta, "support": support, "temperature": temperature}
+        for beta in (16.0, 64.0)
+        for support in (0.2, 0.5)
+        for temperature in (1.0, 0.35)
+    ]
+
+    def __init__(self, settings: dict[str, Any], seed: int):
+        super().__init__(settings, seed)
+        self.acts = {"max_new_tokens": 1}
+        self.materials = check_materials(settings["materials"].split())
+        shared = {"materials": self.materials, "format": "mirrored"}
+        self.env = make("endgames", max_moves=settings["longest test game"], **shared)
+        words = [
+            word for word in self.env.texts if word[0].upper() in "K" + "".join(self.materials)
+        ]
+        self.tokenizer = word_tokenizer(words)
+        self.model = small_model(
+            self.tokenizer,
+            layers=settings["layers"],
+            width=settings["width"],
+            heads=4,
+            context=8,
+            seed=seed,
+        )
+        start_embeddings_by_lines(self.model, self.tokenizer, words, seed)
+        games = generate(
+            "endgames", settings["games"], seed, max_moves=settings["longest game"], **shared
+        )
+        self.data_hash = data_hash(games)
+        self.data_mean = float(np.mean([sum(reward) for reward in games["reward"]]))
+        self.episodes = encode(
+            games,
+            self.tokenizer,
+            scale=RewardScale(0, 1, "step"),
+            gamma=settings["gamma"],
+            discount="turn",
+            memory="turn",
+        )
+        self.starts = {
+            test: self._of_materials(fens, settings["test games" if test else "validation games"])
+            for test, fens in ((True, test_positions()), (False, validation_positions()))
+        }
+
+    def _of_materials(self, fens: list[str], most: int) -> list[str]:
+        """Positions of this task's materials, evenly from all of them."""
+        kept = [fen for fen in fens if read_board(chess.Board(fen))[0] in self.materials]
+        return kept[:: -(-len(kept) // most)]
+
+    def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> LastLine:
+        """See Task.policy."""
+        return LastLine(super().policy(trained, options))
+
+    def play(self, policy: Any, test: bool) -> Evaluation:
+        """One game from each held-out position, against the perfect defender."""
+        starts = [{"position": fen} for fen in self.starts[test]]
+        seed = TEST_SEED if test else VALIDATION_SEED
+        return evaluate(policy, self.env, len(starts), seed, batch=len(starts), options=starts)
+
+    def levels(self) -> dict[str, float]:
+        """Perfect play mates in every game."""
+        return {"Perfect": 1.0}
+
+    def measure(self, trained: TrainedMethod) -> dict[str, float]:
+        """Against exact truth, on the validation positions: pi's fit, and the values' errors.
+
+        KL(pi_beta || pi_phi) in nats a move. Of methods with values: the mean error on perfect
+        moves to Q of the behavior and to Q*, mean rank correlation among the legal moves of a
+        position, and what the legal move of highest value loses of Q*.
+        """
+        found = [self._measure_one(trained, fen) for fen in self.starts[False]]
+        return {name: float(np.nanmean([one[name] for one in found])) for name in found[0]}
+
+    def _measure_one(self, trained: TrainedMethod, fen: str) -> dict[str, float]:
+        board = chess.Board(fen)
+        moves = list(board.legal_moves)
+        texts = [self.env.action_text(board, move) for move in moves]
+        actions = self.tokenizer.convert_tokens_to_ids(texts)
+        text = trained.prompt + self.env.state_text(board)
+        ids = [start_id(self.tokenizer), *trained.tokenizer(text)["input_ids"]]
+        # Moves that are mirror images of each other have one text: share it, or add it up.
+        behavior = _behavior(board, moves)
+        log_pi = _log_probabilities(trained.behavior, ids)
+        shared = np.array([texts.count(text) for text in texts])
+        log_pi_moves = log_pi[actions].numpy()
+        found = {
+            "KL(pi_beta || pi_phi)": float(
+                (behavior * (np.log(behavior * shared) - log_pi_moves)).sum()
+            ),
+            "pi of illegal moves": 1 - float(log_pi[sorted(set(actions))].exp().sum()),
+        }
+        if trained.values is None:
+            return found
+        if METHODS[trained.method].family == "heads":
+            learned = _logits(trained.values, ids)[actions].numpy()
+        else:
+            log_p = _log_probabilities(trained.values, ids)[actions].numpy()
+            learned = np.exp(log_p - log_pi_moves).clip(max=1)
+        gamma = self.settings["gamma"]
+        q_behavior = exact_q(board, behavior=BEHAVIOR, gamma=gamma)
+        truths = {"Q of the behavior": q_behavior, "Q*": exact_q(board, gamma=gamma)}
+        perfect = behavior >= behavior.max()
+        for title, q in truths.items():
+            exact = np.array([q[move] for move in moves])
+            found[f"error to {title}"] = float(np.abs(learned - exact)[perfect].mean())
+            found[f"rank correlation with {title}"] = _rank_correlation(learned, exact)
+        found["lost by its best move"] = float(exact.max() - exact[learned.argmax()])
+        return found
+
+
+def _rank_correlation(learned: np.ndarray, exact: np.ndarray) -> float:
+    """0 where the learned values have no order, NaN where the exact ones have none."""
+    if not np.ptp(exact):
+        return np.nan
+    return float(stats.spearmanr(learned, exact).statistic) if np.ptp(learned) else 0.0
+
+
+def _behavior(board: chess.Board, moves: Sequence[chess.Move]) -> np.ndarray:
+    """pi_beta of each legal move (N,): see endgame_players.BEHAVIOR."""
+    material, squares = read_board(board)
+    slots = white_moves(material, squares)
+    best = np.flatnonzero(quickest(material, squares, slots)[0])
+    quick = {(int(squares[0, slots[0][s]]), int(slots[1][0, s])) for s in best}
+    is_quick = np.array([(move.from_square, move.to_square) in quick for move in moves])
+    shares = BEHAVIOR["perfect"], BEHAVIOR["random"]
+    return shares[0] * is_quick / is_quick.sum() + shares[1] / len(moves)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: list[int]) -> torch.Tensor:
+    """(V,) float32 of the next token."""
+    device = next(model.parameters()).device
+    return model(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
+
+
+def _log_probabilities(model: Any, ids: list[int]) -> torch.Tensor:
+    return _logits(model, ids).log_softmax(-1)
+
+
+@torch.no_grad()
+def start_embeddings_by_lines(
+    model: Any, tokenizer: Any, words: Sequence[str], seed: int, scale: float = 0.1
+) -> None:
+    """Start a word's embedding as the sum of vectors of its man, file, rank and diagonals."""
+    parts = {tokenizer.convert_tokens_to_ids(word): _lines(word) for word in words}
+    names = sorted({part for own in parts.values() for part in own}, key=repr)
+    embedding = model.get_input_embeddings().weight
+    vectors = torch.randn(
+        len(names), embedding.shape[1], generator=torch.Generator().manual_seed(seed)
+    )
+    vector = dict(zip(names, vectors, strict=True))
+    for token, own in parts.items():
+        embedding[token] = (
+            scale * torch.stack([vector[part] for part in own]).sum(0) / len(own) ** 0.5
+        )
+
+
+def _lines(word: str) -> list[tuple]:
+    """A man, its file and its rank; of a queen the diagonals, of a move whether it is one."""
+    man, square, end = word[0], word[-3:-1], word[-1]
+    file, rank = ord(square[0]) - ord("a"), int(square[1])
+    lines = [(man + end, "man"), (man, "file", file), (man, "rank", rank)]
+    if man == "Q":
+        lines += [(man, "up", rank - file), (man, "down", rank + file)]
+    if len(word) == 5:  # which rook
+        lines.append((man, "from", word[1]))
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    command_line = parser("endgames", RECORD, "endgames_methods")
+    options = vars(command_line.parse_args(arguments))
+    run_study(
+        start("endgames", options, PROFILES),
+        options,
+        ROWS,
+        EndgameTask,
+        lowest=0.0,
+        best="Perfect",
+        raw=lambda task: {"positions": task.starts[True]},
+    )
+
+
+if __name__ == "__main__":
+    main()
