@@ -19,6 +19,7 @@ import torch
 from scipy import stats
 
 from experiments.study import (
+    ALONG,
     METHOD_ROWS,
     TEST_SEED,
     VALIDATION_SEED,
@@ -42,16 +43,16 @@ from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 
 RECORD = {
-    "materials": "Q R QR RR",  # White's pieces beside its king, each a game of its own
-    "games": 250_000,
+    "materials": "Q R",  # of "Q R QR RR": White's pieces beside its king, each a game of its own
+    "games": 80_000,
     "longest game": 40,  # moves of the data's games; longer ones are cut off
     "gamma": 0.9,  # of a turn
-    "layers": 3,
+    "layers": 2,
     "width": 128,
     "batch rows": 8,
     "row length": 246,
     "behavior epochs": 1.0,
-    "value epochs": 0.4,
+    "value epochs": 0.3,
     "learning rate": 3e-3,
     "muon": 1,
     "target rate": 0.02,
@@ -65,13 +66,25 @@ PROFILES = {
     "smoke": {**RECORD, **SMOKE, "seeds": 1, "validation games": 4, "test games": 10},
     "laptop": {**RECORD, "materials": "Q", "games": 20_000, "seeds": 1},
     "record": RECORD,
-    "gpu": {**RECORD, "games": 4_000_000, "layers": 6, "width": 384, "batch rows": 64},
+    "gpu": {
+        **RECORD,
+        "materials": "Q R QR RR",
+        "games": 4_000_000,
+        "layers": 6,
+        "width": 384,
+        "batch rows": 64,
+    },
 }
 ROWS: dict[str, Row] = {
     **METHOD_ROWS,
+    "Q-SFT (ours), returns first": (
+        "q_sft",
+        {"backup": "behavior", "returns_first": 0.5, **ALONG},
+        ["ratio"],
+    ),
     "Q-SFT (ours), support backup": (
         "q_sft",
-        {"backup": "support", "support": 0.05, "returns_first": 0.5, "train_behavior": True},
+        {"backup": "support", "support": 0.05, "returns_first": 0.5, **ALONG},
         ["ratio"],
     ),
 }
