@@ -44,6 +44,7 @@ from qsft_lite.step import behavior_step, q_sft_step
 __all__ = ["QSFTConfig", "QSFTTrainer", "TrainedQSFT", "q_sft_step", "train_q_sft"]
 
 WEIGHTS = "model.safetensors"
+RUN = "run.json"
 
 
 # The two stages as modules
@@ -416,7 +417,7 @@ def train_q_sft(
 def _train_or_load(trainer: QSFTTrainer) -> None:
     """Train to the end from wherever the last call got to; the finished weights are kept."""
     folder = Path(trainer.args.output_dir)
-    _check_same_run(trainer, folder / "run.json")
+    check_same_run(trainer, folder / RUN)
     finished = folder / "finished"
     if finished.exists():
         _load_weights(trainer.model, finished)
@@ -466,9 +467,15 @@ _RUN_SETTINGS = (
 )
 
 
-def _check_same_run(trainer: QSFTTrainer, path: Path) -> None:
-    """Write down what this run is, or compare it to what the file says."""
-    run = {name: getattr(trainer.args, name) for name in _RUN_SETTINGS}
+def check_same_run(trainer: MuonTrainer, path: Path, **settings: Any) -> None:
+    """Write down what this run is, or compare it to what the file says.
+
+    settings: further ones that make it another run.
+
+    Raises:
+        ValueError: the file is of another run.
+    """
+    run = {name: getattr(trainer.args, name) for name in _RUN_SETTINGS} | settings
     run["weights"] = weights_hash(trainer.model)
     run["rows"] = _rows_hash(trainer.train_dataset)
     run = json.loads(json.dumps(run))

@@ -15,6 +15,7 @@ from scipy import stats
 
 from qsft_lite import baselines, data, envs, offline
 from qsft_lite.baselines import episodes as episode_tools
+from qsft_lite.baselines.head_trainer import HeadTrainer
 from qsft_lite.mdps import gridworld
 from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.tabular import (
@@ -246,7 +247,7 @@ def test_cql_reaches_the_conservative_optimum(problem, conservatism):
         assert np.abs(learned - value_iteration(problem.mdp)).max() < 0.02
 
 
-def train_heads(problem, folder, *, resume=False, **changes):
+def train_heads(problem, folder, *, resume=False, own=None, **changes):
     """ILQL for a few steps at a constant rate, with what it logged."""
     changes = {"max_steps": 14, "learning_rate": 0.01, "lr_scheduler_type": "constant", **changes}
     return baselines.train(
@@ -258,15 +259,28 @@ def train_heads(problem, folder, *, resume=False, **changes):
         arguments(folder, **changes),
         length=LENGTH,
         resume=resume,
+        **own or {},
     )
 
 
-def test_heads_resume_bit_for_bit(problem, tmp_path):
+def test_heads_resume_bit_for_bit(problem, tmp_path, monkeypatch):
     often = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 2}
     unbroken = train_heads(problem, tmp_path / "unbroken", **often).values.state_dict()
-    train_heads(problem, tmp_path / "broken", **{**often, "max_steps": 8})
+    step = HeadTrainer.training_step
+
+    def killed_in_step_10(self, *arguments, **options):
+        if self.state.global_step == 9:
+            raise InterruptedError
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(HeadTrainer, "training_step", killed_in_step_10)
+    with pytest.raises(InterruptedError):
+        train_heads(problem, tmp_path / "broken", **often)
+    monkeypatch.undo()
     resumed = train_heads(problem, tmp_path / "broken", resume=True, **often).values.state_dict()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    with pytest.raises(ValueError, match="another run, of other options"):
+        train_heads(problem, tmp_path / "broken", resume=True, own={"expectile": 0.5}, **often)
 
 
 def test_accumulated_batches_are_one_batch(problem, tmp_path):

@@ -23,7 +23,7 @@ import datasets
 import pandas as pd
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from qsft_lite.baselines.episodes import (
     add_return_tokens,
@@ -40,7 +40,13 @@ from qsft_lite.data import pack
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import DUMMY, dummy_id, output_head
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.trainer import QSFTConfig, QSFTTrainer, last_checkpoint
+from qsft_lite.trainer import (
+    RUN,
+    QSFTConfig,
+    QSFTTrainer,
+    check_same_run,
+    last_checkpoint,
+)
 
 __all__ = ["METHODS", "Method", "TrainedMethod", "choose_options", "train"]
 
@@ -192,7 +198,7 @@ def train(
             QSFTConfig.
 
     Raises:
-        ValueError: an unknown method or option.
+        ValueError: an unknown method or option; with resume, a folder with another run.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -263,7 +269,7 @@ def _train_cloning(
         *_rows(episodes, validation, length, args.seed),
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=resume)
+    _run(trainer, resume, method, options)
     behavior = trainer.model.behavior.eval()
     return TrainedMethod(
         method, options, behavior, None, tokenizer, prompt, trainer.state.log_history
@@ -287,7 +293,7 @@ def _train_q_sft(
         processing_class=tokenizer,
         behavior_model=copy.deepcopy(model),
     )
-    trainer.train(resume_from_checkpoint=resume)
+    _run(trainer, resume, method, options)
     behavior, q_model = trainer.model.behavior.eval(), trainer.model.q.eval()
     return TrainedMethod(
         method, options, behavior, q_model, tokenizer, "", trainer.state.log_history
@@ -308,13 +314,21 @@ def _train_heads(
     trainer = HeadTrainer(
         learner, _for_values(args), *_rows(episodes, validation, length, args.seed)
     )
-    checkpoint = last_checkpoint(Path(args.output_dir)) if resume else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    _run(trainer, resume, method, options)
     values = learner.values.eval()
     behavior = copy.deepcopy(model).eval().to(values.device)
     return TrainedMethod(
         method, options, behavior, values, tokenizer, "", trainer.state.log_history
     )
+
+
+def _run(trainer: Trainer, resume: bool, method: str, options: dict[str, Any]) -> None:
+    """Train, from the last checkpoint of the same run where that is asked for."""
+    folder = Path(trainer.args.output_dir)
+    if not resume:
+        (folder / RUN).unlink(missing_ok=True)
+    check_same_run(trainer, folder / RUN, method=method, options=options)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
 
 
 def no_actions(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[int]:
