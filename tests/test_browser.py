@@ -14,9 +14,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from wordle_policy import wordle_policy
+from small_games import endgames, questions_policy, transcript, values_of, wordle_policy
 
-from qsft_lite import widgets, wordle_widgets
+from qsft_lite import chess_widgets, twenty_questions_widgets, widgets, wordle_widgets
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -36,9 +36,17 @@ CELLS = [
     "from qsft_lite import widgets, wordle_widgets",
     "widgets.gridworld_explorer()",
     "widgets.simplex_explorer()",
-    "from wordle_policy import wordle_policy\n"
+    "from small_games import wordle_policy\n"
     "policy, rules = wordle_policy()\n"
     "wordle_widgets.play_explorer(policy, rules, game=1)",
+    "from qsft_lite import chess_widgets\n"
+    "from small_games import endgames, values_of\n"
+    "chess_widgets.board_explorer(endgames(1), {'exact': values_of})",
+    "from qsft_lite import twenty_questions_widgets\n"
+    "from small_games import questions_policy, transcript\n"
+    "policy, rules = questions_policy()\n"
+    "texts = transcript(rules, rules.names[3], range(4))\n"
+    "twenty_questions_widgets.game_explorer(policy, rules, [{'text': texts}], asked=1)",
 ]
 PATIENCE = 60  # seconds, for a slow machine
 
@@ -58,7 +66,7 @@ def lab(tmp_path):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}},
     )
     nbformat.write(notebook, folder / "explorers.ipynb")
-    shutil.copy(Path(__file__).with_name("wordle_policy.py"), folder)
+    shutil.copy(Path(__file__).with_name("small_games.py"), folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -165,6 +173,7 @@ def wait_until_shown(page, image, expected: bytes) -> None:
 
 def drag(page, handle, pixels: int) -> None:
     """Drag a slider's handle sideways, in steps, as a hand does."""
+    handle.scroll_into_view_if_needed()
     box = handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
@@ -173,15 +182,33 @@ def drag(page, handle, pixels: int) -> None:
     page.mouse.up()
 
 
+def boards_at(turn: float):
+    """What the explorer of endgames shows."""
+    [game] = endgames(1)
+    board, played = game[int(turn) - 1]
+    title = f"Game 1, turn {turn:.0f} of {len(game)}: White plays {board.san(played)}"
+    shown = {"exact": values_of(board)}
+    return chess_widgets.draw_values(board, shown, most=8, played=played, title=title)
+
+
+def questions_at(asked: float):
+    """What the explorer of Twenty Questions shows."""
+    policy, rules = questions_policy()
+    texts = transcript(rules, rules.names[3], range(4))
+    return twenty_questions_widgets.draw_game(policy, rules, texts, int(asked))
+
+
 def test_a_dragged_slider_redraws_the_picture(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     explorers = page.locator(".jp-CodeCell").filter(has=page.locator("img.widget-image"))
     cases = (
-        ("β (sharpness)", lambda beta: widgets.draw_gridworld_explorer(beta=beta)),
-        ("y(a)", lambda y: widgets.draw_simplex(target=(y, 0.9, 0.6))),
+        (0, "β (sharpness)", lambda beta: widgets.draw_gridworld_explorer(beta=beta)),
+        (1, "y(a)", lambda y: widgets.draw_simplex(target=(y, 0.9, 0.6))),
+        (3, "turn", boards_at),
+        (4, "questions", questions_at),
     )
-    for index, (description, draw) in enumerate(cases):
+    for index, description, draw in cases:
         explorer = explorers.nth(index)
         live = explorer.locator("img.widget-image")
         live.wait_for()
@@ -198,7 +225,7 @@ def test_a_dragged_slider_redraws_the_picture(page):
         assert picture_bytes(live) != at_rest
 
     # A guess in the game of Wordle.
-    explorer = explorers.nth(len(cases))
+    explorer = explorers.nth(2)
     live = explorer.locator("img.widget-image")
     live.wait_for()
     at_rest = picture_bytes(live)

@@ -5,19 +5,15 @@ import matplotlib.pyplot as plt
 import pytest
 from explorers import controls, live_picture
 from matplotlib.colors import to_rgba
+from small_games import endgames, values_of
 
 from qsft_lite import chess_widgets as cw
 from qsft_lite import widgets
-from qsft_lite.envs import generate, make
-from qsft_lite.envs.endgame_values import exact_q
+from qsft_lite.envs import make
 from qsft_lite.plots import VALUE_COLORS
 
 BOARD = chess.Board("1k6/8/1K6/8/8/8/8/7Q w - - 0 1")
 MATE = chess.Move.from_uci("h1h8")
-
-
-def values_of(board):
-    return exact_q(board, gamma=0.9)
 
 
 def half_of(board):
@@ -33,9 +29,7 @@ def axes():
 
 @pytest.fixture(scope="module")
 def games():
-    env = make("endgames", materials="Q", format="pieces")
-    rows = generate("endgames", 2, 3, materials="Q", format="pieces")
-    return [cw.game_of(env, row) for row in rows]
+    return endgames(2)
 
 
 def texts_of(axes):

@@ -5,35 +5,18 @@ import numpy as np
 import pytest
 import torch
 from explorers import controls, live_picture
+from small_games import questions_policy, transcript
 
-from qsft_lite import models, widgets
 from qsft_lite import twenty_questions_widgets as tw
-from qsft_lite.envs import make
-from qsft_lite.envs.twenty_questions_rules import NO, START, YES, read_objects
+from qsft_lite import widgets
 from qsft_lite.plots import COLORS
-from qsft_lite.policy import QSFTPolicy
 
 
 @pytest.fixture(scope="module")
 def game():
     """Rules of 24 objects and a policy of random weights, p unlike pi."""
-    env = make("twenty_questions", objects=read_objects()[::6][:24])
-    tokenizer = models.line_tokenizer(env.texts)
-    options = {"layers": 1, "width": 16, "heads": 2, "context": 64}
-    pi, p = (models.small_model(tokenizer, **options, seed=seed) for seed in (1, 2))
-    for model in (pi, p):
-        model.get_input_embeddings().weight.data *= 40
-    dummy = models.dummy_id(tokenizer)
-    policy = QSFTPolicy(pi, p, tokenizer, 5.0, "ratio", dummy=dummy, max_new_tokens=1)
-    return env.rules, policy
-
-
-def transcript(rules, secret, questions):
-    texts = [START]
-    for question in questions:
-        yes = rules.answer(question, rules.object_index(secret))
-        texts += [rules.phrasings[question][0], YES if yes else NO]
-    return texts
+    policy, rules = questions_policy()
+    return rules, policy
 
 
 def texts_of(axes):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from explorers import controls, live_picture
 from matplotlib.colors import to_rgba
-from wordle_policy import WORDS, wordle_policy
+from small_games import WORDS, wordle_policy
 
 from qsft_lite import widgets
 from qsft_lite import wordle_widgets as ww

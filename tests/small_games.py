@@ -1,0 +1,52 @@
+"""Small games with policies of random weights, for tests of the explorers."""
+
+from qsft_lite import chess_widgets, models
+from qsft_lite.envs import generate, make
+from qsft_lite.envs.endgame_values import exact_q
+from qsft_lite.envs.twenty_questions_rules import NO, START, YES, read_objects
+from qsft_lite.policy import QSFTPolicy
+
+WORDS = ("about", "chair", "there", "where", "tying", "later")
+
+
+def _policy(tokenizer, context, **options):
+    """A policy with p unlike pi."""
+    shape = {"layers": 1, "width": 16, "heads": 2, "context": context}
+    pi, p = (models.small_model(tokenizer, **shape, seed=seed) for seed in (1, 2))
+    for model in (pi, p):
+        model.get_input_embeddings().weight.data *= 40  # far from uniform
+    return QSFTPolicy(pi, p, tokenizer, 5.0, "ratio", dummy=models.dummy_id(tokenizer), **options)
+
+
+def wordle_policy(word_format="words"):
+    """A policy for Wordle with six words, and the rules."""
+    env = make("wordle", word_list=WORDS, format=word_format)
+    make_tokenizer = {"words": models.word_tokenizer, "letters": models.character_tokenizer}
+    return _policy(make_tokenizer[word_format](env.texts), 128), env.rules
+
+
+def questions_policy():
+    """A policy for Twenty Questions with 24 objects, and the rules."""
+    env = make("twenty_questions", objects=read_objects()[::6][:24])
+    return _policy(models.line_tokenizer(env.texts), 64, max_new_tokens=1), env.rules
+
+
+def transcript(rules, secret, questions):
+    """The texts of a game of Twenty Questions."""
+    texts = [START]
+    for question in questions:
+        yes = rules.answer(question, rules.object_index(secret))
+        texts += [rules.phrasings[question][0], YES if yes else NO]
+    return texts
+
+
+def endgames(count):
+    """Games of king and queen against king, as boards and moves."""
+    env = make("endgames", materials="Q", format="pieces")
+    rows = generate("endgames", count, 3, materials="Q", format="pieces")
+    return [chess_widgets.game_of(env, row) for row in rows]
+
+
+def values_of(board):
+    """Exact values of its moves."""
+    return exact_q(board, gamma=0.9)
