@@ -57,7 +57,7 @@ RECORD = {
     "muon": 1,
     "target rate": 0.02,
     "seeds": 3,
-    "validation games": 200,
+    "validation games": 300,
     "test games": 645,
     "longest test game": 400,
 }
@@ -93,11 +93,11 @@ ROWS: dict[str, Row] = {
 class EndgameTask(Task):
     """One seed of endgames."""
 
+    # Some choice must stay: whoever is sure of an illegal move repeats it to the end of the game.
     by_value = [
-        {"beta": beta, "support": support, "temperature": temperature}
-        for beta in (16.0, 64.0)
-        for support in (0.2, 0.5)
-        for temperature in (1.0, 0.35)
+        {"beta": beta, "support": 0.05, "temperature": temperature}
+        for beta in (2.0, 4.0, 8.0, 16.0)
+        for temperature in (0.5, 0.35)
     ]
 
     def __init__(self, settings: dict[str, Any], seed: int):
@@ -137,17 +137,17 @@ class EndgameTask(Task):
             for test, fens in ((True, test_positions()), (False, validation_positions()))
         }
 
-    def _of_materials(self, fens: list[str], most: int) -> list[str]:
-        """Positions of this task's materials, evenly from all of them."""
+    def _of_materials(self, fens: list[str], count: int) -> list[str]:
+        """So many positions of this task's materials, evenly from all; several times if need be."""
         kept = [fen for fen in fens if read_board(chess.Board(fen))[0] in self.materials]
-        return kept[:: -(-len(kept) // most)]
+        return [kept[i * max(len(kept) // count, 1) % len(kept)] for i in range(count)]
 
     def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> LastLine:
         """See Task.policy."""
         return LastLine(super().policy(trained, options))
 
     def play(self, policy: Any, test: bool) -> Evaluation:
-        """One game from each held-out position, against the perfect defender."""
+        """Games from held-out positions, against the perfect defender."""
         starts = [{"position": fen} for fen in self.starts[test]]
         seed = TEST_SEED if test else VALIDATION_SEED
         return evaluate(policy, self.env, len(starts), seed, batch=len(starts), options=starts)
@@ -163,7 +163,7 @@ class EndgameTask(Task):
         moves to Q of the behavior and to Q*, mean rank correlation among the legal moves of a
         position, and what the legal move of highest value loses of Q*.
         """
-        found = [self._measure_one(trained, fen) for fen in self.starts[False]]
+        found = [self._measure_one(trained, fen) for fen in sorted(set(self.starts[False]))]
         return {name: float(np.nanmean([one[name] for one in found])) for name in found[0]}
 
     def _measure_one(self, trained: TrainedMethod, fen: str) -> dict[str, float]:

@@ -135,11 +135,13 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
         key = hashlib.sha256(json.dumps([title, method, options, scores]).encode()).hexdigest()[:12]
         path = folder / f"{key}.json"
         if not path.exists():
-            if method == "bc":
+            if method == "bc" and not (cloned_folder / "config.json").exists():
                 trained = task.train("bc", task.model, folder, {})
                 trained.behavior.save_pretrained(cloned_folder)
+            cloned = transformers.AutoModelForCausalLM.from_pretrained(cloned_folder).eval()
+            if method == "bc":
+                trained = TrainedMethod("bc", {}, cloned, None, task.tokenizer, "", [])
             else:
-                cloned = transformers.AutoModelForCausalLM.from_pretrained(cloned_folder)
                 trained = task.train(method, cloned, folder, options)
             scored = {
                 "title": title,

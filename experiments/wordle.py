@@ -1,8 +1,9 @@
-"""Every method on Wordle, several seeds, paired games: the numbers of chapter 06's table.
+r"""Every method on Wordle, several seeds, paired games: the numbers of chapter 06's table.
 
     python -m experiments.wordle --profile record
     python -m experiments.wordle --profile record --study ablation
-    python -m experiments.wordle --profile record --word-list wordle_official_400.txt --words 0
+    python -m experiments.wordle --profile record --word-list wordle_official_400.txt --words 0 \
+        --games 600000 --layers 3 --width 160 --spelled 1 --value-epochs 0.5
     python -m experiments.wordle --profile gpu --model smollm2 --format letters --games 20000
 
 See `experiments.study` for what is fixed before anything is seen.
