@@ -54,6 +54,7 @@ RECORD = {
     "behavior epochs": 1.0,
     "value epochs": 0.3,
     "learning rate": 3e-3,
+    "value learning rate": 1e-3,  # of all that goes on from the clone: 3e-3 spoils its fit
     "muon": 1,
     "target rate": 0.02,
     "seeds": 3,

@@ -85,17 +85,20 @@ class Task:
         self, method: str, model: Any, folder: Path, options: dict[str, Any]
     ) -> TrainedMethod:
         """One method from the given weights."""
-        settings = self.settings
+        settings, stage = self.settings, "behavior" if method == "bc" else "value"
+        rate = settings["learning rate"]
+        if stage == "value":
+            rate = settings.get("value learning rate", rate)
         args = QSFTConfig(
             output_dir=str(folder),
             seed=self.seed,
-            learning_rate=settings["learning rate"],
+            learning_rate=rate,
             muon=bool(settings["muon"]),
             adam_beta2=0.98,
             weight_decay=0.1,
             lr_scheduler_type="cosine",
             warmup_steps=50,
-            num_train_epochs=settings["behavior epochs" if method == "bc" else "value epochs"],
+            num_train_epochs=settings[f"{stage} epochs"],
             per_device_train_batch_size=settings["batch rows"],
             target_rate=settings["target rate"],
             logging_steps=100,
