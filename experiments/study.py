@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,8 +256,11 @@ def start(
     given = {key: options[key] for key in settings if options[key] is not None}
     command = [f"python -m experiments.{module}"]
     for key, value in options.items():
-        if value is not None and key not in ("only", "output"):
-            value = Path(value).name if key == "word_list" else value
+        if value is not None and key != "output":
+            if key == "word_list":
+                value = Path(value).name
+            elif key == "only":
+                value = shlex.join(value)
             command.append(f"--{key.replace(' ', '-').replace('_', '-')} {value}")
     os.environ.setdefault("QSFT_COMMAND", " ".join(command))
     datasets.disable_progress_bars()

@@ -47,6 +47,7 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(run, monkeypa
         assert set(games) <= set(range(experiment.LOWEST, 1))
         assert experiment.LOWEST < result["headline"]["Optimum"] <= 0
     assert rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
+    assert "--only ILQL 'Q-SFT (ours)'" in result["command"]
     assert rows["Behavior cloning"]["over sharpened cloning"]["mean"] == 0
 
     monkeypatch.setattr(study, "train", None)  # finished rows need no training
