@@ -21,6 +21,7 @@ from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow.compute as pc
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -278,7 +279,8 @@ def _train_cloning(
 
 def _longest(*parts: datasets.Dataset | None) -> int:
     """The most tokens of an episode."""
-    return max(len(ids) for part in parts if part is not None for ids in part["input_ids"])
+    tables = [part.with_format("arrow")[:] for part in parts if part is not None]
+    return max(pc.max(pc.list_value_length(table["input_ids"])).as_py() for table in tables)
 
 
 def _train_q_sft(
