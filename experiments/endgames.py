@@ -43,7 +43,7 @@ from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 
 RECORD = {
-    "materials": "Q R",  # of "Q R QR RR": White's pieces beside its king, each a game of its own
+    "materials": "Q R QR RR",  # White's pieces beside its king, each a game of its own
     "games": 80_000,
     "longest game": 40,  # moves of the data's games; longer ones are cut off
     "gamma": 0.9,  # of a turn
@@ -58,7 +58,7 @@ RECORD = {
     "muon": 1,
     "target rate": 0.02,
     "seeds": 3,
-    "validation games": 300,
+    "validation games": 400,
     "test games": 645,
     "longest test game": 400,
 }
@@ -69,7 +69,6 @@ PROFILES = {
     "record": RECORD,
     "gpu": {
         **RECORD,
-        "materials": "Q R QR RR",
         "games": 4_000_000,
         "layers": 6,
         "width": 384,
@@ -162,10 +161,13 @@ class EndgameTask(Task):
 
         KL(pi_beta || pi_phi) in nats a move. Of methods with values: the mean error on perfect
         moves to Q of the behavior and to Q*, mean rank correlation among the legal moves of a
-        position, and what the legal move of highest value loses of Q*.
+        position, and what the legal move of highest value loses of Q*: in all positions and in
+        those of near and far mates.
         """
         found = [self._measure_one(trained, fen) for fen in sorted(set(self.starts[False]))]
-        return {name: float(np.nanmean([one[name] for one in found])) for name in found[0]}
+        columns = {name: np.array([one[name] for one in found]) for name in found[0]}
+        seen = {name: column[~np.isnan(column)] for name, column in columns.items()}
+        return {name: float(values.mean()) for name, values in seen.items() if len(values)}
 
     def _measure_one(self, trained: TrainedMethod, fen: str) -> dict[str, float]:
         board = chess.Board(fen)
@@ -200,7 +202,12 @@ class EndgameTask(Task):
             exact = np.array([q[move] for move in moves])
             found[f"error to {title}"] = float(np.abs(learned - exact)[perfect].mean())
             found[f"rank correlation with {title}"] = _rank_correlation(learned, exact)
-        found["lost by its best move"] = float(exact.max() - exact[learned.argmax()])
+        lost = float(exact.max() - exact[learned.argmax()])  # of Q*
+        to_mate = 1 + round(np.log(exact.max()) / np.log(gamma))
+        found["lost by its best move"] = lost
+        found["the same, mate in 1 to 3"] = lost if to_mate <= 3 else np.nan
+        found["the same, mate in 4 to 8"] = lost if 4 <= to_mate <= 8 else np.nan
+        found["the same, mate in 9 or more"] = lost if to_mate >= 9 else np.nan
         return found
 
 

@@ -241,6 +241,9 @@ def parser(module: str, record: dict[str, Any], name: str | None) -> argparse.Ar
     found = argparse.ArgumentParser(prog=f"python -m experiments.{module}")
     found.add_argument("--profile", choices=RESULT_PROFILES, default="record")
     found.add_argument("--only", nargs="*", help="titles of rows; all without it")
+    found.add_argument(
+        "--seed", type=int, help="run this seed alone, to be recorded by a call without --seed"
+    )
     found.add_argument("--output", type=Path, default=project_root() / "build" / "experiments")
     found.add_argument("--name", default=name, help="of the result")
     for key, value in record.items():
@@ -256,7 +259,7 @@ def start(
     given = {key: options[key] for key in settings if options[key] is not None}
     command = [f"python -m experiments.{module}"]
     for key, value in options.items():
-        if value is not None and key != "output":
+        if value is not None and key not in ("output", "seed"):
             if key == "word_list":
                 value = Path(value).name
             elif key == "only":
@@ -297,12 +300,15 @@ def run_study(
     kept = {key: value for key, value in run.settings.items() if key != "seeds"}
     identity = hashlib.sha256(json.dumps([same, kept]).encode()).hexdigest()[:12]
     found, hashes, means = [], [], []
-    for seed in range(run.settings["seeds"]):
+    one = options["seed"]
+    for seed in range(run.settings["seeds"]) if one is None else [one]:
         task = make_task(run.settings, seed)
         folder = options["output"] / options["name"] / identity / f"seed{seed}"
         found.append(run_seed(task, rows, folder))
         hashes.append(task.data_hash)
         means.append(task.data_mean)
+    if one is not None:
+        return
     levels = task.levels()
     data_mean = float(np.mean(means))
     shown = table(found, lowest, data_mean, levels[best])

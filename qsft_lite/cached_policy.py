@@ -8,7 +8,7 @@ once, however many turns it has.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -106,12 +106,16 @@ class CachedPolicy:
         self._never, self._ends = _token_masks(tokenizer, stop, self.device)
         self.reset(seed)
 
-    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+    def log_weights(
+        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Unnormalised log-probabilities (B, V), float32, of the next token.
 
         Args:
             logits: (B, V) of each model, with those of special tokens and the dummy included:
                 they are ruled out afterwards.
+            refused: (B, V) bool, tokens that are ruled out afterwards, too: a support is one of the
+                others. None where there are none.
         """
         raise NotImplementedError
 
@@ -135,7 +139,9 @@ class CachedPolicy:
         ]
 
     @torch.inference_mode()
-    def act(self, histories: list[str]) -> list[str]:
+    def act(
+        self, histories: list[str], refused: Sequence[Collection[str]] | None = None
+    ) -> list[str]:
         """The next action of each episode.
 
         A history that continues one of the last call's, its action included, costs only what is new
@@ -144,6 +150,8 @@ class CachedPolicy:
 
         Args:
             histories: the transcript so far of each episode.
+            refused: of each episode, whole actions that are not played: the token that would
+                complete one is ruled out.
 
         Returns:
             One text each, with the stop text at its end.
@@ -157,9 +165,13 @@ class CachedPolicy:
             return []
         self._take_up(histories)
         actions: list[list[int]] = [[] for _ in histories]
+        refused_ids = [token_ids(self.tokenizer, list(texts)) for texts in refused or []]
         rows = list(range(len(histories)))
         for step in range(self.max_new_tokens):
-            log_weights = self._next_log_weights(rows) + self._never
+            mask = None
+            if any(refused_ids):
+                mask = self._refused_mask([(actions[row], refused_ids[row]) for row in rows])
+            log_weights = self._next_log_weights(rows, mask) + self._never
             if self.constraint is not None:
                 log_weights += self._constraint_mask([actions[row] for row in rows])
             elif step == self.max_new_tokens - 1:
@@ -214,7 +226,7 @@ class CachedPolicy:
         # Known again when this call has ended well: an error leaves nothing half-read.
         self._texts = []
 
-    def _next_log_weights(self, rows: list[int]) -> torch.Tensor:
+    def _next_log_weights(self, rows: list[int], refused: torch.Tensor | None) -> torch.Tensor:
         """Read what is pending in the rows; log-weights (len(rows), V) of what comes next."""
         ids = [self._pending[row] for row in rows]
         counts = torch.tensor([len(row_ids) for row_ids in ids])
@@ -246,7 +258,14 @@ class CachedPolicy:
             self._lengths = new_lengths
         else:
             self._lengths[index] = new_lengths
-        return self.log_weights(logits)[:, : len(self._never)]  # spare rows have no token
+        if refused is None:
+            log_weights = self.log_weights(logits)
+        else:
+            # A model may have spare rows, which no token has.
+            spare = logits[0].shape[-1] - refused.shape[-1]
+            refused = torch.nn.functional.pad(refused, (0, spare))
+            log_weights = self.log_weights(logits, refused).masked_fill(refused, -math.inf)
+        return log_weights[:, : len(self._never)]
 
     def _run(
         self,
@@ -286,6 +305,13 @@ class CachedPolicy:
         noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
         return log_weights.sub_(noise.log_()).argmax(-1)
 
+    def _refused_mask(self, rows: list[tuple[list[int], list[list[int]]]]) -> torch.Tensor:
+        """(B, V) bool: the tokens that would complete a refused action; rows: both so far."""
+        mask = torch.zeros(len(rows), len(self._never), dtype=torch.bool)
+        for row, (ids, refused) in enumerate(rows):
+            mask[row, [other[-1] for other in refused if other[:-1] == ids]] = True
+        return mask.to(self.device)
+
     def _constraint_mask(self, actions: list[list[int]]) -> torch.Tensor:
         """0 at the tokens that may follow each action so far, -inf elsewhere: (B, V)."""
         mask = torch.full((len(actions), len(self._never)), -torch.inf)
@@ -306,6 +332,10 @@ class LastLine:
     """A policy that is shown the last line of each transcript alone.
 
     For models trained on turns apart (`data.encode(memory="turn")`), where a state is one line.
+
+    An action that has just changed nothing, since the same line came back, is not played again
+    there (ours). Whoever sees the last line alone cannot learn that, and a policy that is sure of
+    an illegal move would repeat it to the end of the game.
     """
 
     def __init__(self, policy: CachedPolicy):
@@ -317,12 +347,26 @@ class LastLine:
 
     def act(self, histories: list[str]) -> list[str]:
         """See CachedPolicy.act."""
-        return self.policy.act([text[:-1].rpartition("\n")[2] + text[-1:] for text in histories])
+        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in histories]
+        return self.policy.act(lines, [_without_effect(text) for text in histories])
+
+
+def _without_effect(history: str) -> list[str]:
+    """The last actions of a transcript that were followed by the line that stood before them."""
+    lines = history.splitlines(keepends=True)
+    found = []
+    for place in range(len(lines) - 3, -1, -2):
+        if lines[place] != lines[-1]:
+            break
+        found.append(lines[place + 1])
+    return found
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Token ids of each text by itself, without special tokens."""
     unique = list(dict.fromkeys(texts))
+    if not unique:
+        return []
     try:
         ids = tokenizer(unique, add_special_tokens=False, return_attention_mask=False).input_ids
     except Exception as error:  # the tokenizers library raises nothing finer
@@ -358,12 +402,17 @@ def check_support(support: float) -> float:
     return support
 
 
-def outside_support(log_pi: torch.Tensor, support: float) -> torch.Tensor:
+def outside_support(
+    log_pi: torch.Tensor, support: float, refused: torch.Tensor | None = None
+) -> torch.Tensor:
     """Which actions have pi(a|s) < support * max_b pi(b|s): log_pi (..., V) -> bool (..., V).
+
+    b is none of the refused actions, bool (..., V).
 
     The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
     the largest weight of values picks the largest noise. At least the likeliest action is inside.
     """
     if support == 0:
         return torch.zeros_like(log_pi, dtype=torch.bool)
-    return log_pi < log_pi.amax(-1, keepdim=True) + math.log(support)
+    others = log_pi if refused is None else log_pi.masked_fill(refused, -math.inf)
+    return log_pi < others.amax(-1, keepdim=True) + math.log(support)

@@ -315,6 +315,55 @@ def test_actions_below_the_support_are_not_played(beta):
     ]
 
 
+def test_refused_actions_are_not_played():
+    pi = np.array([0.01, 0.01, 0.01, 0.5, 0.02, 0.25, 0.1, 0.05, 0.05])  # the line ends soon
+    policy = QSFTPolicy(FixedLogits(np.log(pi)), None, LETTERS, 0.0, greedy=True, max_new_tokens=3)
+    a, b = (LETTERS.decode([i]) for i in (5, 6))
+    refused = [(), ("\n",), ("\n", a + "\n"), (a + "\n",)]
+    assert policy.act(["b"] * 4, refused) == ["\n", a + "\n", a + a + "\n", "\n"]
+    short = QSFTPolicy(
+        FixedLogits(np.log(pi)), None, LETTERS, 0.0, greedy=True, stop="", max_new_tokens=1
+    )
+    assert short.act(["b"] * 3, [("\n",), ("\n", a), ()]) == [a, b, "\n"]
+
+
+def test_the_support_is_one_of_what_is_not_refused():
+    policy = QSFTPolicy(
+        FixedLogits(np.log(PI)),
+        FixedLogits(np.log(P)),
+        LETTERS,
+        1.5,
+        greedy=True,
+        support=1.0,  # the likeliest alone, here two
+        stop="",
+        max_new_tokens=1,
+    )
+    best = [LETTERS.decode([i]) for i in np.flatnonzero(PI == PI.max())]
+    left = {policy.act(["a"], [best + more])[0] for more in ([], ["\n"], ["a"])}
+    assert not left & set(best)
+
+
+def test_refusing_leaves_the_others_as_they_are():
+    policy = QSFTPolicy(
+        FixedLogits(np.log(PI)),
+        FixedLogits(np.log(P)),
+        LETTERS,
+        1.5,
+        "ratio",
+        stop="",
+        max_new_tokens=1,
+    )
+    weights = PI * np.exp(1.5 * np.minimum(P / PI, 1))
+    weights[:3] = 0
+    refused = 6
+    weights[refused] = 0
+    samples = 20_000
+    text = LETTERS.decode([refused])
+    counts = Counter(policy.act(["a"] * samples, [[text]] * samples))
+    observed = [counts[LETTERS.decode([i])] / samples for i in range(len(LETTERS))]
+    assert np.allclose(observed, weights / weights.sum(), atol=4.5 * np.sqrt(0.25 / samples))
+
+
 def test_the_ratio_is_clamped_and_survives_probabilities_that_underflow():
     logits = torch.tensor([[0.0, -200.0, -200.0, -300.0]])
     q_logits = torch.tensor([[0.0, -200.0 + math.log(0.5), -50.0, -300.0]])
@@ -548,13 +597,17 @@ def test_the_last_line_alone_is_shown():
         def reset(self, seed):
             self.seed = seed
 
-        def act(self, histories):
-            return [f"<{history}>" for history in histories]
+        def act(self, histories, refused):
+            pairs = zip(histories, refused, strict=True)
+            return [f"<{history}>{' '.join(texts)}" for history, texts in pairs]
 
     policy = LastLine(Echo())
     policy.reset(3)
     assert policy.policy.seed == 3
     assert policy.act(["a\n", "a b\nc\nd e\n"]) == ["<a\n>", "<d e\n>"]
+    # Of four turns the last two changed nothing; what was played there long ago may be played.
+    history = "a\nu\nb\nv\na\nw\na\nx\na\n"
+    assert policy.act([history, "a\nu\nb\n"]) == ["<a\n>x\n w\n", "<b\n>"]
 
 
 def test_the_base_class_leaves_the_weights_to_others():

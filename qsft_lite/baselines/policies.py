@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,11 +34,15 @@ class ClonedPolicy(CachedPolicy):
         self.temperature = check_temperature(temperature)
         self.prompt = prompt
 
-    def act(self, histories: list[str]) -> list[str]:
+    def act(
+        self, histories: list[str], refused: Sequence[Collection[str]] | None = None
+    ) -> list[str]:
         """The next action of each episode; see CachedPolicy."""
-        return super().act([self.prompt + history for history in histories])
+        return super().act([self.prompt + history for history in histories], refused)
 
-    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+    def log_weights(
+        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(B, V), float32."""
         [logits] = logits
         return logits.float() / self.temperature
@@ -66,12 +71,15 @@ class ValuePolicy(CachedPolicy):
         self.temperature = check_temperature(temperature)
         self.support = check_support(support)
 
-    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+    def log_weights(
+        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(B, V), float32."""
         behavior, values = logits
         log_pi = behavior.float().log_softmax(-1)
         weights = log_pi / self.temperature + self.beta * values.float()
-        return weights.masked_fill(outside_support(log_pi, self.support), -math.inf)
+        outside = outside_support(log_pi, self.support, refused)
+        return weights.masked_fill(outside, -math.inf)
 
 
 def check_temperature(temperature: float) -> float:
