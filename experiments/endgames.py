@@ -39,7 +39,7 @@ from qsft_lite.envs.endgame_players import BEHAVIOR, quickest
 from qsft_lite.envs.endgame_starts import test_positions, validation_positions
 from qsft_lite.envs.endgame_values import exact_q
 from qsft_lite.evaluate import Evaluation, evaluate
-from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 
 RECORD = {
@@ -118,7 +118,8 @@ class EndgameTask(Task):
             context=8,
             seed=seed,
         )
-        start_embeddings_by_lines(self.model, self.tokenizer, words, seed)
+        lines = {word: _lines(word) for word in words}
+        share_embeddings(self.model, self.tokenizer, lines, seed=seed)
         games = generate(
             "endgames", settings["games"], seed, max_moves=settings["longest game"], **shared
         )
@@ -240,33 +241,15 @@ def _log_probabilities(model: Any, ids: list[int]) -> torch.Tensor:
     return _logits(model, ids).log_softmax(-1)
 
 
-@torch.no_grad()
-def start_embeddings_by_lines(
-    model: Any, tokenizer: Any, words: Sequence[str], seed: int, scale: float = 0.1
-) -> None:
-    """Start a word's embedding as the sum of vectors of its man, file, rank and diagonals."""
-    parts = {tokenizer.convert_tokens_to_ids(word): _lines(word) for word in words}
-    names = sorted({part for own in parts.values() for part in own}, key=repr)
-    embedding = model.get_input_embeddings().weight
-    vectors = torch.randn(
-        len(names), embedding.shape[1], generator=torch.Generator().manual_seed(seed)
-    )
-    vector = dict(zip(names, vectors, strict=True))
-    for token, own in parts.items():
-        embedding[token] = (
-            scale * torch.stack([vector[part] for part in own]).sum(0) / len(own) ** 0.5
-        )
-
-
-def _lines(word: str) -> list[tuple]:
+def _lines(word: str) -> list[tuple[str, str, int]]:
     """A man, its file and its rank; of a queen the diagonals, of a move whether it is one."""
     man, square, end = word[0], word[-3:-1], word[-1]
     file, rank = ord(square[0]) - ord("a"), int(square[1])
-    lines = [(man + end, "man"), (man, "file", file), (man, "rank", rank)]
+    lines = [(man + end, "man", 0), (man, "file", file), (man, "rank", rank)]
     if man == "Q":
         lines += [(man, "up", rank - file), (man, "down", rank + file)]
     if len(word) == 5:  # which rook
-        lines.append((man, "from", word[1]))
+        lines.append((man, "from", ord(word[1])))
     return lines
 
 

@@ -77,6 +77,10 @@ class Task:
         """A trained method at play."""
         return trained.policy(**options, **self.acts)
 
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """What else to say of test games, beside their scores."""
+        return {}
+
     def play(self, policy: Any, test: bool) -> Evaluation:
         """The policy's test games, or its validation games."""
         games = self.settings["test games" if test else "validation games"]
@@ -127,6 +131,7 @@ def scores_of(task: Task, trained: TrainedMethod, scores: list[str] | None) -> d
             "tried": tried,
             "returns": result.returns.tolist(),
             "success": result.success,
+            "described": task.describe(result),
         }
     return found
 
@@ -177,6 +182,7 @@ def table(
         for score in found[0][title]["scores"]:
             games = _paired(found, title, score)
             low, high = bootstrap_interval(games)
+            described = [seed[title]["scores"][score].get("described", {}) for seed in found]
             difference = games - cloning
             below, above = bootstrap_interval(difference)
             rows.append(
@@ -193,10 +199,16 @@ def table(
                     ),
                     "normalised": normalized_score(
                         max(games.mean(), lowest), lowest, data_mean, best
-                    ),
+                    )
+                    if lowest < data_mean < best
+                    else None,
                     "wins": float(
                         np.mean([seed[title]["scores"][score]["success"] for seed in found])
                     ),
+                    **{
+                        name: float(np.mean([one[name] for one in described]))
+                        for name in described[0]
+                    },
                 }
             )
     return rows

@@ -11,12 +11,13 @@ Every step but `split` takes a streamed dataset as well, for files larger than m
 """
 
 from qsft_lite.encoding import RewardScale, encode, start_id
-from qsft_lite.packing import collate, pack
+from qsft_lite.packing import collate, cut_turns, pack
 from qsft_lite.trajectories import data_hash, load_trajectories, save_trajectories, split
 
 __all__ = [
     "RewardScale",
     "collate",
+    "cut_turns",
     "data_hash",
     "encode",
     "load_trajectories",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -36,6 +36,7 @@ __all__ = [
     "load_model",
     "output_head",
     "small_model",
+    "share_embeddings",
     "smollm2",
     "spell_embeddings",
     "word_tokenizer",
@@ -193,28 +194,55 @@ def spell_embeddings(
     Raises:
         ValueError: a word is not one token.
     """
+    parts = {
+        word: [(group, place, letter) for place, letter in enumerate(word) if not letter.isspace()]
+        for group, words in enumerate(groups)
+        for word in words
+    }
+    share_embeddings(model, tokenizer, parts, seed=seed, scale=scale)
+
+
+@torch.no_grad()
+def share_embeddings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: Mapping[str, Sequence[tuple]],
+    *,
+    seed: int,
+    scale: float = 0.1,
+) -> None:
+    """Start the embedding of each word as the sum of its parts' vectors.
+
+    What words have in common, such as a letter, or a rank of the board, is then a vector that their
+    embeddings have in common. They are trained on as ever.
+
+    Args:
+        model: its embeddings are changed in place, and so is its head where the two are tied.
+        tokenizer: has every word as one token.
+        parts: of each word, names of its parts: tuples that can be sorted.
+        seed: of the vectors. They are orthogonal where the width has room for all.
+        scale: standard deviation of a word's embedding.
+
+    Raises:
+        ValueError: a word is not one token.
+    """
     known = tokenizer.get_vocab()
-    spelled = {}
-    for group, words in enumerate(groups):
-        for word in words:
-            if word not in known:
-                raise ValueError(f"{word!r} is not one token of this tokenizer.")
-            spelled[known[word]] = [
-                (group, place, letter) for place, letter in enumerate(word) if not letter.isspace()
-            ]
-    letters = sorted({letter for word in spelled.values() for letter in word})
+    for word in parts:
+        if word not in known:
+            raise ValueError(f"{word!r} is not one token of this tokenizer.")
+    names = sorted({name for own in parts.values() for name in own})
     embedding = model.get_input_embeddings().weight
     width = embedding.shape[1]
     generator = torch.Generator().manual_seed(seed)
-    vectors = torch.empty(max(width, len(letters)), width)
-    if len(letters) <= width:
+    vectors = torch.empty(max(width, len(names)), width)
+    if len(names) <= width:
         nn.init.orthogonal_(vectors, generator=generator)
     else:
         nn.init.normal_(vectors, std=width**-0.5, generator=generator)
-    vector = dict(zip(letters, vectors, strict=False))
-    for token, word in spelled.items():
-        total = torch.stack([vector[letter] for letter in word]).sum(0)
-        embedding[token] = total * scale * (width / len(word)) ** 0.5
+    vector = dict(zip(names, vectors, strict=False))
+    for word, own in parts.items():
+        total = torch.stack([vector[name] for name in own]).sum(0)
+        embedding[known[word]] = total * scale * (width / len(own)) ** 0.5
 
 
 def load_model(

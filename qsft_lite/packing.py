@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, Features, IterableDataset
 
-__all__ = ["collate", "pack"]
+__all__ = ["collate", "cut_turns", "pack"]
 
 # What `qsft_lite.data.encode` makes: of each episode, one list a column, all of one length.
 ENCODED = pa.schema(
@@ -127,6 +127,68 @@ def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: i
     before = number[begin[first]] - 1  # of each episode: segments in earlier rows
     packed["segment_ids"] = spread((number - np.repeat(before, sizes)).astype(np.int32))
     return pa.table(packed, schema=PACKED)
+
+
+def cut_turns(encoded: Dataset, length: int) -> Dataset:
+    """Episodes of `encode(memory="turn")` in pieces of at most `length` tokens.
+
+    A piece ends with the state that follows its last action, so that its value can be read, and
+    begins with the state of its first, which the piece before may end with. Every action is in one
+    piece, with the return to go that it had. Pieces of long episodes fit rows of any length.
+
+    Raises ValueError, naming the row, where a turn and the state after it have more tokens, and for
+    episodes whose turns are not apart.
+    """
+    if POSITIONS.name not in encoded.column_names:
+        raise ValueError('only episodes of encode(memory="turn") can be cut between turns')
+    cut = encoded.with_format("arrow").map(
+        partial(_cut_batch, length=length),
+        batched=True,
+        with_indices=True,
+        features=encoded.features,
+        desc="cut",
+    )
+    return cut.with_format(None)
+
+
+def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Table:
+    flat = {
+        name: episodes[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        for name in episodes.column_names
+    }
+    sizes = episodes["input_ids"].combine_chunks().value_lengths().to_numpy()
+    taken, counts, origins = [], [], []
+    for index, begin, size in zip(indices, starts(sizes), sizes, strict=True):
+        episode = slice(begin, begin + size)
+        turns = np.flatnonzero(flat["position_ids"][episode] == 0)
+        is_action = flat["action_mask"][episode]
+        states = np.array([is_action[turn:].argmax() for turn in turns])  # tokens of each
+        states[-1] = states[-1] if is_action[turns[-1] :].any() else size - turns[-1]
+        # Where a piece may end: after the state of each turn but the first, or with the episode.
+        ends = np.append((turns + states)[1:], size)
+        last = len(turns) - 1
+        first = 0
+        while first <= last:
+            fitting = np.flatnonzero(ends[first:] - turns[first] <= length)
+            if not len(fitting):
+                raise ValueError(
+                    f"row {index}: a turn and the state after it have "
+                    f"{ends[first] - turns[first]} tokens: allow a length of that"
+                )
+            end = first + int(fitting[-1])
+            taken.append(np.arange(begin + turns[first], begin + ends[end]))
+            counts.append(len(taken[-1]))
+            origins.append(turns[first])
+            if ends[end] == size:
+                break
+            first = end + 1
+    source = np.concatenate(taken)
+    offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
+    columns = {name: values[source] for name, values in flat.items()}
+    moved = columns["next_action"] - np.repeat(origins, counts)
+    columns["next_action"] = np.where(columns["next_action"] < 0, -1, moved).astype(np.int32)
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns.values()]
+    return pa.table(lists, names=list(columns))
 
 
 def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
+from datasets import Dataset
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,8 +24,9 @@ from hypothesis import strategies as st
 from qsft_lite import envs
 from qsft_lite.envs import chess_data, chess_engine
 from qsft_lite.envs.chess import ChessGame, spaced, unspaced
-from qsft_lite.envs.chess_data import save_pgn, to_pgn
+from qsft_lite.envs.chess_data import as_pieces, save_pgn, to_pgn
 from qsft_lite.envs.chess_engine import PLACES, Engine, pick, skill_level
+from qsft_lite.envs.recording import FEATURES
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import character_tokenizer
 
@@ -210,6 +212,70 @@ def test_random_games_are_games_of_the_chess_package(seed):
             assert tokenizer.decode(tokenizer(segment)["input_ids"]) == segment
         assert info["valid"] and unspaced(text) == info["position"]
     assert total == {"1-0": 1, "0-1": -1}.get(info["result"], 0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_games_in_words_are_the_same_games(seed):
+    """Every legal move on the way has its own word, and the words of a line give the board."""
+    env, spelled = (
+        envs.make("chess", opponent="random", max_moves=40, format=form)
+        for form in ("pieces", "fen")
+    )
+    rng = np.random.default_rng(seed)
+    known = set(env.texts)
+    text, _ = env.reset(seed=seed)
+    rows = {"text": [text], "is_action": [False], "reward": [0.0]}
+    letters = [spelled.state_text(env.board)]
+    over = False
+    while not over:
+        board = env.board
+        shown = env.read_state("before\n" + text)
+        assert shown.board_fen() == board.board_fen() and shown.castling_rights == (
+            board.clean_castling_rights()
+        )
+        assert shown.ep_square == (board.ep_square if board.has_legal_en_passant() else None)
+        moves = list(board.legal_moves)
+        words = [env.action_text(board, move) for move in moves]
+        assert len(set(words)) == len(words) and known.issuperset(words)
+        assert [env.read_action(board, word) for word in words] == moves
+        assert known.issuperset(word + " " for word in text[:-1].split(" ")[:-1])
+        chosen = rng.integers(len(moves))
+        letters.append(spelled.action_text(board, moves[chosen]))
+        text, reward, terminated, truncated, info = env.step(words[chosen])
+        assert info["valid"]
+        letters.append(spaced(info["position"]))
+        rows["text"] += [words[chosen], text]
+        rows["is_action"] += [True, False]
+        rows["reward"] += [reward, 0.0]
+        over = terminated or truncated
+    rows["done"] = terminated
+    recorded = Dataset.from_list([{**rows, "text": letters}], FEATURES)
+    assert as_pieces(recorded).to_list() == [rows]
+
+
+def test_special_moves_have_words():
+    cases = {
+        "r3k2r/8/8/8/8/8/8/R3K2R w KQkq - 0 1": {"O-O\n", "O-O-O\n", "Ke1d1\n", "Ra1a8\n"},
+        "1n5k/P7/8/8/8/8/8/K7 w - - 0 1": {"a7a8Q\n", "a7a8N\n", "a7b8R\n", "Ka1b1\n"},
+        "7k/8/8/3pP3/8/8/8/K7 w - d6 0 1": {"e5d6\n", "e5e6\n"},
+    }
+    known = set(ChessGame(Scripted(), format="pieces").texts)
+    for position, words in cases.items():
+        env = game(position, format="pieces")
+        assert words <= {env.action_text(env.board, move) for move in env.board.legal_moves}
+        assert words <= known
+    assert env.state_text(env.board) == "d6 Ka1 Pe5 pd5 kh8\n"
+    env = game("7k/P7/8/8/8/8/8/K7 w - - 0 1", "Kg7", format="pieces")
+    text, reward, *_ = env.step("a7a9\n")  # no move: the position again
+    assert (text, reward) == ("Ka1 Pa7 kh8\n", -1)
+    assert env.step("a7a8R\n")[0] == "Ka1 Ra8 kg7\n"
+    with pytest.raises(ValueError, match="'Xa1' is no piece"):
+        env.read_state("Xa1 kh8\n")
+    illegal = {"text": [spaced(chess.STARTING_FEN), spaced("e5"), spaced(chess.STARTING_FEN)]}
+    illegal |= {"is_action": [False, True, False], "reward": [0.0, -1.0, 0.0], "done": False}
+    with pytest.raises(ValueError, match="row 0: 'e 5.n' is no legal move"):
+        as_pieces(Dataset.from_list([illegal], FEATURES))
 
 
 def test_clones_play_on_their_own():

@@ -403,6 +403,44 @@ def test_turns_apart_are_the_naive_loop_and_stay_apart_in_rows(games, length):
     assert tokens == sum(len(row["input_ids"]) for row in naive)
 
 
+@given(st.lists(episodes(readable), min_size=1, max_size=6), st.integers(0, 60))
+@settings(max_examples=25)
+def test_pieces_of_turns_hold_every_action_once_with_the_state_that_follows(games, spare):
+    scale = data.RewardScale(-3, 3, place="step")
+    encoded = data.encode(dataset(games), TOKENIZER, scale=scale, memory="turn")
+    whole = encoded.to_list()
+    longest_turn = 0
+    for row in whole:
+        begins = [i for i, place in enumerate(row["position_ids"]) if place == 0]
+        begins += [len(row["input_ids"])] * 2
+        longest_turn = max(longest_turn, *(b - a for a, b in zip(begins, begins[2:], strict=False)))
+    length = longest_turn + spare
+    pieces = data.cut_turns(encoded, length).to_list()
+    assert all(len(piece["input_ids"]) <= length for piece in pieces)
+    if length >= max(len(row["input_ids"]) for row in whole):
+        assert pieces == whole
+
+    def actions(row):
+        """Of each action token: what its state and the following one read, and its numbers."""
+        found = []
+        for i, is_action in enumerate(row["action_mask"]):
+            if is_action:
+                after = row["next_action"][i]
+                seen = row["input_ids"][i - row["position_ids"][i] : i + 1]
+                places = row["position_ids"][: max(after, 0)]
+                begin = after - 1 - places[-1] if places else 0
+                following = row["input_ids"][begin:after] if after >= 0 else None
+                numbers = [row[name][i] for name in ("reward", "discount", "return_to_go")]
+                found.append((seen, following, numbers))
+        return found
+
+    assert [a for row in pieces for a in actions(row)] == [a for row in whole for a in actions(row)]
+    with pytest.raises(ValueError, match="row 0: a turn and the state after it"):
+        data.cut_turns(encoded, 1)
+    with pytest.raises(ValueError, match="memory"):
+        data.cut_turns(data.encode(dataset(games), TOKENIZER, scale=scale), length)
+
+
 def test_wordle_by_hand():
     (row,) = data.encode(dataset([naive_episode(WORDLE)]), TOKENIZER, scale=STEPS)
     assert TOKENIZER.decode(row["input_ids"][1:]) == "".join(t for t, _ in WORDLE["sequence"])

@@ -1,6 +1,8 @@
 """The experiments at their smallest: they run, record, and go on where they were."""
 
 import json
+import os
+import shutil
 from types import SimpleNamespace
 
 import chess
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import endgames, study, twenty_questions, wordle
+from experiments import chess_games, endgames, study, twenty_questions, wordle
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import white_moves
@@ -16,6 +18,7 @@ from qsft_lite.envs.endgame_players import MixturePlayer
 from qsft_lite.envs.endgame_values import exact_q
 
 SMALL = {wordle: "200", twenty_questions: "100", endgames: "50"}  # recorded games
+ENGINES = os.pathsep.join(["/usr/games", os.environ.get("PATH", "")])
 
 
 @pytest.fixture
@@ -26,7 +29,8 @@ def run(tmp_path, monkeypatch):
 
     def run(experiment, *more):
         work = str(tmp_path / "work")
-        arguments = ["--profile", "smoke", "--games", SMALL[experiment], "--output", work]
+        arguments = ["--profile", "smoke", "--output", work]
+        arguments += ["--games", SMALL[experiment]] if experiment in SMALL else []
         experiment.main([*arguments, *more])
         [path] = (tmp_path / "results").glob("*.json")
         return json.loads(path.read_text())
@@ -52,6 +56,43 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(run, monkeypa
 
     monkeypatch.setattr(study, "train", None)  # finished rows need no training
     assert run(experiment, "--only", "ILQL", "Q-SFT (ours)")["raw"] == result["raw"]
+
+
+@pytest.mark.skipif(not shutil.which("stockfish", path=ENGINES), reason="apt install stockfish")
+def test_whole_games_of_chess_are_recorded_and_described(run):
+    result = run(chess_games, "--only", "ILQL", "Q-SFT (ours), returns first")
+    rows = {row["method"]: row for row in result["tables"]["chess_games"]}
+    assert list(rows) == ["Behavior cloning", "ILQL", "Q-SFT (ours), returns first, by p/pi"]
+    smoke = chess_games.PROFILES["smoke"]
+    for row in rows.values():
+        games = smoke["test games"]
+        assert row["moves a game"] <= smoke["longest test game"]
+        illegal = row["illegal moves"] * row["moves a game"] * games
+        assert row["score"]["mean"] * games == pytest.approx(
+            row["wins"] * games - row["losses"] * games - illegal
+        )
+    for row in result["tables"]["chess_games_measured"]:
+        assert 0 < row["pi of illegal moves"] < 1 and row["cross-entropy"] > 0
+
+
+def test_games_are_described_by_their_endings():
+    task = SimpleNamespace()
+    games = [  # lost at the second move; an illegal move at the end, cut off; won after one
+        {"reward": [0, 0, 0, -1, 0], "done": True},
+        {"reward": [0, 0, 0, -1, 0], "done": False},
+        {"reward": [0, -1, 0, 1, 0], "done": True},
+    ]
+    result = SimpleNamespace(transcripts=games, lengths=np.array([2, 2, 2]))
+    found = chess_games.ChessTask.describe(task, result)
+    assert found == {"losses": 1 / 3, "illegal moves": 2 / 6, "moves a game": 2.0}
+
+
+def test_one_seed_alone_is_read_when_all_are_recorded(run, tmp_path, monkeypatch):
+    work = str(tmp_path / "work")
+    wordle.main(["--profile", "smoke", "--games", "200", "--output", work, "--only", "--seed", "0"])
+    assert not list((tmp_path / "results").glob("*.json"))
+    monkeypatch.setattr(study, "train", None)
+    assert run(wordle, "--only")["tables"]
 
 
 def test_rows_are_means_over_seeds_paired_by_game():

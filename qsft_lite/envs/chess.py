@@ -18,6 +18,14 @@ from gymnasium.spaces import Text
 
 from qsft_lite.envs.chess_engine import Elo
 from qsft_lite.envs.chess_opponents import Opponent, make_opponent, read_board
+from qsft_lite.envs.chess_words import (
+    endgame_words,
+    game_move,
+    game_text,
+    game_words,
+    pieces_text,
+    read_game_text,
+)
 from qsft_lite.envs.endgame_moves import MATERIALS
 from qsft_lite.envs.endgame_space import SYMMETRIES, view_of
 from qsft_lite.envs.endgame_starts import fen_of, start_positions
@@ -27,7 +35,6 @@ MAX_MOVES = 400
 STATE_CHARACTERS = "".join(sorted(set("pnbrqkPNBRQKwabcdefgh0123456789/- ")))
 ACTION_CHARACTERS = "".join(sorted(set("NBRQKabcdefgh12345678xO-=+#")))
 
-FORMATS = ("fen", "pieces", "mirrored")
 BoardFormat = Literal["fen", "pieces", "mirrored"]
 
 
@@ -48,6 +55,7 @@ class ChessGame(gymnasium.Env):
     milliseconds, nodes and timeout are those of `Engine`: by default Stockfish at the least
     strength that it offers, 100 ms a move, as in LMRL-Gym; with nodes games are reproducible.
     max_moves: of the agent, illegal ones included; then the game is cut off (truncated).
+    format: "fen", or "pieces", a word for each man and one for a move, see `chess_words`.
 
     A game ends by checkmate, stalemate, insufficient material, and without anybody's claim by
     fivefold repetition and after 75 moves without a capture or a pawn's move.
@@ -62,11 +70,13 @@ class ChessGame(gymnasium.Env):
 
     metadata = {"render_modes": []}
     task = "chess"
+    formats = ("fen", "pieces")
 
     def __init__(
         self,
         opponent: str | Opponent = "engine",
         *,
+        format: BoardFormat = "fen",
         engine: str | Path | None = None,
         elo: Elo = "floor",
         milliseconds: int | None = None,
@@ -78,7 +88,9 @@ class ChessGame(gymnasium.Env):
             raise ValueError(f"max_moves must be at least 1, got {max_moves}")
         if opponent == "perfect" and self.task == "chess":
             raise ValueError("a perfect defender is known in endgames only: see 'endgames'")
+        check_choice(format, self.formats, "format")
         self.max_moves = max_moves
+        self.format = format
         self.opponent = make_opponent(
             opponent,
             engine=engine,
@@ -94,7 +106,9 @@ class ChessGame(gymnasium.Env):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Texts with every character of a transcript, as a tokenizer needs them."""
+        """Texts with every character of a transcript, or every word, as a tokenizer needs them."""
+        if self.format == "pieces":
+            return game_words()
         return spaced(STATE_CHARACTERS), spaced(ACTION_CHARACTERS)
 
     def clone(self) -> ChessGame:
@@ -137,15 +151,16 @@ class ChessGame(gymnasium.Env):
 
     def state_text(self, board: chess.Board) -> str:
         """A position as the agent sees it."""
-        return spaced(board.fen())
+        return spaced(board.fen()) if self.format == "fen" else game_text(board)
 
     def read_state(self, text: str) -> chess.Board:
         """The board that the last line of a transcript shows; ValueError when it shows none."""
-        return chess.Board(unspaced(text.removesuffix("\n").rpartition("\n")[2]))
+        line = text.removesuffix("\n").rpartition("\n")[2]
+        return chess.Board(unspaced(line)) if self.format == "fen" else read_game_text(line)
 
     def action_text(self, board: chess.Board, move: chess.Move) -> str:
         """A legal move as the agent writes it."""
-        return spaced(board.san(move))
+        return spaced(board.san(move)) if self.format == "fen" else game_move(board, move)
 
     def read_action(self, board: chess.Board, action: str) -> chess.Move | None:
         """The legal move that an action means; None for anything else."""
@@ -198,6 +213,7 @@ class Endgames(ChessGame):
     """
 
     task = "endgames"
+    formats = ("fen", "pieces", "mirrored")
 
     def __init__(
         self,
@@ -214,6 +230,7 @@ class Endgames(ChessGame):
     ) -> None:
         super().__init__(
             opponent,
+            format=format,
             engine=engine,
             elo=elo,
             milliseconds=milliseconds,
@@ -221,16 +238,14 @@ class Endgames(ChessGame):
             timeout=timeout,
             max_moves=max_moves,
         )
-        check_choice(format, FORMATS, "format")
         self.materials = check_materials(materials)
-        self.format = format
         if format != "fen":
             self.action_space = Text(max_length=8, charset=ACTION_CHARACTERS + " \n")
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Every word, or texts with every character, of a transcript with legal moves."""
-        return super().texts if self.format == "fen" else piece_words()
+        return super().texts if self.format == "fen" else endgame_words()
 
     def draw_position(self) -> str:
         """See `ChessGame.draw_position`."""
@@ -250,18 +265,6 @@ class Endgames(ChessGame):
     def shown(self, board: chess.Board) -> chess.Board:
         """The board as the agent sees it."""
         return _mirrored(board, _view(board)) if self.format == "mirrored" else board
-
-    def read_state(self, text: str) -> chess.Board:
-        """See `ChessGame.read_state`; the board as shown, White to move unless a FEN says."""
-        if self.format == "fen":
-            return super().read_state(text)
-        board = chess.Board(None)
-        for word in text.removesuffix("\n").rpartition("\n")[2].split(" "):
-            try:
-                board.set_piece_at(chess.parse_square(word[1:]), chess.Piece.from_symbol(word[:1]))
-            except ValueError as error:
-                raise ValueError(f"{word!r} is no piece and its square") from error
-        return board
 
     def action_text(self, board: chess.Board, move: chess.Move) -> str:
         """See `ChessGame.action_text`."""
@@ -317,20 +320,3 @@ def check_materials(materials: tuple[str, ...]) -> tuple[str, ...]:
     if not materials:
         raise ValueError(f"materials must name one or more of {', '.join(MATERIALS)}")
     return materials
-
-
-def pieces_text(board: chess.Board) -> str:
-    r"""A board as words: "Ke1 Qd5 kh8\n", White's king first, Black's last, queens before rooks."""
-    order = "KQRBNPqrbnpk"
-    men = sorted(board.piece_map().items(), key=lambda man: (order.index(man[1].symbol()), man[0]))
-    return " ".join(man.symbol() + chess.square_name(square) for square, man in men) + "\n"
-
-
-def piece_words() -> tuple[str, ...]:
-    """Every word of the format "pieces", with the space or newline that ends it."""
-    squares = chess.SQUARE_NAMES
-    men = [man + square for man in "KQR" for square in squares]
-    rooks = [f"R{file}{square}" for file in "abcdefgh" for square in squares]
-    rooks += [f"R{rank}{square}" for rank in "12345678" for square in squares if rank != square[1]]
-    words = [man + " " for man in men] + ["k" + square + "\n" for square in squares]
-    return (*words, *(move + "\n" for move in men + rooks))

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from qsft_lite.envs.chess import MAX_MOVES, ChessGame, read_move, unspaced
 from qsft_lite.envs.chess_engine import Elo, Engine
+from qsft_lite.envs.chess_words import game_move, game_text
 from qsft_lite.envs.recording import Episodes, record
 
 BLOCK = 50  # games
@@ -104,6 +105,26 @@ def _play_block(
             episodes["reward"].append(rewards)
             episodes["done"].append(over)
     return episodes
+
+
+def as_pieces(dataset: Dataset) -> Dataset:
+    """Recorded whole games, FEN and SAN, in the format "pieces" of `ChessGame`.
+
+    Raises ValueError, naming the row, for a game with an illegal move, which has no word.
+    """
+
+    def one(row: dict[str, Any], index: int) -> dict[str, list[str]]:
+        texts = row["text"]
+        boards = [_read_fen(texts, i) for i in range(0, len(texts), 2)]
+        shown = [game_text(board) for board in boards]
+        for i, board in enumerate(boards[:-1]):
+            move = read_move(board, texts[2 * i + 1])
+            if move is None:
+                raise ValueError(f"row {index}: {texts[2 * i + 1]!r} is no legal move")
+            shown.insert(2 * i + 1, game_move(board, move))
+        return {"text": shown}
+
+    return dataset.map(one, with_indices=True, features=dataset.features)
 
 
 def to_pgn(texts: Sequence[str], **headers: str) -> str:

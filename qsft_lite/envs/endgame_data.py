@@ -10,7 +10,7 @@ import numpy as np
 from chess import SQUARE_NAMES
 from datasets import Dataset
 
-from qsft_lite.envs.chess import FORMATS, MAX_MOVES, BoardFormat, check_materials, spaced
+from qsft_lite.envs.chess import MAX_MOVES, BoardFormat, Endgames, check_materials, spaced
 from qsft_lite.envs.chess_engine import Elo, Engine
 from qsft_lite.envs.chess_opponents import OPPONENTS
 from qsft_lite.envs.endgame_moves import (
@@ -215,7 +215,7 @@ def generate_endgames(
     nodes are those of `Engine`, for White and Black. processes and path are those of `record`.
     """
     check_choice(opponent, OPPONENTS, "opponent")
-    check_choice(format, FORMATS, "format")
+    check_choice(format, Endgames.formats, "format")
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
     materials = check_materials(materials)
