@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from experiments.study import ALONG, METHOD_ROWS, Row, Task, parser, run_study, start
+from experiments.study import METHOD_ROWS, Task, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, data_hash, encode, start_id
 from qsft_lite.envs import generate, make
@@ -60,14 +60,6 @@ PROFILES = {
     "laptop": {**RECORD, "games": 1_000, "test games": 200},
     "record": RECORD,
     "gpu": {**RECORD, "games": 625_000, "layers": 8, "width": 512, "batch rows": 64, "seeds": 3},
-}
-ROWS: dict[str, Row] = {
-    **METHOD_ROWS,
-    "Q-SFT (ours), returns first": (
-        "q_sft",
-        {"backup": "behavior", "returns_first": 0.5, **ALONG},
-        ["ratio"],
-    ),
 }
 
 
@@ -238,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     run_study(
         start("chess_games", options, PROFILES),
         options,
-        ROWS,
+        METHOD_ROWS,
         lambda settings, seed: ChessTask(settings, seed, options["output"] / "chess_data"),
         lowest=LOWEST,
         best="Every game won",

@@ -77,11 +77,6 @@ PROFILES = {
 }
 ROWS: dict[str, Row] = {
     **METHOD_ROWS,
-    "Q-SFT (ours), returns first": (
-        "q_sft",
-        {"backup": "behavior", "returns_first": 0.5, **ALONG},
-        ["ratio"],
-    ),
     "Q-SFT (ours), support backup": (
         "q_sft",
         {"backup": "support", "support": 0.05, "returns_first": 0.5, **ALONG},

@@ -40,6 +40,12 @@ METHOD_ROWS: dict[str, Row] = {
     },
     "Q-SFT (paper)": ("q_sft_paper", {}, ["p"]),
     "Q-SFT (ours)": ("q_sft", {"backup": "behavior", **ALONG}, ["p", "ratio"]),
+    # Half of the steps on returns, then the backup: p begins as pi, which is too high a value.
+    "Q-SFT (ours), returns first": (
+        "q_sft",
+        {"backup": "behavior", "returns_first": 0.5, **ALONG},
+        ["ratio"],
+    ),
     "Monte-Carlo returns": ("mc_returns", ALONG, ["ratio"]),
     "Random targets": ("random_targets", ALONG, ["ratio"]),
 }
