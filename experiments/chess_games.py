@@ -30,7 +30,7 @@ from qsft_lite.policy import LastLine
 LOWEST = -400  # every move illegal
 
 RECORD = {
-    "games": 8_000,
+    "games": 6_500,
     "measured games": 20,  # the last of them
     "nodes": 10_000,  # of every search; the protocol's 100 ms a move cannot be repeated exactly
     "layers": 3,

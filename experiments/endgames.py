@@ -43,7 +43,7 @@ from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 
 RECORD = {
-    "materials": "Q R QR RR",  # White's pieces beside its king, each a game of its own
+    "materials": "Q R",  # of "Q R QR RR": White's pieces beside its king, each a game of its own
     "games": 80_000,
     "longest game": 40,  # moves of the data's games; longer ones are cut off
     "gamma": 0.9,  # of a turn
@@ -58,7 +58,7 @@ RECORD = {
     "muon": 1,
     "target rate": 0.02,
     "seeds": 3,
-    "validation games": 400,
+    "validation games": 300,
     "test games": 645,
     "longest test game": 400,
 }
@@ -69,6 +69,7 @@ PROFILES = {
     "record": RECORD,
     "gpu": {
         **RECORD,
+        "materials": "Q R QR RR",
         "games": 4_000_000,
         "layers": 6,
         "width": 384,
