@@ -1,5 +1,6 @@
 """Chess: rules and rewards by hand positions and the chess package, and engines that fail."""
 
+import contextlib
 import copy
 import io
 import os
@@ -524,6 +525,38 @@ def test_our_handicap_is_the_engines_own():
 
 
 # Recorded games
+
+
+@needs_engine
+def test_no_worker_or_engine_outlives_a_generator_that_is_killed(tmp_path):
+    script = tmp_path / "games.py"
+    script.write_text(
+        "from qsft_lite import envs\n"
+        "if __name__ == '__main__':\n"
+        f"    envs.generate('chess', 10_000, 0, engine={STOCKFISH!r}, processes=2)\n"
+    )
+    generator = psutil.Popen([sys.executable, script])
+
+    def alive(processes):
+        """Names of those that run; a zombie has ended."""
+        found = []
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+        return [name for name in found if name and "resource_tracker" not in name]
+
+    started, patience = [], time.monotonic() + 60
+    while sum(STOCKFISH in name for name in alive(started)) < 2:
+        assert time.monotonic() < patience and generator.is_running()
+        started = generator.children(recursive=True)
+        time.sleep(0.05)
+    generator.kill()
+    generator.wait()
+    patience = time.monotonic() + 30
+    while alive(started) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not alive(started)
 
 
 @needs_engine

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -98,8 +100,22 @@ def _in_processes(work: Callable[[int], Any], blocks: Iterable[int], processes: 
     if processes == 1 or len(blocks) < 2:
         return [work(index) for index in blocks]
     context = multiprocessing.get_context("spawn")  # fork does not go with torch's threads
-    with ProcessPoolExecutor(min(processes, len(blocks)), mp_context=context) as pool:
+    workers = min(processes, len(blocks))
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         return list(pool.map(work, blocks))
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is killed: it would wait for work for ever.
+
+    What it has started, such as an engine, then reads the end of its input, and ends too.
+    """
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
