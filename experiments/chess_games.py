@@ -66,11 +66,11 @@ PROFILES = {
 class ChessTask(Task):
     """One seed of whole games."""
 
-    # Outcomes hang on a single move less than in endgames, so the values weigh more.
+    # As of endgames; outcomes hang on a single move less, so the values weigh more.
     by_value = [
-        {"beta": beta, "support": 0.05, "temperature": temperature}
-        for beta in (4.0, 16.0, 32.0, 64.0)
-        for temperature in (0.5, 0.35)
+        {"beta": weight / temperature, "support": 0.05, "temperature": temperature}
+        for weight in (2.0, 4.0, 8.0, 16.0)
+        for temperature in (0.4, 0.125)
     ]
 
     def __init__(self, settings: dict[str, Any], seed: int, folder: Path):

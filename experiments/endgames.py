@@ -89,11 +89,11 @@ ROWS: dict[str, Row] = {
 class EndgameTask(Task):
     """One seed of endgames."""
 
-    # Some choice must stay: whoever is sure of an illegal move repeats it to the end of the game.
+    # pi^(1 / T) exp(beta Q) is pi exp(beta T Q), sharpened: four weights of Q, each at two T.
     by_value = [
-        {"beta": beta, "support": 0.05, "temperature": temperature}
-        for beta in (2.0, 4.0, 8.0, 16.0)
-        for temperature in (0.5, 0.35)
+        {"beta": weight / temperature, "support": 0.05, "temperature": temperature}
+        for weight in (1.0, 2.0, 4.0, 8.0)
+        for temperature in (0.4, 0.125)
     ]
 
     def __init__(self, settings: dict[str, Any], seed: int):
