@@ -78,11 +78,15 @@ PROFILES = {
 }
 ROWS: dict[str, Row] = {
     **METHOD_ROWS,
-    "Q-SFT (ours), support backup": (
-        "q_sft",
-        {"backup": "support", "support": 0.05, "returns_first": 0.5, **ALONG},
-        ["ratio"],
-    ),
+    **{
+        f"Q-SFT (ours), support backup{title}": (
+            "q_sft",
+            {"backup": "support", "support": support, "returns_first": 0.5, **ALONG},
+            ["ratio"],
+        )
+        # A perfect move has pi_beta .58, or a share of it, a random one about .02.
+        for title, support in (("", 0.05), (", wide", 0.01), (", narrow", 0.3))
+    },
 }
 
 
