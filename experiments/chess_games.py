@@ -38,7 +38,7 @@ RECORD = {
     "batch rows": 8,
     "row length": 492,
     "behavior epochs": 1.0,
-    "value epochs": 0.3,
+    "value epochs": 0.15,
     "learning rate": 1.5e-3,
     "value learning rate": 5e-4,
     "muon": 1,
