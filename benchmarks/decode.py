@@ -53,9 +53,9 @@ GPU = {
 class Endless(QSFTPolicy):
     """pi_hat that ends no action before max_new_tokens: both sides write the same number."""
 
-    def log_weights(self, logits: list[torch.Tensor]) -> torch.Tensor:
+    def log_weights(self, logits: list[torch.Tensor], *ruled_out: torch.Tensor) -> torch.Tensor:
         """pi_hat's, with tokens that would end the action made as good as impossible."""
-        return super().log_weights(logits) - 1e4 * self._ends
+        return super().log_weights(logits, *ruled_out) - 1e4 * self._ends
 
 
 def sides(

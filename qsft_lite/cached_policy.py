@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.encoding import start_id
@@ -107,15 +108,14 @@ class CachedPolicy:
         self.reset(seed)
 
     def log_weights(
-        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Unnormalised log-probabilities (B, V), float32, of the next token.
 
         Args:
-            logits: (B, V) of each model, with those of special tokens and the dummy included:
-                they are ruled out afterwards.
-            refused: (B, V) bool, tokens that are ruled out afterwards, too: a support is one of the
-                others. None where there are none.
+            logits: (B, V) of each model, with those of special tokens and the dummy included.
+            ruled_out: (B, V) bool, tokens that are not written whatever their weight is; a support
+                is one of the others. None for none.
         """
         raise NotImplementedError
 
@@ -168,14 +168,12 @@ class CachedPolicy:
         refused_ids = [token_ids(self.tokenizer, list(texts)) for texts in refused or []]
         rows = list(range(len(histories)))
         for step in range(self.max_new_tokens):
-            mask = None
-            if any(refused_ids):
-                mask = self._refused_mask([(actions[row], refused_ids[row]) for row in rows])
-            log_weights = self._next_log_weights(rows, mask) + self._never
-            if self.constraint is not None:
-                log_weights += self._constraint_mask([actions[row] for row in rows])
-            elif step == self.max_new_tokens - 1:
-                log_weights.masked_fill_(~self._ends, -torch.inf)
+            ruled_out = self._ruled_out(
+                [actions[row] for row in rows],
+                [refused_ids[row] for row in rows] if refused else [],
+                last=step == self.max_new_tokens - 1,
+            )
+            log_weights = self._next_log_weights(rows, ruled_out)
             chosen = self._choose(log_weights)
             ended = self._ends[chosen].tolist()
             for row, token_id in zip(rows, chosen.tolist(), strict=True):
@@ -226,7 +224,7 @@ class CachedPolicy:
         # Known again when this call has ended well: an error leaves nothing half-read.
         self._texts = []
 
-    def _next_log_weights(self, rows: list[int], refused: torch.Tensor | None) -> torch.Tensor:
+    def _next_log_weights(self, rows: list[int], ruled_out: torch.Tensor) -> torch.Tensor:
         """Read what is pending in the rows; log-weights (len(rows), V) of what comes next."""
         ids = [self._pending[row] for row in rows]
         counts = torch.tensor([len(row_ids) for row_ids in ids])
@@ -258,13 +256,10 @@ class CachedPolicy:
             self._lengths = new_lengths
         else:
             self._lengths[index] = new_lengths
-        if refused is None:
-            log_weights = self.log_weights(logits)
-        else:
-            # A model may have spare rows, which no token has.
-            spare = logits[0].shape[-1] - refused.shape[-1]
-            refused = torch.nn.functional.pad(refused, (0, spare))
-            log_weights = self.log_weights(logits, refused).masked_fill(refused, -math.inf)
+        # A model may have spare rows, which no token has.
+        spare = logits[0].shape[-1] - ruled_out.shape[-1]
+        ruled_out = nn.functional.pad(ruled_out, (0, spare), value=True)
+        log_weights = self.log_weights(logits, ruled_out).masked_fill(ruled_out, -math.inf)
         return log_weights[:, : len(self._never)]
 
     def _run(
@@ -305,19 +300,27 @@ class CachedPolicy:
         noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
         return log_weights.sub_(noise.log_()).argmax(-1)
 
-    def _refused_mask(self, rows: list[tuple[list[int], list[list[int]]]]) -> torch.Tensor:
-        """(B, V) bool: the tokens that would complete a refused action; rows: both so far."""
-        mask = torch.zeros(len(rows), len(self._never), dtype=torch.bool)
-        for row, (ids, refused) in enumerate(rows):
-            mask[row, [other[-1] for other in refused if other[:-1] == ids]] = True
-        return mask.to(self.device)
+    def _ruled_out(
+        self, actions: list[list[int]], refused: list[list[list[int]]], last: bool
+    ) -> torch.Tensor:
+        """What may not follow the actions so far (B): (B, V) bool.
 
-    def _constraint_mask(self, actions: list[list[int]]) -> torch.Tensor:
-        """0 at the tokens that may follow each action so far, -inf elsewhere: (B, V)."""
-        mask = torch.full((len(actions), len(self._never)), -torch.inf)
-        for row, ids in enumerate(actions):
-            mask[row, list(self.constraint.allowed(tuple(ids)))] = 0.0
-        return mask.to(self.device)
+        Special tokens, what the constraint does not allow, what would complete a refused action,
+        and, in the last place, what ends no action.
+        """
+        ruled_out = self._never.repeat(len(actions), 1)
+        if self.constraint is not None:
+            allowed = torch.zeros(ruled_out.shape, dtype=torch.bool)
+            for row, ids in enumerate(actions):
+                allowed[row, list(self.constraint.allowed(tuple(ids)))] = True
+            ruled_out |= ~allowed.to(self.device)
+        elif last:
+            ruled_out |= ~self._ends
+        for row, (ids, others) in enumerate(zip(actions, refused, strict=False)):
+            for other in others:
+                if other[:-1] == ids:
+                    ruled_out[row, other[-1]] = True
+        return ruled_out
 
     def _check_context(self, length: int) -> None:
         context = min(model.config.max_position_embeddings for model in self.models)
@@ -383,13 +386,13 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
 def _token_masks(
     tokenizer: PreTrainedTokenizerBase, stop: str, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """-inf at tokens that are never chosen, else 0; and whether a token ends an action: (V,)."""
+    """Whether a token is never chosen, and whether it ends an action: (V,) bool both."""
     vocabulary = len(tokenizer)
     texts = tokenizer.batch_decode([[token_id] for token_id in range(vocabulary)])
-    never = torch.zeros(vocabulary)
-    never[tokenizer.all_special_ids] = -torch.inf
-    never[[i for token, i in tokenizer.get_vocab().items() if token == DUMMY]] = -torch.inf
-    ends = torch.tensor([text.endswith(stop) for text in texts]) & (never == 0)
+    never = torch.zeros(vocabulary, dtype=torch.bool)
+    never[tokenizer.all_special_ids] = True
+    never[[i for token, i in tokenizer.get_vocab().items() if token == DUMMY]] = True
+    ends = torch.tensor([text.endswith(stop) for text in texts]) & ~never
     if not ends.any():
         raise ValueError(f"No token of the tokenizer ends with the stop text {stop!r}.")
     return never.to(device), ends.to(device)
@@ -403,16 +406,16 @@ def check_support(support: float) -> float:
 
 
 def outside_support(
-    log_pi: torch.Tensor, support: float, refused: torch.Tensor | None = None
+    log_pi: torch.Tensor, support: float, ruled_out: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Which actions have pi(a|s) < support * max_b pi(b|s): log_pi (..., V) -> bool (..., V).
 
-    b is none of the refused actions, bool (..., V).
+    b is none of those ruled out, bool (..., V).
 
     The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
     the largest weight of values picks the largest noise. At least the likeliest action is inside.
     """
     if support == 0:
         return torch.zeros_like(log_pi, dtype=torch.bool)
-    others = log_pi if refused is None else log_pi.masked_fill(refused, -math.inf)
+    others = log_pi if ruled_out is None else log_pi.masked_fill(ruled_out, -math.inf)
     return log_pi < others.amax(-1, keepdim=True) + math.log(support)

@@ -103,11 +103,11 @@ class QSFTPolicy(CachedPolicy):
         )
 
     def log_weights(
-        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """log pi / temperature + beta * score: (..., V), float32, not normalised."""
         log_pi = logits[0].log_softmax(-1, dtype=torch.float32)
-        outside = outside_support(log_pi, self.support, refused)
+        outside = outside_support(log_pi, self.support, ruled_out)
         log_weights = (log_pi / self.temperature).masked_fill(outside, -math.inf)
         if self.beta == 0:
             return log_weights

@@ -127,7 +127,7 @@ def test_cached_play_is_that_of_whole_forward_passes(make, score):
     )
     logits = []
     log_weights = policy.log_weights
-    policy.log_weights = lambda pair: logits.append(pair) or log_weights(pair)
+    policy.log_weights = lambda pair, _: logits.append(pair) or log_weights(pair)
     generator = random.Random(0)
     # Histories as token ids, since an action may be cut into tokens otherwise than its text is.
     histories = [ids_of(START + "a" * n + "\n") for n in (0, 3, 1, 7)]  # ragged from the start
@@ -206,11 +206,11 @@ def test_an_error_leaves_the_policy_usable():
     log_weights = policy.log_weights
     calls = []
 
-    def failing(logits):
+    def failing(logits, ruled_out):
         calls.append(1)
         if len(calls) == 2:  # in the middle of an action
             raise RuntimeError("interrupted")
-        return log_weights(logits)
+        return log_weights(logits, ruled_out)
 
     policy.log_weights = failing
     with pytest.raises(RuntimeError, match="interrupted"):
@@ -233,7 +233,7 @@ def test_stacked_models_give_the_logits_of_each():
             if "norm" in name:
                 torch.nn.init.uniform_(weight, 0.5, 2.0)
     policy = CachedPolicy(models, TOKENIZER, max_new_tokens=4)
-    policy.log_weights = lambda logits: found.extend(logits) or logits[0]
+    policy.log_weights = lambda logits, _: found.extend(logits) or logits[0]
     for text in (START, START + "a b\n"):
         found = []
         policy.act([text])
@@ -327,20 +327,26 @@ def test_refused_actions_are_not_played():
     assert short.act(["b"] * 3, [("\n",), ("\n", a), ()]) == [a, b, "\n"]
 
 
-def test_the_support_is_one_of_what_is_not_refused():
-    policy = QSFTPolicy(
-        FixedLogits(np.log(PI)),
-        FixedLogits(np.log(P)),
-        LETTERS,
-        1.5,
-        greedy=True,
-        support=1.0,  # the likeliest alone, here two
-        stop="",
-        max_new_tokens=1,
-    )
-    best = [LETTERS.decode([i]) for i in np.flatnonzero(PI == PI.max())]
-    left = {policy.act(["a"], [best + more])[0] for more in ([], ["\n"], ["a"])}
-    assert not left & set(best)
+def test_the_support_is_one_of_what_can_be_written():
+    """Whatever is ruled out and likely, something that is not remains."""
+    for likely in range(len(LETTERS)):
+        pi = np.full(len(LETTERS), 0.01)
+        pi[likely] = 0.92
+        policy = QSFTPolicy(
+            FixedLogits(np.log(pi)), None, LETTERS, 0.0, support=0.5, max_new_tokens=1
+        )
+        assert policy.act(["a"]) == ["\n"]  # only this ends an action
+        short = QSFTPolicy(
+            FixedLogits(np.log(pi)),
+            FixedLogits(np.log(P)),
+            LETTERS,
+            2.0,
+            support=0.5,
+            stop="",
+            max_new_tokens=1,
+            constraint=ActionList(LETTERS, ["a", "b"]),
+        )
+        assert short.act(["b"], [["a"]]) == ["b"]
 
 
 def test_refusing_leaves_the_others_as_they_are():

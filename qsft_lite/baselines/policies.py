@@ -41,7 +41,7 @@ class ClonedPolicy(CachedPolicy):
         return super().act([self.prompt + history for history in histories], refused)
 
     def log_weights(
-        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(B, V), float32."""
         [logits] = logits
@@ -72,13 +72,13 @@ class ValuePolicy(CachedPolicy):
         self.support = check_support(support)
 
     def log_weights(
-        self, logits: list[torch.Tensor], refused: torch.Tensor | None = None
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(B, V), float32."""
         behavior, values = logits
         log_pi = behavior.float().log_softmax(-1)
         weights = log_pi / self.temperature + self.beta * values.float()
-        outside = outside_support(log_pi, self.support, refused)
+        outside = outside_support(log_pi, self.support, ruled_out)
         return weights.masked_fill(outside, -math.inf)
 
 
