@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.envs import endgame_tables, recording
-from qsft_lite.envs.chess import FORMATS, read_move, unspaced
+from qsft_lite.envs.chess import Endgames, read_move, unspaced
 from qsft_lite.envs.chess_engine import PLACES
 from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_data import play_games
@@ -376,7 +376,7 @@ def test_placements_are_those_of_a_fen(material, order):
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["perfect", "random"]),
-    st.sampled_from(FORMATS),
+    st.sampled_from(Endgames.formats),
     st.sampled_from([0.0, 0.5, 0.9]),
     st.sampled_from([3, 400]),
 )
@@ -527,7 +527,7 @@ def test_the_perfect_player_mates_in_the_distance_of_the_table(material):
 
 
 @pytest.mark.parametrize("name", PLAYERS)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", Endgames.formats)
 def test_players_play_by_text(name, format):
     player = PLAYERS[name](3, format)
     env = envs.make("endgames", format=format, max_moves=20)
