@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from scipy import stats
 
-from experiments.study import METHOD_ROWS, Task, parser, run_study, start
+from experiments.study import METHOD_ROWS, Task, next_logits, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, data_hash, encode, start_id
 from qsft_lite.envs import generate, make
+from qsft_lite.envs.chess import unspaced
 from qsft_lite.envs.chess_data import as_pieces
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
@@ -48,11 +49,14 @@ RECORD = {
     "test games": 1_000,
     "longest test game": 400,
 }
-SMOKE = {"games": 12, "measured games": 2, "nodes": 50, "layers": 1, "width": 16}
 PROFILES = {
     "smoke": {
         **RECORD,
-        **SMOKE,
+        "games": 12,
+        "measured games": 2,
+        "nodes": 50,
+        "layers": 1,
+        "width": 16,
         "validation games": 2,
         "test games": 3,
         "longest test game": 4,
@@ -135,7 +139,6 @@ class ChessTask(Task):
         """The most that a game can return."""
         return {"Every game won": 1.0}
 
-    @torch.no_grad()
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
         """On games that no network has seen, means over their moves.
 
@@ -148,13 +151,13 @@ class ChessTask(Task):
         for game in self.measured:
             texts, outcome = game["text"], (sum(game["reward"]) + 1) / 2
             for i in range(0, len(texts) - 1, 2):
-                board = chess.Board(texts[i][::2].rstrip())
+                board = chess.Board(unspaced(texts[i]))
                 move = self.env.read_action(board, texts[i + 1])
                 played = self._id(board, move)
                 legal = [self._id(board, other) for other in board.legal_moves]
                 line = trained.prompt + self.env.state_text(board)
                 ids = [start_id(self.tokenizer), *trained.tokenizer(line)["input_ids"]]
-                log_pi = _log_probabilities(trained.behavior, ids)
+                log_pi = next_logits(trained.behavior, ids).log_softmax(-1)
                 found.append(
                     {
                         "cross-entropy": -float(log_pi[played]),
@@ -179,26 +182,16 @@ class ChessTask(Task):
         return self.tokenizer.convert_tokens_to_ids(self.env.action_text(board, move))
 
 
-def _log_probabilities(model: Any, ids: list[int]) -> torch.Tensor:
-    """(V,) float32 of the next token."""
-    device = next(model.parameters()).device
-    logits = model(input_ids=torch.tensor([ids], device=device)).logits[0, -1]
-    return logits.float().log_softmax(-1).cpu()
-
-
 def _value(trained: TrainedMethod, ids: list[int], played: int, log_pi: torch.Tensor) -> float:
     """The learned value of a move, on the scale of 0 to 1."""
+    logits = next_logits(trained.values, ids)
     if METHODS[trained.method].family == "heads":
-        device = next(trained.values.parameters()).device
-        return float(
-            trained.values(input_ids=torch.tensor([ids], device=device)).logits[0, -1, played]
-        )
-    log_p = _log_probabilities(trained.values, ids)
-    return float((log_p - log_pi)[played].exp().clamp(max=1))
+        return float(logits[played])
+    return float((logits.log_softmax(-1) - log_pi)[played].exp().clamp(max=1))
 
 
 def _parts(word: str) -> list[tuple[str, str, int]]:
-    """What a word has in common with others: a man, a square, its file, rank and diagonals.
+    """What a word has in common with others: a man, a square, its file and rank.
 
     A move and the man that makes it have the man's place in common.
     """

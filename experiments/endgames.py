@@ -15,7 +15,6 @@ from typing import Any
 
 import chess
 import numpy as np
-import torch
 from scipy import stats
 
 from experiments.study import (
@@ -25,6 +24,7 @@ from experiments.study import (
     VALIDATION_SEED,
     Row,
     Task,
+    next_logits,
     parser,
     run_study,
     start,
@@ -179,7 +179,7 @@ class EndgameTask(Task):
         ids = [start_id(self.tokenizer), *trained.tokenizer(text)["input_ids"]]
         # Moves that are mirror images of each other have one text: share it, or add it up.
         behavior = _behavior(board, moves)
-        log_pi = _log_probabilities(trained.behavior, ids)
+        log_pi = next_logits(trained.behavior, ids).log_softmax(-1)
         shared = np.array([texts.count(text) for text in texts])
         log_pi_moves = log_pi[actions].numpy()
         found = {
@@ -191,9 +191,9 @@ class EndgameTask(Task):
         if trained.values is None:
             return found
         if METHODS[trained.method].family == "heads":
-            learned = _logits(trained.values, ids)[actions].numpy()
+            learned = next_logits(trained.values, ids)[actions].numpy()
         else:
-            log_p = _log_probabilities(trained.values, ids)[actions].numpy()
+            log_p = next_logits(trained.values, ids).log_softmax(-1)[actions].numpy()
             learned = np.exp(log_p - log_pi_moves).clip(max=1)
         gamma = self.settings["gamma"]
         q_behavior = exact_q(board, behavior=BEHAVIOR, gamma=gamma)
@@ -228,17 +228,6 @@ def _behavior(board: chess.Board, moves: Sequence[chess.Move]) -> np.ndarray:
     is_quick = np.array([(move.from_square, move.to_square) in quick for move in moves])
     shares = BEHAVIOR["perfect"], BEHAVIOR["random"]
     return shares[0] * is_quick / is_quick.sum() + shares[1] / len(moves)
-
-
-@torch.no_grad()
-def _logits(model: Any, ids: list[int]) -> torch.Tensor:
-    """(V,) float32 of the next token."""
-    device = next(model.parameters()).device
-    return model(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
-
-
-def _log_probabilities(model: Any, ids: list[int]) -> torch.Tensor:
-    return _logits(model, ids).log_softmax(-1)
 
 
 def _lines(word: str) -> list[tuple[str, str, int]]:

@@ -173,6 +173,13 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
     return found
 
 
+@torch.no_grad()
+def next_logits(model: Any, ids: list[int]) -> torch.Tensor:
+    """(V,) float32, on the CPU, of what follows these token ids."""
+    device = next(model.parameters()).device
+    return model(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
+
+
 def table(
     found: list[dict[str, Any]], lowest: float, data_mean: float, best: float
 ) -> list[dict[str, Any]]:

@@ -410,7 +410,7 @@ def outside_support(
 ) -> torch.Tensor:
     """Which actions have pi(a|s) < support * max_b pi(b|s): log_pi (..., V) -> bool (..., V).
 
-    b is none of those ruled out, bool (..., V).
+    The maximum is over the actions that are not ruled_out, bool (..., V).
 
     The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
     the largest weight of values picks the largest noise. At least the likeliest action is inside.
