@@ -2,9 +2,10 @@
 
     python -m experiments.chess_games --profile record
 
-Needs Stockfish (`apt install stockfish`). A man is a word and so is a move (format "pieces"), and
-each turn is seen alone. See `experiments.study` for what is fixed before anything is seen. The last
-of the recorded games are not trained on: what the networks say of them is measured.
+Needs Stockfish (`apt install stockfish`). A man is a word, and a move is two (format "pieces");
+each turn is seen alone. Before all else the network learns the rules, see `chess_rules`, the same
+one for all methods. See `experiments.study` for what is fixed before anything is seen. The last of
+the recorded games are not trained on: what the networks say of them is measured.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any
 import chess
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy import stats
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from experiments.chess_rules import Position, learn_rules
 from experiments.study import METHOD_ROWS, Task, next_logits, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, data_hash, encode, start_id
@@ -36,12 +40,14 @@ RECORD = {
     "nodes": 10_000,  # of every search; the protocol's 100 ms a move cannot be repeated exactly
     "layers": 3,
     "width": 128,
-    "batch rows": 8,
-    "row length": 492,
+    "rules steps": 8_000,  # see chess_rules
+    "rules learning rate": 1.5e-3,
+    "batch rows": 16,
+    "row length": 246,
     "behavior epochs": 1.0,
-    "value epochs": 0.15,
-    "learning rate": 1.5e-3,
-    "value learning rate": 5e-4,
+    "value epochs": 0.3,
+    "learning rate": 7e-4,
+    "value learning rate": 3e-4,
     "muon": 1,
     "target rate": 0.02,
     "seeds": 1,
@@ -55,6 +61,7 @@ PROFILES = {
         "games": 12,
         "measured games": 2,
         "nodes": 50,
+        "rules steps": 3,
         "layers": 1,
         "width": 16,
         "validation games": 2,
@@ -79,24 +86,14 @@ class ChessTask(Task):
 
     def __init__(self, settings: dict[str, Any], seed: int, folder: Path):
         super().__init__(settings, seed)
-        self.acts = {"max_new_tokens": 1}
+        self.acts = {"max_new_tokens": 2}
         self.env = make(
             "chess",
             format="pieces",
             nodes=settings["nodes"],
             max_moves=settings["longest test game"],
         )
-        words = self.env.texts
-        self.tokenizer = word_tokenizer(words)
-        self.model = small_model(
-            self.tokenizer,
-            layers=settings["layers"],
-            width=settings["width"],
-            heads=4,
-            context=48,
-            seed=seed,
-        )
-        share_embeddings(self.model, self.tokenizer, {w: _parts(w) for w in words}, seed=seed)
+        self.tokenizer = word_tokenizer(self.env.texts)
         recorded = generate(
             "chess",
             settings["games"],
@@ -109,14 +106,43 @@ class ChessTask(Task):
         self.data_mean = float(np.mean([sum(reward) for reward in recorded["reward"]]))
         kept = settings["games"] - settings["measured games"]
         self.measured = recorded.select(range(kept, settings["games"]))
+        games = as_pieces(recorded.select(range(kept)))
+        self.model = self._knowing_the_rules(games, folder)
         encoded = encode(
-            as_pieces(recorded.select(range(kept))),
+            games,
             self.tokenizer,
             scale=RewardScale(-1, 1),
             discount="turn",
             memory="turn",
         )
         self.episodes = cut_turns(encoded, settings["row length"])
+
+    def _knowing_the_rules(self, games: Dataset, folder: Path) -> PreTrainedModel:
+        """A model fitted to the legal moves of these games' positions; kept in the folder."""
+        names = ("games", "nodes", "layers", "width", "rules steps", "rules learning rate")
+        kept = folder / "rules" / "_".join(str(self.settings[name]) for name in names)
+        kept = kept / f"seed{self.seed}"
+        if not kept.exists():
+            words = {word: _parts(word) for word in self.env.texts}
+            size = {"layers": self.settings["layers"], "width": self.settings["width"]}
+            model = small_model(self.tokenizer, **size, heads=4, context=48, seed=self.seed)
+            share_embeddings(model, self.tokenizer, words, seed=self.seed)
+            texts = (row[i] for row in games["text"] for i in range(0, len(row) - 1, 2))
+            steps, rate = self.settings["rules steps"], self.settings["rules learning rate"]
+            boards = [self.env.read_state(text) for text in texts]
+            learn_rules(model, boards, self._position, steps=steps, rate=rate, seed=self.seed)
+            aside = kept.with_name(f".{kept.name}.{os.getpid()}")
+            model.save_pretrained(aside)
+            os.replace(aside, kept)
+        return AutoModelForCausalLM.from_pretrained(kept)
+
+    def _position(self, board: chess.Board) -> Position:
+        state = [start_id(self.tokenizer), *self.tokenizer(self.env.state_text(board))["input_ids"]]
+        goals: dict[int, list[int]] = {}
+        for move in board.legal_moves:
+            man, goal = self._words(board, move)
+            goals.setdefault(man, []).append(goal)
+        return Position(state, goals)
 
     def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> LastLine:
         """See Task.policy."""
@@ -143,7 +169,7 @@ class ChessTask(Task):
         """On games that no network has seen, means over their moves.
 
         -log pi of the move played (nats); what pi gives to illegal moves, and how often its
-        likeliest move is one; of values, the squared error of that of the move played to the
+        likeliest words are one; of values, the squared error of that of the move played to the
         game's outcome on the scale of 0 to 1 (of the outcomes' mean it is their variance), and
         their rank correlation.
         """
@@ -152,21 +178,25 @@ class ChessTask(Task):
             texts, outcome = game["text"], (sum(game["reward"]) + 1) / 2
             for i in range(0, len(texts) - 1, 2):
                 board = chess.Board(unspaced(texts[i]))
-                move = self.env.read_action(board, texts[i + 1])
-                played = self._id(board, move)
-                legal = [self._id(board, other) for other in board.legal_moves]
+                man, goal = self._words(board, self.env.read_action(board, texts[i + 1]))
+                legal = [self._words(board, move) for move in board.legal_moves]
                 line = trained.prompt + self.env.state_text(board)
                 ids = [start_id(self.tokenizer), *trained.tokenizer(line)["input_ids"]]
-                log_pi = next_logits(trained.behavior, ids).log_softmax(-1)
+                log_man = next_logits(trained.behavior, [ids])[0].log_softmax(-1)
+                men = sorted({first for first, _ in legal} | {int(log_man.argmax())})
+                after = next_logits(trained.behavior, [[*ids, first] for first in men])
+                log_goal = dict(zip(men, after.log_softmax(-1), strict=True))
+                log_pi = {(m, g): float(log_man[m] + log_goal[m][g]) for m, g in legal}
+                likeliest = int(log_man.argmax()), int(log_goal[int(log_man.argmax())].argmax())
                 found.append(
                     {
-                        "cross-entropy": -float(log_pi[played]),
-                        "pi of illegal moves": 1 - float(log_pi[legal].exp().sum()),
-                        "likeliest move is illegal": float(int(log_pi.argmax()) not in legal),
+                        "cross-entropy": -log_pi[man, goal],
+                        "pi of illegal moves": 1 - float(np.exp(list(log_pi.values())).sum()),
+                        "likeliest move is illegal": float(likeliest not in legal),
                     }
                 )
                 if trained.values is not None:
-                    learned.append(_value(trained, ids, played, log_pi))
+                    learned.append(_value(trained, [*ids, man], goal, log_goal[man]))
                     outcomes.append(outcome)
         means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         if trained.values is None:
@@ -178,42 +208,31 @@ class ChessTask(Task):
             means["rank correlation with it"] = float(stats.spearmanr(learned, outcomes).statistic)
         return means
 
-    def _id(self, board: chess.Board, move: chess.Move) -> int:
-        return self.tokenizer.convert_tokens_to_ids(self.env.action_text(board, move))
+    def _words(self, board: chess.Board, move: chess.Move) -> tuple[int, int]:
+        """A move's two tokens: the man, and where it goes."""
+        words = self.env.action_text(board, move).split(" ")
+        man, goal = self.tokenizer.convert_tokens_to_ids([words[0] + " ", words[1]])
+        return man, goal
 
 
 def _value(trained: TrainedMethod, ids: list[int], played: int, log_pi: torch.Tensor) -> float:
-    """The learned value of a move, on the scale of 0 to 1."""
-    logits = next_logits(trained.values, ids)
+    """The learned value of a last word, and so of the whole move, on the scale of 0 to 1."""
+    logits = next_logits(trained.values, [ids])[0]
     if METHODS[trained.method].family == "heads":
         return float(logits[played])
     return float((logits.log_softmax(-1) - log_pi)[played].exp().clamp(max=1))
 
 
 def _parts(word: str) -> list[tuple[str, str, int]]:
-    """What a word has in common with others: a man, a square, its file and rank.
-
-    A move and the man that makes it have the man's place in common.
-    """
+    """What a word has in common with others: a man, a square's file and rank, a promotion."""
     text = word[:-1]
-    squares = [text[i : i + 2] for i in range(len(text) - 1) if text[i : i + 2] in _SQUARES]
-    if not squares or text in _SQUARES:  # castling and capturing en passant
+    man = text[0] if text[1:] in chess.SQUARE_NAMES else ""
+    square = text[len(man) :][:2]
+    if square not in chess.SQUARE_NAMES:  # who may castle
         return [("word", word, 0)]
-    name = text[0] if text[0].isalpha() and text[1].isalpha() else "P"
-    if len(squares) == 1:
-        return [("man", text[0], 0), ("at", text, 0), *_lines("on", squares[0])]
-    promoted = text[-1] if text[-1] in "QRBN" else ""
-    start, target = squares
-    return [("moves", name + promoted, 0), ("at", name + start, 0), *_lines("to", target)]
-
-
-_SQUARES = frozenset(chess.SQUARE_NAMES)
-
-
-def _lines(kind: str, square: str) -> list[tuple[str, str, int]]:
+    kind = man + text[len(man) :][2:] + word[-1]
     file, rank = ord(square[0]) - ord("a"), int(square[1]) - 1
-    named = {"square": 8 * rank + file, "file": file, "rank": rank}
-    return [(kind, name, number) for name, number in named.items()]
+    return [("kind", kind, 0), (man, "file", file), (man, "rank", rank), ("square", square, 0)]
 
 
 def main(arguments: list[str] | None = None) -> None:

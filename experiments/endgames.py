@@ -179,7 +179,7 @@ class EndgameTask(Task):
         ids = [start_id(self.tokenizer), *trained.tokenizer(text)["input_ids"]]
         # Moves that are mirror images of each other have one text: share it, or add it up.
         behavior = _behavior(board, moves)
-        log_pi = next_logits(trained.behavior, ids).log_softmax(-1)
+        log_pi = next_logits(trained.behavior, [ids])[0].log_softmax(-1)
         shared = np.array([texts.count(text) for text in texts])
         log_pi_moves = log_pi[actions].numpy()
         found = {
@@ -191,9 +191,9 @@ class EndgameTask(Task):
         if trained.values is None:
             return found
         if METHODS[trained.method].family == "heads":
-            learned = next_logits(trained.values, ids)[actions].numpy()
+            learned = next_logits(trained.values, [ids])[0][actions].numpy()
         else:
-            log_p = next_logits(trained.values, ids).log_softmax(-1)[actions].numpy()
+            log_p = next_logits(trained.values, [ids])[0].log_softmax(-1)[actions].numpy()
             learned = np.exp(log_p - log_pi_moves).clip(max=1)
         gamma = self.settings["gamma"]
         q_behavior = exact_q(board, behavior=BEHAVIOR, gamma=gamma)

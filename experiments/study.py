@@ -174,10 +174,11 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def next_logits(model: Any, ids: list[int]) -> torch.Tensor:
-    """(V,) float32, on the CPU, of what follows these token ids."""
+def next_logits(model: Any, ids: list[list[int]]) -> torch.Tensor:
+    """(B, V) float32, on the CPU, of what follows rows of token ids, all of one length."""
     device = next(model.parameters()).device
-    return model(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
+    logits = model(input_ids=torch.tensor(ids, device=device), logits_to_keep=1).logits
+    return logits[:, -1].float().cpu()
 
 
 def table(

@@ -23,6 +23,9 @@ from qsft_lite.stacked_llama import StackedLlama
 __all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine"]
 
 
+ALL_REFUSED = 1 - 1e-4  # a token after which so much of the policy is refused is not written
+
+
 class Constraint(Protocol):
     """What an action may be."""
 
@@ -150,8 +153,8 @@ class CachedPolicy:
 
         Args:
             histories: the transcript so far of each episode.
-            refused: of each episode, whole actions that are not played: the token that would
-                complete one is ruled out.
+            refused: of each episode, whole actions that are not played. What is sampled is the
+                policy given that it plays none of them.
 
         Returns:
             One text each, with the stop text at its end.
@@ -165,15 +168,20 @@ class CachedPolicy:
             return []
         self._take_up(histories)
         actions: list[list[int]] = [[] for _ in histories]
-        refused_ids = [token_ids(self.tokenizer, list(texts)) for texts in refused or []]
+        refused_ids = [token_ids(self.tokenizer, sorted(set(texts))) for texts in refused or []]
         rows = list(range(len(histories)))
-        for step in range(self.max_new_tokens):
-            ruled_out = self._ruled_out(
-                [actions[row] for row in rows],
-                [refused_ids[row] for row in rows] if refused else [],
-                last=step == self.max_new_tokens - 1,
-            )
+        for _ in range(self.max_new_tokens):
+            begun = [actions[row] for row in rows]
+            ruled_out = self._ruled_out(begun)
+            share = None
+            if any(refused_ids):
+                texts = [histories[row] for row in rows]
+                share = self._refused_share(texts, begun, [refused_ids[row] for row in rows])
+                # Beforehand, so that a support is one of what is left.
+                ruled_out |= share > ALL_REFUSED
             log_weights = self._next_log_weights(rows, ruled_out)
+            if share is not None:
+                log_weights += torch.log1p(-share.clamp(max=ALL_REFUSED))
             chosen = self._choose(log_weights)
             ended = self._ends[chosen].tolist()
             for row, token_id in zip(rows, chosen.tolist(), strict=True):
@@ -256,11 +264,7 @@ class CachedPolicy:
             self._lengths = new_lengths
         else:
             self._lengths[index] = new_lengths
-        # A model may have spare rows, which no token has.
-        spare = logits[0].shape[-1] - ruled_out.shape[-1]
-        ruled_out = nn.functional.pad(ruled_out, (0, spare), value=True)
-        log_weights = self.log_weights(logits, ruled_out).masked_fill(ruled_out, -math.inf)
-        return log_weights[:, : len(self._never)]
+        return self._written(logits, ruled_out)
 
     def _run(
         self,
@@ -300,13 +304,11 @@ class CachedPolicy:
         noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
         return log_weights.sub_(noise.log_()).argmax(-1)
 
-    def _ruled_out(
-        self, actions: list[list[int]], refused: list[list[list[int]]], last: bool
-    ) -> torch.Tensor:
+    def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow the actions so far (B): (B, V) bool.
 
-        Special tokens, what the constraint does not allow, what would complete a refused action,
-        and, in the last place, what ends no action.
+        Special tokens, what the constraint does not allow, and what ends no action after all but
+        one of max_new_tokens.
         """
         ruled_out = self._never.repeat(len(actions), 1)
         if self.constraint is not None:
@@ -314,13 +316,86 @@ class CachedPolicy:
             for row, ids in enumerate(actions):
                 allowed[row, list(self.constraint.allowed(tuple(ids)))] = True
             ruled_out |= ~allowed.to(self.device)
-        elif last:
+        elif len(actions[0]) == self.max_new_tokens - 1:
             ruled_out |= ~self._ends
-        for row, (ids, others) in enumerate(zip(actions, refused, strict=False)):
-            for other in others:
-                if other[:-1] == ids:
-                    ruled_out[row, other[-1]] = True
         return ruled_out
+
+    def _refused_share(
+        self, histories: list[str], actions: list[list[int]], refused: list[list[list[int]]]
+    ) -> torch.Tensor:
+        """How likely an action is to be a refused one, after each next token: (B, V).
+
+        Actions are as long (T tokens) as they have become in this call. With w the policy's own
+        probabilities, a next token b of an action a has the sum of w(rest | a, b) over the refused
+        actions a, b, rest: 1 where b completes one.
+        """
+        share = torch.zeros(len(actions), len(self._never), device=self.device)
+        begun = len(actions[0])
+        going = [
+            (row, other)
+            for row, (ids, others) in enumerate(zip(actions, refused, strict=True))
+            for other in others
+            if other[:begun] == ids and len(other) > begun
+        ]
+        for row, other in going:
+            if len(other) == begun + 1:
+                share[row, other[begun]] = 1.0
+        longer = [(row, other) for row, other in going if len(other) > begun + 1]
+        if longer:
+            texts = [histories[row] for row, _ in longer]
+            rows = torch.tensor([row for row, _ in longer], device=self.device)
+            following = torch.tensor([other[begun] for _, other in longer], device=self.device)
+            likely = self._completed(texts, [other for _, other in longer], begun + 1)
+            share.index_put_((rows, following), likely, accumulate=True)
+        return share
+
+    def _completed(
+        self, histories: list[str], actions: list[list[int]], begun: int
+    ) -> torch.Tensor:
+        """Probability (N,) of each whole action after a history and its own first tokens, `begun`.
+
+        Read anew, without caches: what is refused is rare.
+        """
+        start = start_id(self.tokenizer)
+        contexts = [[start, *ids] for ids in token_ids(self.tokenizer, histories)]
+        sequences = [
+            context + action[:-1] for context, action in zip(contexts, actions, strict=True)
+        ]
+        longest = max(map(len, sequences))
+        self._check_context(longest)
+        padded = [ids + [0] * (longest - len(ids)) for ids in sequences]
+        input_ids = torch.tensor(padded, device=self.device)
+        positions = torch.arange(longest, device=self.device).expand_as(input_ids)
+        first = min(map(len, contexts)) + begun - 1  # the first place whose logits are needed
+        outputs = [
+            model(
+                input_ids=input_ids,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=longest - first,
+            ).logits[:, first - longest :]
+            for model in self.models
+        ]
+        self.computed_tokens += input_ids.numel()
+        log_likely = torch.zeros(len(actions), device=self.device)
+        for place in range(begun, max(map(len, actions))):
+            rows = [row for row, action in enumerate(actions) if len(action) > place]
+            columns = [len(contexts[row]) + place - 1 - first for row in rows]
+            taken = [actions[row][place] for row in rows]
+            log_weights = self._written(
+                [output[rows, columns] for output in outputs],
+                self._ruled_out([actions[row][:place] for row in rows]),
+            ).log_softmax(-1)
+            log_likely[rows] += log_weights[torch.arange(len(rows)), taken]
+        return log_likely.exp()
+
+    def _written(self, logits: list[torch.Tensor], ruled_out: torch.Tensor) -> torch.Tensor:
+        """Log-weights (B, V) of the tokens that are not ruled out, -inf of the others."""
+        # A model may have spare rows, which no token has.
+        spare = logits[0].shape[-1] - ruled_out.shape[-1]
+        ruled_out = nn.functional.pad(ruled_out, (0, spare), value=True)
+        log_weights = self.log_weights(logits, ruled_out).masked_fill(ruled_out, -math.inf)
+        return log_weights[:, : len(self._never)]
 
     def _check_context(self, length: int) -> None:
         context = min(model.config.max_position_embeddings for model in self.models)

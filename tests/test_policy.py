@@ -327,6 +327,30 @@ def test_refused_actions_are_not_played():
     assert short.act(["b"] * 3, [("\n",), ("\n", a), ()]) == [a, b, "\n"]
 
 
+def test_refusing_longer_actions_is_the_policy_given_that_it_plays_none_of_them():
+    """Also of first tokens: one whose likely continuations are refused is not written again."""
+    samples = 5_000
+    policy = QSFTPolicy(
+        llama(0), llama(1), TOKENIZER, 3.0, "ratio", temperature=0.5, support=0.02, max_new_tokens=2
+    )
+    free = Counter(policy.act([START] * samples))
+    likeliest = [text for text, _ in free.most_common()]
+    refused = [likeliest[0], likeliest[2], "\n"]
+    left = {text: count for text, count in free.items() if text not in refused}
+    total = sum(left.values())
+    counts = Counter(policy.act([START] * samples, [refused] * samples))
+    assert not set(counts) & set(refused)
+    for text in likeliest[:12]:
+        expected = left.get(text, 0) / total
+        assert abs(counts[text] / samples - expected) < 6 * np.sqrt(0.25 / total)
+
+    # All that the policy writes after one first token, and so within its support, is refused.
+    first = TOKENIZER.tokenize(likeliest[0])[0]
+    others = [text for text in free if TOKENIZER.tokenize(text)[0] == first]
+    again = policy.act([START] * 200, [others] * 200)
+    assert not any(TOKENIZER.tokenize(text)[0] == first for text in again)
+
+
 def test_the_support_is_one_of_what_can_be_written():
     """Whatever is ruled out and likely, something that is not remains."""
     for likely in range(len(LETTERS)):

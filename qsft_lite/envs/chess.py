@@ -24,6 +24,7 @@ from qsft_lite.envs.chess_words import (
     game_text,
     game_words,
     pieces_text,
+    read_game_move,
     read_game_text,
 )
 from qsft_lite.envs.endgame_moves import MATERIALS
@@ -55,7 +56,7 @@ class ChessGame(gymnasium.Env):
     milliseconds, nodes and timeout are those of `Engine`: by default Stockfish at the least
     strength that it offers, 100 ms a move, as in LMRL-Gym; with nodes games are reproducible.
     max_moves: of the agent, illegal ones included; then the game is cut off (truncated).
-    format: "fen", or "pieces", a word for each man and one for a move, see `chess_words`.
+    format: "fen", or "pieces", a word for each man and two for a move, see `chess_words`.
 
     A game ends by checkmate, stalemate, insufficient material, and without anybody's claim by
     fivefold repetition and after 75 moves without a capture or a pawn's move.
@@ -164,7 +165,8 @@ class ChessGame(gymnasium.Env):
 
     def read_action(self, board: chess.Board, action: str) -> chess.Move | None:
         """The legal move that an action means; None for anything else."""
-        return read_move(board, action)
+        move = read_game_move(board, action) if self.format == "pieces" else None
+        return move or read_move(board, action)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Move; ResetNeeded when no game is under way."""

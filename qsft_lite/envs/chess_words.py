@@ -1,9 +1,10 @@
 r"""Boards and moves as words, one token each: the formats "pieces" of endgames and of whole games.
 
 In both a man is a word, "Qd5 ", Black's are lower-case, and Black's king ends the line. A move of
-an endgame is SAN without its signs, "Qd8\n". A move of a whole game says where it starts and ends,
-"Ng1f3\n", "e2e4\n", "e7e8Q\n", "O-O\n": no move needs a word of its own to be told from another's,
-and every word is a move of the piece it names.
+an endgame is SAN without its signs, "Qd8\n". A move of a whole game is two words, the man, as the
+board shows it, and where it goes: "Ng1 f3\n", "Pe2 e4\n", "Pe7 e8Q\n", and castling as "Ke1 g1\n".
+Which man moves is one choice, and where it goes the next: what a network learns of a knight on g1
+holds for all of its moves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from itertools import combinations
 import chess
 
 ORDER = "KQRBNPqrbnpk"
-CASTLING = ("O-O", "O-O-O")
 
 
 def pieces_text(board: chess.Board) -> str:
@@ -61,14 +61,16 @@ def read_game_text(text: str) -> chess.Board:
 
 
 def game_move(board: chess.Board, move: chess.Move) -> str:
-    r"""A legal move of a whole game as a word: "Ng1f3\n"."""
-    if board.is_castling(move):
-        return board.san(move).rstrip("+#") + "\n"
-    piece = board.piece_at(move.from_square)
-    name = "" if piece.piece_type == chess.PAWN else piece.symbol().upper()
+    r"""A legal move of a whole game as words: "Ng1 f3\n"."""
+    man = board.piece_at(move.from_square).symbol()
     promoted = chess.piece_symbol(move.promotion).upper() if move.promotion else ""
     start, end = chess.square_name(move.from_square), chess.square_name(move.to_square)
-    return f"{name}{start}{end}{promoted}\n"
+    return f"{man}{start} {end}{promoted}\n"
+
+
+def read_game_move(board: chess.Board, text: str) -> chess.Move | None:
+    """The legal move that `game_move` writes as this text; None for anything else."""
+    return next((move for move in board.legal_moves if game_move(board, move) == text), None)
 
 
 @cache
@@ -78,28 +80,11 @@ def game_words() -> tuple[str, ...]:
     passing = [square for square in squares if square[1] == "6"]
     men = [man + square for man in ORDER for square in squares]
     states = [word + " " for word in (*_rights(), *passing, *men)]
-    kings = ["k" + square + "\n" for square in squares]
-    return (*states, *kings, *(move + "\n" for move in _moves()))
+    kings = ["k" + square for square in squares]
+    promotions = [square + new for square in squares if square[1] == "8" for new in "QRBN"]
+    return (*states, *(word + "\n" for word in (*kings, *squares, *promotions)))
 
 
 @cache
 def _rights() -> tuple[str, ...]:
     return tuple("".join(some) for count in range(1, 5) for some in combinations("KQkq", count))
-
-
-def _moves() -> list[str]:
-    """White's moves on otherwise empty boards, and pawns' captures."""
-    words = list(CASTLING)
-    for start, from_name in enumerate(chess.SQUARE_NAMES):
-        for name in "KQRBN":
-            board = chess.Board(None)
-            board.set_piece_at(start, chess.Piece.from_symbol(name))
-            words += [name + from_name + chess.square_name(end) for end in board.attacks(start)]
-        rank = chess.square_rank(start)
-        if not 1 <= rank <= 6:
-            continue
-        ends = [*chess.SquareSet(chess.BB_PAWN_ATTACKS[chess.WHITE][start]), start + 8]
-        ends += [start + 16] if rank == 1 else []
-        promoted = "QRBN" if rank == 6 else [""]
-        words += [from_name + chess.square_name(end) + new for end in ends for new in promoted]
-    return words
