@@ -243,6 +243,7 @@ def test_games_in_words_are_the_same_games(seed):
         for word in words:
             man, goal = re.findall(WORD, word)
             assert man in text.replace("\n", " ") and known.issuperset((man, goal))
+            assert word in env.action_space and text in env.observation_space
         assert [env.read_action(board, word) for word in words] == moves
         assert known.issuperset(word + " " for word in text[:-1].split(" ")[:-1])
         chosen = rng.integers(len(moves))

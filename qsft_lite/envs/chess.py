@@ -100,7 +100,8 @@ class ChessGame(gymnasium.Env):
             nodes=nodes,
             timeout=timeout,
         )
-        self.action_space = Text(max_length=15, charset=ACTION_CHARACTERS + " \n")
+        names = "P" if format == "pieces" else ""
+        self.action_space = Text(max_length=15, charset=ACTION_CHARACTERS + names + " \n")
         self.observation_space = Text(max_length=200, charset=STATE_CHARACTERS + "\n")
         self.board: chess.Board | None = None
         self._moves = 0
