@@ -1,4 +1,4 @@
-"""The rules as the chess experiment teaches them: the loss by a naive twin, positions by the package."""
+"""The rules as the chess experiment teaches them: against a naive twin and the chess package."""
 
 import chess
 import numpy as np
