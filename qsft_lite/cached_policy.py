@@ -358,12 +358,12 @@ class CachedPolicy:
         """
         start = start_id(self.tokenizer)
         contexts = [[start, *ids] for ids in token_ids(self.tokenizer, histories)]
-        sequences = [
-            context + action[:-1] for context, action in zip(contexts, actions, strict=True)
-        ]
-        longest = max(map(len, sequences))
+        # Actions that differ in their last token alone are read together.
+        read = [(*context, *action[:-1]) for context, action in zip(contexts, actions, strict=True)]
+        unique = list(dict.fromkeys(read))
+        longest = max(map(len, unique))
         self._check_context(longest)
-        padded = [ids + [0] * (longest - len(ids)) for ids in sequences]
+        padded = [[*ids, *[0] * (longest - len(ids))] for ids in unique]
         input_ids = torch.tensor(padded, device=self.device)
         positions = torch.arange(longest, device=self.device).expand_as(input_ids)
         first = min(map(len, contexts)) + begun - 1  # the first place whose logits are needed
@@ -377,16 +377,20 @@ class CachedPolicy:
             for model in self.models
         ]
         self.computed_tokens += input_ids.numel()
+        place_of = {ids: place for place, ids in enumerate(unique)}
         log_likely = torch.zeros(len(actions), device=self.device)
         for place in range(begun, max(map(len, actions))):
             rows = [row for row, action in enumerate(actions) if len(action) > place]
-            columns = [len(contexts[row]) + place - 1 - first for row in rows]
-            taken = [actions[row][place] for row in rows]
+            asked = [(place_of[read[row]], len(contexts[row]) + place - 1 - first) for row in rows]
+            prefix_of = {at: actions[row][:place] for at, row in zip(asked, rows, strict=True)}
+            number = {at: i for i, at in enumerate(prefix_of)}
+            sequence, column = map(list, zip(*prefix_of, strict=True))
             log_weights = self._written(
-                [output[rows, columns] for output in outputs],
-                self._ruled_out([actions[row][:place] for row in rows]),
+                [output[sequence, column] for output in outputs],
+                self._ruled_out(list(prefix_of.values())),
             ).log_softmax(-1)
-            log_likely[rows] += log_weights[torch.arange(len(rows)), taken]
+            taken = [actions[row][place] for row in rows]
+            log_likely[rows] += log_weights[[number[at] for at in asked], taken]
         return log_likely.exp()
 
     def _written(self, logits: list[torch.Tensor], ruled_out: torch.Tensor) -> torch.Tensor:
