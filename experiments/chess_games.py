@@ -168,10 +168,10 @@ class ChessTask(Task):
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
         """On games that no network has seen, means over their moves.
 
-        -log pi of the move played (nats); what pi gives to illegal moves, and how often its
-        likeliest words are one; of values, the squared error of that of the move played to the
-        game's outcome on the scale of 0 to 1 (of the outcomes' mean it is their variance), and
-        their rank correlation.
+        -log pi of the move played (nats); what pi gives to illegal moves, the same in check, and
+        how often its likeliest words are one; of values, the squared error of that of the move
+        played to the game's outcome on the scale of 0 to 1 (of the outcomes' mean it is their
+        variance), and their rank correlation.
         """
         found, learned, outcomes = [], [], []
         for game in self.measured:
@@ -188,17 +188,21 @@ class ChessTask(Task):
                 log_goal = dict(zip(men, after.log_softmax(-1), strict=True))
                 log_pi = {(m, g): float(log_man[m] + log_goal[m][g]) for m, g in legal}
                 likeliest = int(log_man.argmax()), int(log_goal[int(log_man.argmax())].argmax())
+                illegal = 1 - float(np.exp(list(log_pi.values())).sum())
                 found.append(
                     {
                         "cross-entropy": -log_pi[man, goal],
-                        "pi of illegal moves": 1 - float(np.exp(list(log_pi.values())).sum()),
+                        "pi of illegal moves": illegal,
+                        "the same, in check": illegal if board.is_check() else np.nan,
                         "likeliest move is illegal": float(likeliest not in legal),
                     }
                 )
                 if trained.values is not None:
                     learned.append(_value(trained, [*ids, man], goal, log_goal[man]))
                     outcomes.append(outcome)
-        means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        columns = {name: np.array([one[name] for one in found]) for name in found[0]}
+        seen = {name: column[~np.isnan(column)] for name, column in columns.items()}
+        means = {name: float(values.mean()) for name, values in seen.items() if len(values)}
         if trained.values is None:
             return means
         errors = np.array(learned) - np.array(outcomes)
