@@ -168,7 +168,10 @@ class CachedPolicy:
             return []
         self._take_up(histories)
         actions: list[list[int]] = [[] for _ in histories]
-        refused_ids = [token_ids(self.tokenizer, sorted(set(texts))) for texts in refused or []]
+        refused_ids = [
+            [ids for ids in token_ids(self.tokenizer, sorted(set(texts))) if self._allows(ids)]
+            for texts in refused or []
+        ]
         rows = list(range(len(histories)))
         for _ in range(self.max_new_tokens):
             begun = [actions[row] for row in rows]
@@ -303,6 +306,13 @@ class CachedPolicy:
         # Gumbel noise, as minus the log of exponential noise: the argmax is a sample.
         noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
         return log_weights.sub_(noise.log_()).argmax(-1)
+
+    def _allows(self, action: list[int]) -> bool:
+        """Whether the constraint allows this whole action."""
+        if self.constraint is None:
+            return True
+        places = range(len(action))
+        return all(action[i] in self.constraint.allowed(tuple(action[:i])) for i in places)
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow the actions so far (B): (B, V) bool.

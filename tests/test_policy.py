@@ -351,6 +351,14 @@ def test_refusing_longer_actions_is_the_policy_given_that_it_plays_none_of_them(
     assert not any(TOKENIZER.tokenize(text)[0] == first for text in again)
 
 
+def test_refused_actions_that_the_constraint_does_not_allow_change_nothing():
+    actions = ["ab\n", "ba\n"]
+    policy = QSFTPolicy(
+        llama(0), None, TOKENIZER, 0.0, max_new_tokens=4, constraint=ActionList(TOKENIZER, actions)
+    )
+    assert policy.act([START] * 4, [["bb\n", "ab\n", "aab\n"]] * 4) == ["ba\n"] * 4
+
+
 def test_the_support_is_one_of_what_can_be_written():
     """Whatever is ruled out and likely, something that is not remains."""
     for likely in range(len(LETTERS)):
