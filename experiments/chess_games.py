@@ -40,7 +40,7 @@ RECORD = {
     "nodes": 10_000,  # of every search; the protocol's 100 ms a move cannot be repeated exactly
     "layers": 3,
     "width": 128,
-    "rules steps": 8_000,  # see chess_rules
+    "rules steps": 12_000,  # see chess_rules
     "rules learning rate": 1.5e-3,
     "batch rows": 16,
     "row length": 246,

@@ -32,16 +32,31 @@ class Position(NamedTuple):
 
 
 def wander(board: chess.Board, rng: np.random.Generator) -> chess.Board:
-    """The board, or in half of the cases one some random moves on, White to move again."""
-    if rng.random() < 0.5:
+    """The board, or in six cases of ten one some random moves on, White to move again.
+
+    Half of those begin on Black's side: a random move of White, then the board is turned round, as
+    White wins most recorded games and a policy at play may lose. Half end in a check where Black
+    has one: the few moves that are left then are the hardest to learn, and seldom recorded.
+    """
+    if rng.random() < 0.4:
         return board
+    turned, checked = rng.random(2) < 0.5
     after = board.copy(stack=False)
-    for _ in range(2 * int(rng.integers(1, WANDERING + 1))):
+    if turned:
+        after.push(_one_of(list(after.legal_moves), rng))
+        after = after.mirror()
+    for left in reversed(range(2 * int(rng.integers(1, WANDERING + 1)))):
         moves = list(after.legal_moves)
+        if checked and not left:
+            moves = [move for move in moves if after.gives_check(move)] or moves
         if not moves:
             return board
-        after.push(moves[rng.integers(len(moves))])
+        after.push(_one_of(moves, rng))
     return board if after.is_game_over() else after
+
+
+def _one_of(moves: list[chess.Move], rng: np.random.Generator) -> chess.Move:
+    return moves[rng.integers(len(moves))]
 
 
 def rules_loss(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:

@@ -67,6 +67,14 @@ def test_wandering_ends_where_white_can_play_on(seed):
     assert after.turn == chess.WHITE and after.is_valid() and any(after.legal_moves)
 
 
+def test_wandering_shows_lost_positions_and_checks():
+    ahead = chess.Board("k1b5/8/8/8/8/8/8/RRR4K w - - 0 1")
+    boards = [wander(ahead, np.random.default_rng(seed)) for seed in range(300)]
+    men = [sum(man.color for man in board.piece_map().values()) for board in boards]
+    assert 0.1 < np.mean([count < 3 for count in men]) < 0.5
+    assert 0.1 < np.mean([board.is_check() for board in boards]) < 0.5
+
+
 def test_batches_are_the_same_for_the_same_seed():
     boards = [chess.Board(position) for position in POSITIONS]
     first, again = (next(batches(boards, read, np.random.default_rng(3))) for _ in range(2))
