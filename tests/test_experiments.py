@@ -44,7 +44,7 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(run, monkeypa
     shown, *_ = result["tables"].values()
     rows = {row["method"]: row for row in shown}
     assert list(rows) == ["Behavior cloning", "ILQL", "Q-SFT (ours), by p", "Q-SFT (ours), by p/pi"]
-    assert ("KL(pi_beta || pi_phi)" in str(result["tables"])) == (experiment is endgames)
+    assert ("KL(pi_beta || pi_phi)" in str(result["tables"])) == (experiment is not wordle)
     games = [int(game) for game in result["raw"]["seeds"][0]["ILQL"][""]["returns"].split()]
     assert len(games) == experiment.PROFILES["smoke"]["test games"]
     if experiment is not endgames:
@@ -166,3 +166,42 @@ def test_an_exact_network_measures_as_exact():
     assert found["rank correlation with Q of the behavior"] == pytest.approx(1)
     assert found["error to Q*"] > 0.01
     assert found["lost by its best move"] < 0.05
+
+
+class ExactPlayer:
+    """A network that says the data's player's own probabilities, read from the tokens it is shown.
+
+    told: probabilities are those times what the answer to a question tells, as of p with such
+    values.
+    """
+
+    def __init__(self, task, told):
+        self.task, self.told = task, told
+
+    def __call__(self, input_ids):
+        rules, tokenizer = self.task.env.rules, self.task.tokenizer
+        logits = torch.full((1, input_ids.shape[1], len(tokenizer)), -40.0)
+        words = tokenizer.convert_ids_to_tokens(input_ids[0].tolist())
+        ids = tokenizer.convert_tokens_to_ids([texts[0] for texts in rules.phrasings])
+        for place in range(1, len(words), 2):
+            played = zip(words[2 : place + 1 : 2], words[3 : place + 1 : 2], strict=True)
+            turns = [
+                (rules.read_question(question), answer == "Yes.\n") for question, answer in played
+            ]
+            consistent = rules.consistent(turns)[None]
+            pi = self.task._player(0).probabilities(consistent)[0]
+            yes = rules.table[:, consistent[0]].mean(1)
+            value = 4 * yes * (1 - yes) if self.told else np.ones_like(pi)
+            logits[0, place, ids] = torch.tensor(np.log(np.maximum(pi * value, 1e-18))).float()
+            logits[0, place, 2] = np.log(max(1 - (pi * value).sum(), 1e-18))  # the dummy
+        return SimpleNamespace(logits=logits)
+
+
+def test_an_exact_network_of_twenty_questions_measures_as_exact():
+    settings = {**twenty_questions.PROFILES["smoke"], "objects": 20, "games": 20}
+    task = twenty_questions.TwentyQuestionsTask(settings, seed=0)
+    pi, p = ExactPlayer(task, told=False), ExactPlayer(task, told=True)
+    exact = TrainedMethod("mc_returns", {}, pi, p, task.tokenizer, "", [])
+    found = task.measure(exact)
+    assert found["KL(pi_beta || pi_phi)"] == pytest.approx(0, abs=1e-5)
+    assert found["of questions, with what they tell"] == pytest.approx(1, abs=1e-3)

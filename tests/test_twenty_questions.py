@@ -602,6 +602,21 @@ def test_the_scripted_player_asks_what_it_does_not_know_and_guesses_what_is_left
             ScriptedPlayer(RULES, **arguments)
 
 
+@pytest.mark.parametrize("ideas", [1, 3])
+@pytest.mark.parametrize("few", [1, 3, 8])
+def test_the_scripted_player_knows_its_own_probabilities(ideas, few):
+    player = ScriptedPlayer(RULES, 0, ideas=ideas, few=few, noise=0.2)
+    rng = np.random.default_rng(ideas)
+    for size in (2, 3, 8, 60, 158):
+        consistent = np.zeros((1, 158), dtype=bool)
+        consistent[0, rng.choice(158, size, replace=False)] = True
+        [exact] = player.probabilities(consistent)
+        assert exact.sum() == pytest.approx(1) and exact.min() >= 0.2 / len(RULES.table) - 1e-12
+        drawn = player.choose(np.repeat(consistent, 20_000, axis=0), 10)
+        counted = np.bincount(drawn, minlength=len(exact)) / 20_000
+        np.testing.assert_allclose(counted, exact, atol=5 * np.sqrt(exact.max() / 20_000))
+
+
 @pytest.mark.parametrize("name", PLAYERS)
 @pytest.mark.parametrize("phrasing", ["one", "many"])
 def test_players_play_by_text_as_by_arrays(name, phrasing):

@@ -83,21 +83,44 @@ class ScriptedPlayer(Player):
     def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
         """See `Player.choose`."""
         rules, rng = self.rules, self.rng
-        left = consistent.sum(axis=1)
-        yes = _count_yes(rules.table[: rules.guesses.start], consistent)
-        useful = (yes > 0) & (yes < left[:, None])
-        imbalance = np.abs(2 * yes - left[:, None])
-        best, best_imbalance = np.zeros(len(left), dtype=np.int64), np.full(len(left), np.inf)
-        rows = np.arange(len(left))
+        useful, imbalance, guesses = self._looks_at(consistent)
+        best = np.zeros(len(consistent), dtype=np.int64)
+        best_imbalance = np.full(len(consistent), np.inf)
+        rows = np.arange(len(consistent))
         for _ in range(self.ideas):
             idea = _random_member(useful, rng)
             better = imbalance[rows, idea] < best_imbalance
             best = np.where(better, idea, best)
             best_imbalance = np.where(better, imbalance[rows, idea], best_imbalance)
         guess = rules.guesses.start + _random_member(consistent, rng)
-        best = np.where((left <= self.few) | ~useful.any(axis=1), guess, best)
-        careless = rng.random(len(left)) < self.noise
-        return np.where(careless, rng.integers(len(rules.table), size=len(left)), best)
+        best = np.where(guesses, guess, best)
+        careless = rng.random(len(consistent)) < self.noise
+        return np.where(careless, rng.integers(len(rules.table), size=len(consistent)), best)
+
+    def probabilities(self, consistent: np.ndarray) -> np.ndarray:
+        """The distribution that `choose` draws from: (N, W) bool -> (N, questions) float64."""
+        useful, imbalance, guesses = self._looks_at(consistent)
+        count = useful.sum(axis=1)[:, None]
+        other = imbalance[:, None, :]
+        closer = ((other < imbalance[:, :, None]) & useful[:, None, :]).sum(axis=2)
+        even = ((other == imbalance[:, :, None]) & useful[:, None, :]).sum(axis=2)
+        # No idea is closer, and not all of them are farther; those that are even share it.
+        chance = (count - closer) ** self.ideas - (count - closer - even) ** self.ideas
+        share = np.where(useful, chance / np.maximum(even * count**self.ideas, 1), 0.0)
+        careful = np.zeros((len(consistent), len(self.rules.table)))
+        careful[:, : self.rules.guesses.start] = share
+        guess = consistent / consistent.sum(axis=1, keepdims=True)
+        careful[guesses] = 0.0
+        careful[guesses, self.rules.guesses.start :] = guess[guesses]
+        return (1 - self.noise) * careful + self.noise / careful.shape[1]
+
+    def _looks_at(self, consistent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which questions tell more and how far each is from halving, (N, Q); who guesses, (N,)."""
+        left = consistent.sum(axis=1)
+        yes = _count_yes(self.rules.table[: self.rules.guesses.start], consistent)
+        useful = (yes > 0) & (yes < left[:, None])
+        guesses = (left <= self.few) | ~useful.any(axis=1)
+        return useful, np.abs(2 * yes - left[:, None]), guesses
 
 
 class NoisyPlayer(ScriptedPlayer):
