@@ -10,6 +10,8 @@ the recorded games are not trained on: what the networks say of them is measured
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from datasets import Dataset
 from scipy import stats
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from experiments import chess_rules
 from experiments.chess_rules import Position, learn_rules
 from experiments.study import METHOD_ROWS, Task, next_logits, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
@@ -77,11 +80,12 @@ PROFILES = {
 class ChessTask(Task):
     """One seed of whole games."""
 
-    # As of endgames; outcomes hang on a single move less, so the values weigh more.
+    # As of endgames; outcomes hang on a single move less, so the values weigh more. Greedy in place
+    # of the lowest temperature: a pi so sharp tries hundreds of illegal moves before the legal one.
     by_value = [
-        {"beta": weight / temperature, "support": 0.05, "temperature": temperature}
+        {"beta": weight / sharpened.get("temperature", 1.0), "support": 0.05, **sharpened}
         for weight in (2.0, 4.0, 8.0, 16.0)
-        for temperature in (0.4, 0.125)
+        for sharpened in ({"temperature": 0.4}, {"greedy": True})
     ]
 
     def __init__(self, settings: dict[str, Any], seed: int, folder: Path):
@@ -106,7 +110,7 @@ class ChessTask(Task):
         self.data_mean = float(np.mean([sum(reward) for reward in recorded["reward"]]))
         kept = settings["games"] - settings["measured games"]
         self.measured = recorded.select(range(kept, settings["games"]))
-        games = as_pieces(recorded.select(range(kept)))
+        games = as_draws(as_pieces(recorded.select(range(kept))))
         self.model = self._knowing_the_rules(games, folder)
         encoded = encode(
             games,
@@ -120,7 +124,9 @@ class ChessTask(Task):
     def _knowing_the_rules(self, games: Dataset, folder: Path) -> PreTrainedModel:
         """A model fitted to the legal moves of these games' positions; kept in the folder."""
         names = ("games", "nodes", "layers", "width", "rules steps", "rules learning rate")
-        kept = folder / "rules" / "_".join(str(self.settings[name]) for name in names)
+        # The code is part of the name: a network that other code has taught is not this one.
+        code = hashlib.sha256(inspect.getsource(chess_rules).encode()).hexdigest()[:8]
+        kept = folder / "rules" / "_".join([*(str(self.settings[name]) for name in names), code])
         kept = kept / f"seed{self.seed}"
         if not kept.exists():
             words = {word: _parts(word) for word in self.env.texts}
@@ -217,6 +223,11 @@ class ChessTask(Task):
         words = self.env.action_text(board, move).split(" ")
         man, goal = self.tokenizer.convert_tokens_to_ids([words[0] + " ", words[1]])
         return man, goal
+
+
+def as_draws(games: Dataset) -> Dataset:
+    """The games with those that were cut off at their last move counted as drawn, and over."""
+    return games.remove_columns("done").add_column("done", [True] * len(games))
 
 
 def _value(trained: TrainedMethod, ids: list[int], played: int, log_pi: torch.Tensor) -> float:

@@ -137,11 +137,18 @@ class EndgameTask(Task):
             test: self._of_materials(fens, settings["test games" if test else "validation games"])
             for test, fens in ((True, test_positions()), (False, validation_positions()))
         }
+        # No recorded game starts from a held-out position, but games may have come through it.
+        trained_on = {text for texts in games["text"] for text in texts[::2]}
+        shown = [self.env.state_text(chess.Board(fen)) for fen in self.starts[True]]
+        self.unseen = np.array([text not in trained_on for text in shown])
 
     def _of_materials(self, fens: list[str], count: int) -> list[str]:
         """So many positions of this task's materials, evenly from all; several times if need be."""
         kept = [fen for fen in fens if read_board(chess.Board(fen))[0] in self.materials]
-        return [kept[i * max(len(kept) // count, 1) % len(kept)] for i in range(count)]
+        return [
+            kept[(i * len(kept) // count if count < len(kept) else i) % len(kept)]
+            for i in range(count)
+        ]
 
     def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> LastLine:
         """See Task.policy."""
@@ -152,6 +159,12 @@ class EndgameTask(Task):
         starts = [{"position": fen} for fen in self.starts[test]]
         seed = TEST_SEED if test else VALIDATION_SEED
         return evaluate(policy, self.env, len(starts), seed, batch=len(starts), options=starts)
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """The score from starts that no recorded game came through, and their share."""
+        unseen = self.unseen
+        score = float(result.returns[unseen].mean()) if unseen.any() else np.nan
+        return {"score, unseen starts": score, "unseen starts": float(unseen.mean())}
 
     def levels(self) -> dict[str, float]:
         """Perfect play mates in every game."""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ import transformers
 from qsft_lite import notebook
 from qsft_lite.baselines import METHODS, TrainedMethod, train
 from qsft_lite.evaluate import Evaluation, bootstrap_interval, evaluate, normalized_score
-from qsft_lite.results import RESULT_PROFILES, markdown_table, project_root, replace_file
+from qsft_lite.results import (
+    RESULT_PROFILES,
+    markdown_table,
+    project_root,
+    provenance,
+    replace_file,
+)
 from qsft_lite.trainer import QSFTConfig
 
 VALIDATION_SEED, TEST_SEED = 1_000, 2_000
@@ -123,17 +130,28 @@ class Task:
         )
 
 
-def scores_of(task: Task, trained: TrainedMethod, scores: list[str] | None) -> dict[str, Any]:
+def grids_of(task: Task, method: str, scores: list[str] | None) -> dict[str, list[dict[str, Any]]]:
+    """The options to choose from, for each score that a method's policy may act by; "" for none."""
+    grids = {}
+    for score in scores or [""]:
+        cloned = METHODS[method].family == "cloning"
+        grid = METHODS[method].grid if cloned else BY_P if score == "p" else task.by_value
+        grids[score] = [{**options, "score": score} if score else options for options in grid]
+    return grids
+
+
+def scores_of(
+    task: Task, trained: TrainedMethod, grids: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     """Choose options on validation games, play the test games; for each score p and p / pi."""
     found = {}
-    for score in scores or [None]:
-        grid = trained.grid if trained.values is None else BY_P if score == "p" else task.by_value
-        grid = [{**options, "score": score} if score else options for options in grid]
+    for score, grid in grids.items():
         tried = [task.play(task.policy(trained, options), test=False).mean for options in grid]
         options = grid[int(np.argmax(tried))]
         result = task.play(task.policy(trained, options), test=True)
-        found[score or ""] = {
+        found[score] = {
             "options": options,
+            "grid": grid,
             "tried": tried,
             "returns": result.returns.tolist(),
             "success": result.success,
@@ -147,12 +165,16 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
     cloned_folder = folder / "cloned"
     found = {}
     for title, (method, options, scores) in {CLONING: ("bc", {}, None), **rows}.items():
-        key = hashlib.sha256(json.dumps([title, method, options, scores]).encode()).hexdigest()[:12]
-        path = folder / f"{key}.json"
+        grids = grids_of(task, method, scores)
+        kind = json.dumps([title, method, options, grids])
+        path = folder / f"{hashlib.sha256(kind.encode()).hexdigest()[:12]}.json"
         if not path.exists():
-            if method == "bc" and not (cloned_folder / "config.json").exists():
+            started = time.perf_counter()
+            if method == "bc" and not cloned_folder.exists():
                 trained = task.train("bc", task.model, folder, {})
-                trained.behavior.save_pretrained(cloned_folder)
+                aside = folder / f".cloned.{os.getpid()}"
+                trained.behavior.save_pretrained(aside)
+                os.replace(aside, cloned_folder)
             cloned = transformers.AutoModelForCausalLM.from_pretrained(cloned_folder).eval()
             if method == "bc":
                 trained = TrainedMethod("bc", {}, cloned, None, task.tokenizer, "", [])
@@ -161,7 +183,9 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
             scored = {
                 "title": title,
                 "measured": task.measure(trained),
-                "scores": scores_of(task, trained, scores),
+                "scores": scores_of(task, trained, grids),
+                "seconds": time.perf_counter() - started,
+                "commit": provenance()["commit"],
             }
             replace_file(path, json.dumps(scored).encode())
         found[title] = json.loads(path.read_text(encoding="utf-8"))
@@ -219,13 +243,16 @@ def table(
                     "wins": float(
                         np.mean([seed[title]["scores"][score]["success"] for seed in found])
                     ),
-                    **{
-                        name: float(np.mean([one[name] for one in described]))
-                        for name in described[0]
-                    },
+                    **{name: _mean([one[name] for one in described]) for name in described[0]},
                 }
             )
     return rows
+
+
+def _mean(numbers: list[float]) -> float | None:
+    """The mean of those that are numbers; None for none."""
+    known = [number for number in numbers if not np.isnan(number)]
+    return float(np.mean(known)) if known else None
 
 
 def measures(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -246,10 +273,19 @@ def _paired(found: list[dict[str, Any]], title: str, score: str) -> np.ndarray:
 
 
 def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
-    """The scores of one seed, with a method's returns on one line: a fifth of the file."""
+    """The scores of one seed, with a method's returns on one line: a fifth of the file.
+
+    Also of each method how long it took and the commit that ran it: a record is written at the end,
+    perhaps by another.
+    """
     return {
         title: {
-            score: {**one, "returns": " ".join(f"{value:.0f}" for value in one["returns"])}
+            score: {
+                **one,
+                "returns": " ".join(f"{value:.0f}" for value in one["returns"]),
+                "seconds": row["seconds"],
+                "commit": row["commit"],
+            }
             for score, one in row["scores"].items()
         }
         for title, row in seed.items()
@@ -322,6 +358,9 @@ def run_study(
         raw: what to record beside each seed's returns.
     """
     only = options["only"]
+    unknown = sorted(set(only or []) - set(rows))
+    if unknown:
+        raise SystemExit(f"--only knows no row {unknown[0]!r}; there are: {', '.join(rows)}")
     rows = {title: row for title, row in rows.items() if only is None or title in only}
     kept = {key: value for key, value in run.settings.items() if key != "seeds"}
     identity = hashlib.sha256(json.dumps([same, kept]).encode()).hexdigest()[:12]

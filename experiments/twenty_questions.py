@@ -93,8 +93,13 @@ PROFILES = {
 
 
 def some_objects(count: int) -> tuple[Thing, ...]:
-    """Every k-th of the shipped objects, so that there are `count` of them from all over."""
+    """Every k-th of the shipped objects from the first on, k as large as it can be.
+
+    20 come from 15 of the 17 categories; more than half of all are simply the first ones.
+    """
     things = read_objects()
+    if not 1 <= count <= len(things):
+        raise ValueError(f"objects must be between 1 and {len(things)}, got {count}")
     return things[:: len(things) // count][:count]
 
 
@@ -190,12 +195,13 @@ def _logits(
     trained: TrainedMethod, model: Any, rules: TwentyQuestionsRules, games: TwentyQuestionsGames
 ) -> torch.Tensor:
     """(N, 20, V) float32: what a network says at each turn of the games, zeros after their end."""
+    device = next(model.parameters()).device
     found = []
     for texts in to_episodes(rules, games)["text"]:
         ids = trained.tokenizer(trained.prompt + "".join(texts))["input_ids"]
-        row = torch.tensor([[start_id(trained.tokenizer), *ids]])
+        row = torch.tensor([[start_id(trained.tokenizer), *ids]], device=device)
         # A question is one token, an answer another: a question is foretold at every second place.
-        logits = model(input_ids=row).logits[0, -len(texts) : -1 : 2].float()
+        logits = model(input_ids=row).logits[0, -len(texts) : -1 : 2].float().cpu()
         found.append(torch.nn.functional.pad(logits, (0, 0, 0, TURNS - len(logits))))
     return torch.stack(found)
 

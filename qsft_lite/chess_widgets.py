@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qsft_lite.envs.chess import ChessGame, read_move
+from qsft_lite.envs.chess import ChessGame
 from qsft_lite.plots import VALUE_COLORS, use_style
 from qsft_lite.widgets import choice, show_explorer
 
@@ -29,7 +29,9 @@ Game = Sequence[tuple[chess.Board, chess.Move | None]]
 # A game
 
 
-def game_of(env: ChessGame, transcript: Mapping[str, Any]) -> list[tuple[chess.Board, chess.Move]]:
+def game_of(
+    env: ChessGame, transcript: Mapping[str, Any]
+) -> list[tuple[chess.Board, chess.Move | None]]:
     """The boards of a transcript of this environment that White had to move on, and its moves.
 
     None stands for a move that was illegal. Positions are the transcript's own: counters that its
@@ -41,7 +43,7 @@ def game_of(env: ChessGame, transcript: Mapping[str, Any]) -> list[tuple[chess.B
     for number, is_action in enumerate(transcript["is_action"]):
         if is_action:
             board = env.read_state(transcript["text"][number - 1])
-            turns.append((board, read_move(board, transcript["text"][number])))
+            turns.append((board, env.read_action(board, transcript["text"][number])))
     return turns
 
 

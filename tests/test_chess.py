@@ -308,8 +308,11 @@ def test_seeds_decide_positions_and_replies():
 # The engine
 
 
-def fake_engine(folder, name="fake", elo=False, body=""):
-    """An engine that plays its first legal move; body runs when it is asked for one."""
+def fake_engine(folder, name="fake", elo=False, body="", start=""):
+    """An engine that plays its first legal move, and logs what it is told beside itself.
+
+    body runs when it is asked for a move, start when it starts.
+    """
     path = folder / name
     path.write_text(
         f"#!{sys.executable}\n"
@@ -318,11 +321,16 @@ def fake_engine(folder, name="fake", elo=False, body=""):
             import os, sys, time
             import chess
             board = chess.Board()
+            START
             for line in sys.stdin:
+                with open(sys.argv[0] + ".log", "a") as log:
+                    log.write(line)
                 words = line.split()
                 if words[0] == "uci":
                     print("id name Fake 1")
                     print(ELO)
+                    print("option name UCI_LimitStrength type check default false")
+                    print("option name Threads type spin default 4 min 1 max 512")
                     print("option name MultiPV type spin default 1 min 1 max 500")
                     print("uciok")
                 elif words[0] == "isready":
@@ -339,13 +347,19 @@ def fake_engine(folder, name="fake", elo=False, body=""):
                 sys.stdout.flush()
             """
         )
-        .replace("ELO", repr("option name UCI_Elo type spin default 1320 min 1320 max 3190"))
+        .replace("ELO", repr("option name UCI_Elo type spin default 3190 min 1320 max 3190"))
         .replace("BODY", body or "pass")
+        .replace("START", start or "pass")
     )
     if not elo:
         path.write_text(path.read_text().replace("option name UCI_Elo", "option name Other"))
     path.chmod(0o755)
     return path
+
+
+def told(path):
+    """The lines that a fake engine was sent."""
+    return path.with_name(path.name + ".log").read_text().splitlines()
 
 
 def engines_running():
@@ -378,10 +392,33 @@ def test_an_engine_that_dies_or_hangs_once_is_asked_again(tmp_path):
             assert flag.exists()
 
 
-def test_an_engine_that_always_fails_is_given_up(tmp_path):
-    with Engine(fake_engine(tmp_path, body="os._exit(1)"), "full", nodes=1) as engine:
-        with pytest.raises(RuntimeError, match="failed 3 times at 'rnbq"):
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("os._exit(1)", "failed 3 times at 'rnbq"),
+        ("time.sleep(60)", "failed 3 times at 'rnbq.*raise timeout, now 1 seconds"),
+    ],
+)
+def test_an_engine_that_always_fails_is_given_up(tmp_path, body, message):
+    with Engine(fake_engine(tmp_path, body=body), "full", nodes=1, timeout=1) as engine:
+        with pytest.raises(RuntimeError, match=message):
             engine.choose(chess.Board(), np.random.default_rng(0))
+    assert not engines_running()
+
+
+def test_a_start_that_fails_is_tried_again(tmp_path):
+    flag = tmp_path / "broken"
+    start = f"if os.path.exists({str(flag)!r}): os.remove({str(flag)!r}); os._exit(1)"
+    path = fake_engine(tmp_path, start=start)
+    board, rng = chess.Board(), np.random.default_rng(0)
+    with Engine(path, "full", nodes=1) as engine:
+        flag.touch()
+        assert engine.choose(board, rng) in board.legal_moves
+        assert not flag.exists()
+        engine.close()
+        path.write_text("#!/bin/sh\nexit 0\n")
+        with pytest.raises(RuntimeError, match="failed 3 times at .* does not start as a UCI"):
+            engine.choose(board, rng)
     assert not engines_running()
 
 
@@ -429,11 +466,14 @@ def test_an_elo_out_of_range_is_refused(tmp_path):
         ({"nodes": 1, "milliseconds": 1}, "not both"),
         ({"nodes": 0}, "nodes must"),
         ({"milliseconds": -1}, "milliseconds must"),
+        ({"timeout": 0}, "timeout must be more than 0 seconds, got 0"),
+        ({"timeout": -1.0}, "timeout must"),
+        ({"timeout": float("nan")}, "timeout must"),
     ],
 )
 def test_wrong_limits_are_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        Engine(fake_engine(tmp_path), **options)
+        Engine(fake_engine(tmp_path), "full", **options)
 
 
 def test_one_process_plays_at_several_strengths(tmp_path):
@@ -504,15 +544,62 @@ print(env.opponent.pid, flush=True)
     pytest.fail(f"the engine still runs: {done.stderr}")
 
 
+def test_a_move_whose_reply_fails_was_not_made():
+    class Failing:
+        name = "failing"
+        attempts = 0
+
+        def choose(self, board, rng):
+            self.attempts += 1
+            if self.attempts == 1:
+                raise RuntimeError("the engine is gone")
+            return next(iter(board.legal_moves))
+
+    env = envs.make("chess", opponent=Failing(), max_moves=2)
+    state, _ = env.reset()
+    with pytest.raises(RuntimeError, match="gone"):
+        env.step("e4")
+    assert env.state_text(env.board) == state
+    _, reward, over, cut, info = env.step("e4")
+    assert (reward, over, cut, info["valid"]) == (0.0, False, False, True)
+    assert env.board.turn == chess.WHITE
+    assert env.step("d4")[3]  # the second move: the failed one does not count
+
+
+def test_the_protocol_plays_by_time(tmp_path):
+    path = fake_engine(tmp_path, elo=True)
+    for options, limit in (({}, "go movetime 100"), ({"milliseconds": 30}, "go movetime 30")):
+        env = envs.make("chess", engine=path, **options)
+        env.reset(seed=0)
+        env.step("e4")
+        env.close()
+        lines = told(path)
+        assert [line for line in lines if line.startswith("go")] == [limit]
+        before = lines[: lines.index(limit)]
+        # The engine forgets its options with its end, so those of the last start count.
+        before = before[len(before) - before[::-1].index("uci") :]
+        for option in ("Threads value 1", "UCI_LimitStrength value true", "UCI_Elo value 1320"):
+            assert f"setoption name {option}" in before
+        path.with_name(path.name + ".log").unlink()
+
+
+@pytest.mark.parametrize(
+    ("elo", "limit"), [("full", "go nodes 7"), ("floor", "go depth 1 nodes 7")]
+)
+def test_the_clock_does_not_limit_a_search_by_nodes(tmp_path, elo, limit):
+    path = fake_engine(tmp_path, elo=True)
+    with Engine(path, elo, nodes=7) as engine:
+        engine.choose(chess.Board(), np.random.default_rng(0))
+    assert [line for line in told(path) if line.startswith("go")] == [limit]
+    assert "setoption name Threads value 1" in told(path)
+
+
 @needs_engine
-def test_the_protocol_plays_by_time():
-    env = envs.make("chess", engine=STOCKFISH, milliseconds=30)
-    assert env.opponent.elo == Engine(STOCKFISH).elo
-    env.reset(seed=0)
-    start = time.monotonic()
-    assert env.step("e4")[4]["valid"]
-    assert time.monotonic() - start < 10
-    env.close()
+def test_a_slow_search_by_nodes_is_no_other_search():
+    with Engine(STOCKFISH, "full", nodes=10**9, timeout=0.5) as engine:
+        with pytest.raises(RuntimeError, match="failed 3 times .* raise timeout"):
+            engine.choose(chess.Board(), np.random.default_rng(0))
+    assert not engines_running()
 
 
 @needs_engine
@@ -619,3 +706,28 @@ def test_a_game_as_pgn(tmp_path):
         to_pgn(["Ke1 kh8\n"])
     with pytest.raises(ValueError, match="segment 2"):
         to_pgn([texts[0], texts[1], texts[0]])
+
+
+def test_a_bad_row_leaves_the_pgn_file_as_it_was(tmp_path):
+    games = envs.generate("endgames", 3, 0).to_dict()
+    save_pgn(Dataset.from_dict(games, FEATURES), tmp_path / "games.pgn")
+    before = (tmp_path / "games.pgn").read_bytes()
+    games["text"][1] = ["Ke1 kh8\n"]
+    with pytest.raises(ValueError, match="row 1: segment 0"):
+        save_pgn(Dataset.from_dict(games, FEATURES), tmp_path / "games.pgn")
+    assert (tmp_path / "games.pgn").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["games.pgn"]
+
+
+def test_integers_of_numpy_are_integers(tmp_path):
+    wanted = envs.generate("endgames", 3, 5, max_moves=9, path=tmp_path / "games")
+    for kind in (np.int64, np.uint8, np.int8):
+        n, seed, max_moves = kind(3), kind(5), kind(9)
+        for path in (tmp_path / kind.__name__, tmp_path / "games", None):
+            games = envs.generate("endgames", n, seed, max_moves=max_moves, path=path)
+            assert games.to_dict() == wanted.to_dict()
+    for kind in ("int64", "uint8", "int8"):
+        found = (tmp_path / kind / "settings.json").read_bytes()
+        assert found == (tmp_path / "games" / "settings.json").read_bytes()
+    with pytest.raises(ValueError, match="n=3, not 4: choose"):
+        envs.generate("endgames", np.int64(4), 5, max_moves=9, path=tmp_path / "games")

@@ -9,7 +9,7 @@ from small_games import endgames, values_of
 
 from qsft_lite import chess_widgets as cw
 from qsft_lite import widgets
-from qsft_lite.envs import make
+from qsft_lite.envs import generate, make
 from qsft_lite.plots import VALUE_COLORS
 
 BOARD = chess.Board("1k6/8/1K6/8/8/8/8/7Q w - - 0 1")
@@ -53,6 +53,24 @@ def test_a_game_is_read_from_its_transcript(format):
     turns = cw.game_of(env, transcript)
     assert [board.board_fen() for board, _ in turns] == boards[:2]
     assert [move.uci() for _, move in turns] == ["h1a1", "b6c6"]
+
+
+def test_a_whole_game_in_words_is_read_from_its_transcript():
+    env = make("chess", opponent="random", format="pieces")
+    texts = [env.reset(seed=0)[0]]
+    for action in ("Pe2 e4\n", "Ng1 f3\n", "Pe2 e4\n"):  # the last is illegal by now
+        texts += [action, env.step(action)[0]]
+    transcript = {"text": texts, "is_action": [False, True] * 3 + [False]}
+    moves = [move and move.uci() for _, move in cw.game_of(env, transcript)]
+    assert moves == ["e2e4", "g1f3", None]
+
+
+def test_a_mirrored_game_is_read_as_it_is_shown():
+    env = make("endgames", format="mirrored")
+    for row in generate("endgames", 20, 0, format="mirrored"):
+        actions = [text for text, acts in zip(row["text"], row["is_action"], strict=True) if acts]
+        for (board, move), action in zip(cw.game_of(env, row), actions, strict=True):
+            assert board.san(move).rstrip("+#") + "\n" == action
 
 
 def test_an_illegal_move_is_none():

@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import chess
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from scipy import stats
 
 from experiments import chess_games, endgames, study, twenty_questions, wordle
 from qsft_lite.baselines import TrainedMethod
@@ -16,6 +19,8 @@ from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import white_moves
 from qsft_lite.envs.endgame_players import MixturePlayer
 from qsft_lite.envs.endgame_values import exact_q
+from qsft_lite.envs.twenty_questions_data import play_games, to_episodes
+from qsft_lite.models import small_model
 
 SMALL = {wordle: "200", twenty_questions: "100", endgames: "50"}  # recorded games
 ENGINES = os.pathsep.join(["/usr/games", os.environ.get("PATH", "")])
@@ -168,40 +173,108 @@ def test_an_exact_network_measures_as_exact():
     assert found["lost by its best move"] < 0.05
 
 
-class ExactPlayer:
-    """A network that says the data's player's own probabilities, read from the tokens it is shown.
-
-    told: probabilities are those times what the answer to a question tells, as of p with such
-    values.
-    """
-
-    def __init__(self, task, told):
-        self.task, self.told = task, told
-
-    def __call__(self, input_ids):
-        rules, tokenizer = self.task.env.rules, self.task.tokenizer
-        logits = torch.full((1, input_ids.shape[1], len(tokenizer)), -40.0)
-        words = tokenizer.convert_ids_to_tokens(input_ids[0].tolist())
-        ids = tokenizer.convert_tokens_to_ids([texts[0] for texts in rules.phrasings])
-        for place in range(1, len(words), 2):
-            played = zip(words[2 : place + 1 : 2], words[3 : place + 1 : 2], strict=True)
-            turns = [
-                (rules.read_question(question), answer == "Yes.\n") for question, answer in played
-            ]
-            consistent = rules.consistent(turns)[None]
-            pi = self.task._player(0).probabilities(consistent)[0]
-            yes = rules.table[:, consistent[0]].mean(1)
-            value = 4 * yes * (1 - yes) if self.told else np.ones_like(pi)
-            logits[0, place, ids] = torch.tensor(np.log(np.maximum(pi * value, 1e-18))).float()
-            logits[0, place, 2] = np.log(max(1 - (pi * value).sum(), 1e-18))  # the dummy
-        return SimpleNamespace(logits=logits)
-
-
-def test_an_exact_network_of_twenty_questions_measures_as_exact():
+def test_twenty_questions_are_measured_as_turn_by_turn():
+    """Against a loop that reads each moment of each game by itself, with random networks."""
     settings = {**twenty_questions.PROFILES["smoke"], "objects": 20, "games": 20}
     task = twenty_questions.TwentyQuestionsTask(settings, seed=0)
-    pi, p = ExactPlayer(task, told=False), ExactPlayer(task, told=True)
-    exact = TrainedMethod("mc_returns", {}, pi, p, task.tokenizer, "", [])
-    found = task.measure(exact)
-    assert found["KL(pi_beta || pi_phi)"] == pytest.approx(0, abs=1e-5)
-    assert found["of questions, with what they tell"] == pytest.approx(1, abs=1e-3)
+    rules, tokenizer, player = task.env.rules, task.tokenizer, task._player(3_000)
+    pi, p = (
+        small_model(tokenizer, layers=1, width=16, heads=2, context=48, seed=seed)
+        for seed in (1, 2)
+    )
+    for model in (pi, p):  # far from uniform
+        model.get_output_embeddings().weight.data.mul_(20)
+    prompt = "Yes.\n"
+    found = task.measure(TrainedMethod("mc_returns", {}, pi, p, tokenizer, prompt, []))
+
+    ids = [tokenizer.convert_tokens_to_ids(text) for text in rules.question_texts]
+    games = play_games(rules, player, np.arange(settings["measured games"]))
+    divergences, values, returns, ranks = [], [], [], []
+    for game, texts in enumerate(to_episodes(rules, games)["text"]):
+        for place in range(1, len(texts), 2):
+            text = "".join(texts[:place])
+            consistent = rules.consistent(rules.read_history(text))
+            behavior = player.probabilities(consistent[None])[0]
+            row = [[tokenizer.bos_token_id, *tokenizer(prompt + text)["input_ids"]]]
+            log_pi, log_p = (
+                study.next_logits(model, row)[0].double().log_softmax(-1)[ids].numpy()
+                for model in (pi, p)
+            )
+            divergences.append((behavior * (np.log(behavior) - log_pi)).sum())
+            q = np.minimum(np.exp(log_p - log_pi), 1)
+            values.append(q[rules.question_texts.index(texts[place])])
+            returns.append(games.returns[game])
+            yes = rules.table[: rules.guesses.start, consistent].mean(1)
+            if ((yes > 0) & (yes < 1)).any():
+                told = stats.entropy([yes, 1 - yes])
+                ranks.append(stats.spearmanr(q[: len(yes)], told).statistic)
+    assert found == {
+        "KL(pi_beta || pi_phi)": pytest.approx(np.mean(divergences), rel=1e-4),
+        "rank correlation with the return": pytest.approx(
+            stats.spearmanr(values, returns).statistic, abs=1e-3
+        ),
+        "of questions, with what they tell": pytest.approx(np.mean(ranks), abs=1e-3),
+    }
+    assert 0.1 < found["KL(pi_beta || pi_phi)"] and ranks[0] != pytest.approx(np.mean(ranks))
+
+
+@pytest.mark.parametrize("count", [10, 100, 200, 323, 400])
+def test_positions_come_evenly_from_all_materials(count):
+    task = endgames.EndgameTask({**endgames.PROFILES["smoke"], "games": 20}, seed=0)
+    task.materials = ("Q", "R", "QR", "RR")
+    kept = task._of_materials(endgames.test_positions(), count)
+    counts = [sum(read_board(chess.Board(fen))[0] == m for fen in kept) for m in task.materials]
+    assert sum(counts) == count and max(counts) - min(counts) <= 2
+    assert len(set(kept)) == count
+
+
+def test_unseen_starts_are_those_that_no_recorded_game_came_through():
+    task = endgames.EndgameTask({**endgames.PROFILES["smoke"], "games": 2_000}, seed=0)
+    assert 0 < task.unseen.sum() < len(task.unseen)
+    states = "".join(row for texts in recorded(2_000)["text"] for row in texts[::2])
+    for fen, unseen in zip(task.starts[True], task.unseen, strict=True):
+        assert (task.env.state_text(chess.Board(fen)) in states) != unseen
+    returns = np.arange(len(task.unseen), dtype=float)
+    found = task.describe(SimpleNamespace(returns=returns))
+    assert found["score, unseen starts"] == returns[task.unseen].mean()
+    task.unseen = np.zeros_like(task.unseen)
+    found = task.describe(SimpleNamespace(returns=returns))
+    assert study._mean([found["score, unseen starts"]] * 2) is None
+
+
+def recorded(games):
+    return endgames.generate(
+        "endgames", games, 0, max_moves=40, materials=("Q",), format="mirrored"
+    )
+
+
+def test_games_that_were_cut_off_are_draws():
+    games = Dataset.from_dict({"done": [True, False], "reward": [[0.0, 1.0], [0.0, 0.0]]})
+    assert chess_games.as_draws(games)["done"] == [True, True]
+
+
+def test_a_row_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="no row 'Monte Carlo returns'; there are: .*Monte-Carlo"):
+        wordle.main(
+            ["--profile", "smoke", "--output", str(tmp_path), "--only", "Monte Carlo returns"]
+        )
+
+
+def test_another_grid_is_another_row(run, tmp_path, monkeypatch):
+    first = run(twenty_questions, "--only")
+    monkeypatch.setattr(study, "train", None)  # the clone is kept, and read
+    grid = ({"temperature": 0.3},)
+    methods = {"bc": replace(study.METHODS["bc"], grid=grid)}
+    monkeypatch.setattr(study, "METHODS", {**study.METHODS, **methods})
+    monkeypatch.setattr("qsft_lite.baselines.methods.METHODS", study.METHODS)
+    second = run(twenty_questions, "--only")
+    one, other = (result["raw"]["seeds"][0]["Behavior cloning"][""] for result in (first, second))
+    assert len(one["grid"]) == 8 and other["grid"] == [*grid]
+    assert one["seconds"] > other["seconds"] > 0 and len(one["commit"]) >= 7
+
+
+def test_objects_are_between_one_and_all():
+    for count in (0, 159):
+        with pytest.raises(ValueError, match="objects must be between 1 and 158"):
+            twenty_questions.some_objects(count)
+    assert [len(twenty_questions.some_objects(count)) for count in (1, 40, 158)] == [1, 40, 158]

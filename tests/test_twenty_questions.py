@@ -38,7 +38,7 @@ from qsft_lite.envs.twenty_questions_rules import (
     read_objects,
     read_topics,
 )
-from qsft_lite.envs.twenty_questions_text import plural
+from qsft_lite.envs.twenty_questions_text import ALSO_ADJECTIVES, plural
 from qsft_lite.models import line_tokenizer
 
 LMRL_OBJECTS = Path(__file__).parents[2] / "shared/data/lmrl/twenty_questions_objects.json"
@@ -173,6 +173,38 @@ def test_another_list_of_objects_can_be_played(tmp_path):
     assert [env.step(question)[0] for question in questions] == [YES, NO, NO, YES]
 
 
+@pytest.mark.parametrize("category", ["animal", "food", "wood", "electric"])
+def test_a_category_may_be_called_as_an_attribute_is(tmp_path, category):
+    path = tmp_path / "objects.tsv"
+    header = "object\tguess\tother names\tcategory\tattributes\n"
+    path.write_text(f"{header}igloo\t\t\tbuilding\tmade\nfox\t\t\t{category}\tfur\n")
+    env = envs.make("twenty_questions", objects=path)
+    env.reset(options={"object": "fox"})
+    assert env.step(f"Is it in the category {category}?")[0] == YES
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["dog", "cat"]', "objects.json: .category: .* expected"),
+        ('{"Animals": "dog"}', "objects.json: a list of names expected in 'Animals', got 'dog'"),
+        ('{"Animals": ["dog", ""]}', "objects.json: a list of names expected in 'Animals'"),
+        ('{"Animals": [["dog"]]}', "objects.json: a list of names expected in 'Animals'"),
+        ("{}", "objects.json has no objects"),
+    ],
+)
+def test_a_bad_list_of_lmrl_gyms_kind_is_named(tmp_path, text, message):
+    path = tmp_path / "objects.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_objects(path)
+
+
+def test_names_alone_are_no_objects():
+    with pytest.raises(ValueError, match="objects:1: 'dog' is no Thing"):
+        envs.make("twenty_questions", objects=["dog", "cat"])
+
+
 @pytest.mark.skipif(not LMRL_OBJECTS.exists(), reason="LMRL-Gym's objects are not here")
 def test_the_objects_of_lmrl_gym_can_be_played_with_their_own_names():
     env = envs.make("twenty_questions", objects=LMRL_OBJECTS)
@@ -296,6 +328,33 @@ def test_the_oracle_answers_as_a_person_would(name, yes, no):
             assert RULES.answer(question, index) == expected, text
 
 
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("Can I eat it?", "Is it food or drink?"),
+        ("Would you wear it?", "Do you wear it?"),
+        ("Could you find it in a kitchen?", "Is it found in a kitchen?"),
+        ("It's an animal, isn't it?", "Is it an animal?"),
+        ("It is made of wood, right?", "Is it made of wood?"),
+        ("Aren't they animals?", "Is it an animal?"),
+        ("Are they tools?", "Is it a tool?"),
+        ("Is it a metal object?", "Is it made of metal?"),
+        ("Can't you ride it?", "Can you ride in it or on it?"),
+        ("Is it orange?", None),
+        ("It is iron, isn't it?", None),
+        ("Are these mobile?", None),
+        ("Is it a dish?", None),
+        ("You can't eat it.", None),
+        ("It doesn't have wheels.", None),
+        ("Does it have a blade?", None),  # a bee is sharp and has none
+        ("Is it served hot?", None),
+    ],
+)
+def test_a_question_is_read_as_it_is_meant(text, same):
+    meant = UNKNOWN if same is None else RULES.question_texts.index(same + "\n")
+    assert RULES.read_question(text) == meant
+
+
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
 def test_phrasings_are_understood_with_small_changes(topic):
     usual = RULES.read_question(topic.phrasings[0])
@@ -348,13 +407,15 @@ def test_a_guess_must_name_the_whole_object_and_no_more(thing):
     for name in (thing.name, *thing.other_names):
         article = "an" if name[0] in "aeiou" else "a"
         for text in (
-            *(f"Is it {article} {name}?\n", f"is it {name}", f"Is it the {name}?", f"{name}\n"),
+            *(f"Is it {article} {name}?\n", f"Is it the {name}?", f"{name}\n"),
             *(f"Is the object {article} {name}?", f"IS IT {article} {name}?!".upper()),
             *(f"Could it be {article} {name}?", f"I think it's {article} {name}.", f"A {name}?"),
             *(f"Are they {plural(name)}?", f"Is it maybe some {plural(name)}?"),
         ):
             assert wins(text), text
+        assert wins(f"is it {name}") == (name not in ALSO_ADJECTIVES)
         for text in (
+            *(f"It isn't {article} {name}.", f"Maybe it isn't {article} {name}"),
             *(f"Is it a {name} case?", f"Is it a big {name}?", f"Is it a {name} or a unicorn?"),
             *(f"Is it not a {name}?", f"Is it like a {name}?", f"Do you use a {name} with it?"),
             *(f"Is it a toy {name} shop?", f"Is it a kind of {name}?"),
@@ -602,8 +663,15 @@ def test_the_scripted_player_asks_what_it_does_not_know_and_guesses_what_is_left
             ScriptedPlayer(RULES, **arguments)
 
 
-@pytest.mark.parametrize("ideas", [1, 3])
-@pytest.mark.parametrize("few", [1, 3, 8])
+@pytest.mark.parametrize("name", PLAYERS)
+def test_no_player_goes_on_after_the_last_question(name):
+    over = START + "Is it an animal?\nNo.\n" * TURNS
+    with pytest.raises(ValueError, match="history 1 has all of its 20 questions"):
+        PLAYERS[name](TwentyQuestionsRules(FEW)).act([START, over])
+
+
+@pytest.mark.parametrize("ideas", [1, 3, 20])
+@pytest.mark.parametrize("few", [1, 8])
 def test_the_scripted_player_knows_its_own_probabilities(ideas, few):
     player = ScriptedPlayer(RULES, 0, ideas=ideas, few=few, noise=0.2)
     rng = np.random.default_rng(ideas)

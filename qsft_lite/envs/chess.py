@@ -174,12 +174,15 @@ class ChessGame(gymnasium.Env):
         board = self.board
         if board is None:
             raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
-        self._moves += 1
         move = self.read_action(board, action)
         if move:
-            board.push(move)
-            if not board.is_game_over():
-                board.push(self.opponent.choose(board, self.np_random))
+            after = board.copy()
+            after.push(move)
+            if not after.is_game_over():
+                after.push(self.opponent.choose(after, self.np_random))
+            # Only now, so that the game is as it was where the opponent has failed.
+            self.board = board = after
+        self._moves += 1
         outcome = board.outcome()
         terminated = outcome is not None
         truncated = not terminated and self._moves >= self.max_moves

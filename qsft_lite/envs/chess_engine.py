@@ -20,7 +20,7 @@ import numpy as np
 PLACES = ("/usr/games/stockfish", "/usr/local/bin/stockfish", "/opt/homebrew/bin/stockfish")
 MILLISECONDS = 100  # a move, as LMRL-Gym's
 START_SECONDS = 10.0  # at least, that an engine has to start
-ATTEMPTS = 3  # to get a move from an engine that dies or hangs
+ATTEMPTS = 3  # to get a move from an engine that dies, hangs or does not start
 HOW_TO_INSTALL = (
     "Full games of chess need a UCI engine. Install Stockfish (Debian, Ubuntu and Colab: "
     "apt install stockfish; macOS: brew install stockfish; conda: conda install -c conda-forge "
@@ -33,13 +33,9 @@ CENTIPAWN = 3.61  # and what it calls a centipawn that many
 
 Elo = int | Literal["floor", "full"]
 
-FAILURES = (  # of which the last two are TimeoutError from Python 3.11 on
-    chess.engine.EngineError,
-    OSError,
-    concurrent.futures.CancelledError,
-    asyncio.TimeoutError,
-    concurrent.futures.TimeoutError,
-)
+# Both are TimeoutError from Python 3.11 on.
+TIMEOUTS = (asyncio.TimeoutError, concurrent.futures.TimeoutError)
+FAILURES = (chess.engine.EngineError, OSError, concurrent.futures.CancelledError, *TIMEOUTS)
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +65,10 @@ class Engine:
     reproducible. Stockfish draws its handicap from the clock; with a node limit it is therefore
     drawn here, by the same rule from the same four best moves, with the random numbers given.
 
-    timeout: seconds beyond its limit after which the engine counts as hung. It is then killed; one
-    that hung or died is started anew and asked again. Copies share the process. close ends it, and
-    so does the end of the object or of Python; the next move would start another.
+    timeout: seconds beyond its milliseconds, or for all of its nodes, after which the engine counts
+    as hung. It is then killed; one that hung or died is started anew and asked again. Copies share
+    the process. close ends it, and so does the end of the object or of Python; the next move would
+    start another.
     """
 
     def __init__(
@@ -88,6 +85,8 @@ class Engine:
         for name, value in (("milliseconds", milliseconds), ("nodes", nodes)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not timeout > 0:  # refuses NaN too
+            raise ValueError(f"timeout must be more than 0 seconds, got {timeout}")
         self.path = find_engine(engine)
         self.nodes = nodes
         self.milliseconds = None if nodes else milliseconds or MILLISECONDS
@@ -146,22 +145,24 @@ class Engine:
                 failure = error
                 log.warning("The engine failed (%r), attempt %d: started anew", error, attempt + 1)
                 self.close()
+        slow = f"; if it is only slow, raise timeout, now {self.timeout} seconds"
         raise RuntimeError(
             f"{self.path} failed {ATTEMPTS} times at {board.fen()!r}: {failure!r}"
+            f"{slow if isinstance(failure, TIMEOUTS) else ''}"
         ) from failure
 
     def _choose(self, board: chess.Board, noise: np.ndarray | None) -> chess.Move:
         process = self._process()
         fresh = object()  # a new game each time: the engine forgets all it has seen
         if noise is None:
-            seconds = self.milliseconds / 1000 if self.milliseconds else self.timeout
+            seconds = self.milliseconds / 1000 if self.milliseconds else None
             limit = chess.engine.Limit(time=seconds, nodes=self.nodes)
             move = process.play(board, limit, game=fresh).move
             if move is None:
                 raise chess.engine.EngineError("it has no move")
             return move
         level = skill_level(self.elo)
-        limit = chess.engine.Limit(depth=1 + int(level), nodes=self.nodes, time=self.timeout)
+        limit = chess.engine.Limit(depth=1 + int(level), nodes=self.nodes)
         lines = process.analyse(board, limit, game=fresh, multipv=CANDIDATES)
         scored = [(line["score"].relative, line["pv"][0]) for line in lines if line.get("pv")]
         if not scored:
@@ -180,6 +181,17 @@ class Engine:
             process = self._running[0]
             process.configure({k: v for k, v in options.items() if k in process.options})
         return self._running[0]
+
+
+class _Process(chess.engine.SimpleEngine):
+    """An engine that is given up on in any search.
+
+    A search by nodes must have no time limit, or the clock would decide where it ends, and
+    chess.engine waits for ever for one that has none.
+    """
+
+    def _timeout_for(self, limit: chess.engine.Limit | None) -> float:
+        return self.timeout + ((limit and limit.time) or 0)
 
 
 def skill_level(elo: int) -> float:
@@ -230,7 +242,7 @@ def _elo_in_range(process: chess.engine.SimpleEngine, elo: Elo) -> int | None:
 
 
 def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
-    """Start an engine.
+    """Start an engine; EngineError, which is a RuntimeError, for a program that is none.
 
     It talks to a thread, which would keep Python from ending; a daemon does not, and threads
     started by a daemon are daemons.
@@ -240,9 +252,7 @@ def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
     def start() -> None:
         try:
             result.append(
-                chess.engine.SimpleEngine.popen_uci(
-                    path, timeout=max(timeout, START_SECONDS), setpgrp=True
-                )
+                _Process.popen_uci(path, timeout=max(timeout, START_SECONDS), setpgrp=True)
             )
         except BaseException as error:
             result.append(error)
@@ -251,7 +261,9 @@ def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
     thread.start()
     thread.join()
     if isinstance(result[0], BaseException):
-        raise RuntimeError(f"{path} does not start as a UCI engine: {result[0]!r}") from result[0]
+        raise chess.engine.EngineError(
+            f"{path} does not start as a UCI engine: {result[0]!r}"
+        ) from result[0]
     result[0].timeout = timeout
     return result[0]
 

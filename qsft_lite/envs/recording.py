@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import multiprocessing
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -55,6 +56,7 @@ def record(
     for name, value in (("n", n), ("processes", processes)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    n, seed = operator.index(n), operator.index(seed)  # numpy's may overflow below
     size = BLOCK if block_size is None else block_size
     blocks = range(-(-n // size))
     block = partial(_play_block, play, n, seed, size)
@@ -121,6 +123,7 @@ def _end_with_parent() -> None:
 def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Write the settings into a new folder; ValueError when it holds those of other episodes."""
     file = folder / "settings.json"
+    settings = json.loads(json.dumps(settings, default=operator.index))  # numpy's integers too
     if not file.exists():
         if folder.exists() and any(folder.glob("*.jsonl")):
             raise ValueError(f"{folder} holds JSON lines of another origin: choose a new folder")

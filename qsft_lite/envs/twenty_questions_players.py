@@ -35,6 +35,9 @@ class Player:
         turns = [self.rules.read_history(history) for history in histories]
         consistent = np.array([self.rules.consistent(played) for played in turns])
         turns_left = np.array([TURNS - len(played) for played in turns])
+        if not (turns_left > 0).all():
+            row = int(np.flatnonzero(turns_left <= 0)[0])
+            raise ValueError(f"history {row} has all of its {TURNS} questions: the game is over")
         questions = np.zeros(len(turns), dtype=np.int64)
         for left in np.unique(turns_left):
             games = turns_left == left
@@ -100,13 +103,14 @@ class ScriptedPlayer(Player):
     def probabilities(self, consistent: np.ndarray) -> np.ndarray:
         """The distribution that `choose` draws from: (N, W) bool -> (N, questions) float64."""
         useful, imbalance, guesses = self._looks_at(consistent)
-        count = useful.sum(axis=1)[:, None]
+        count = np.maximum(useful.sum(axis=1), 1)[:, None]
         other = imbalance[:, None, :]
-        closer = ((other < imbalance[:, :, None]) & useful[:, None, :]).sum(axis=2)
+        closer = ((other < imbalance[:, :, None]) & useful[:, None, :]).sum(axis=2) / count
         even = ((other == imbalance[:, :, None]) & useful[:, None, :]).sum(axis=2)
         # No idea is closer, and not all of them are farther; those that are even share it.
-        chance = (count - closer) ** self.ideas - (count - closer - even) ** self.ideas
-        share = np.where(useful, chance / np.maximum(even * count**self.ideas, 1), 0.0)
+        farther = np.clip(1 - closer - even / count, 0, 1)
+        chance = (1 - closer) ** self.ideas - farther**self.ideas
+        share = np.where(useful, chance / np.maximum(even, 1), 0.0)
         careful = np.zeros((len(consistent), len(self.rules.table)))
         careful[:, : self.rules.guesses.start] = share
         guess = consistent / consistent.sum(axis=1, keepdims=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from importlib.resources import files
@@ -64,10 +65,12 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
         objects = Path(objects)
     if not hasattr(objects, "read_text"):
         name, things = "objects", list(enumerate(objects, start=1))
+        for line, thing in things:
+            if not isinstance(thing, Thing):
+                raise ValueError(f"objects:{line}: {thing!r} is no Thing; see also read_objects")
     elif objects.name.endswith(".json"):
         name = str(objects)
-        groups = json.loads(objects.read_text(encoding="utf-8"))
-        members = [(names, group) for group in groups for names in groups[group]]
+        members = _lmrl_members(name, objects.read_text(encoding="utf-8"))
         things = [(line, _lmrl_thing(*member)) for line, member in enumerate(members, start=1)]
     else:
         name = str(objects)
@@ -182,7 +185,7 @@ class TwentyQuestionsRules:
         meaning = self._meanings.get(words, self._meanings.get(without_kind(words)))
         if meaning is not None:
             return meaning
-        guess = self._guess_index.get(guessed_name(words))
+        guess = self._guess_index.get(guessed_name(text))
         return UNKNOWN if guess is None else self.guesses.start + guess
 
     def is_guess(self, question: int | np.ndarray) -> bool | np.ndarray:
@@ -249,6 +252,18 @@ def _read_thing(row: dict[str, str]) -> Thing:
     )
 
 
+def _lmrl_members(name: str, text: str) -> list[tuple[str, str]]:
+    """The names and the category of each object; ValueError, naming the category, for a bad one."""
+    groups = json.loads(text)
+    if not isinstance(groups, dict):
+        raise ValueError(f"{name}: {{category: [names, ...]}} expected, got {str(groups)[:60]!r}")
+    for group, members in groups.items():
+        listed = isinstance(members, list) and all(isinstance(names, str) for names in members)
+        if not listed or not all(_split(names) for names in members):
+            raise ValueError(f"{name}: a list of names expected in {group!r}, got {members!r}")
+    return [(names, group) for group, members in groups.items() for names in members]
+
+
 def _lmrl_thing(names: str, group: str) -> Thing:
     name, *other_names = [part.lower() for part in _split(names)]
     several = any(form == f"pair of {name}" or plural(form) == name for form in other_names)
@@ -286,10 +301,12 @@ def _topics(things: tuple[Thing, ...]) -> tuple[Topic, ...]:
         attributes = []
     categories = {topic.name: topic for topic in shipped if topic.kind == "category"}
     ordered = sorted({thing.category for thing in things})
-    asked = [
-        categories.get(name, Topic("category", name, _category_phrasings(name), ""))
-        for name in ordered
-    ]
+    taken = {normalize(text) for topic in attributes for text in topic.phrasings}
+    asked = []
+    for name in ordered:
+        # A category may be called as an attribute is: "animal", "food".
+        texts = [text for text in _category_phrasings(name) if normalize(text) not in taken]
+        asked.append(categories.get(name, Topic("category", name, tuple(texts), "")))
     return (*attributes, *asked)
 
 
@@ -302,12 +319,18 @@ def _holds(topic: Topic, thing: Thing) -> bool:
 
 
 def _index_phrasings(spoken: list[tuple[str, ...]]) -> dict[str, int]:
-    """From each normalized phrasing to its question; ValueError when two questions share one."""
+    """From each normalized phrasing to its question; ValueError when two questions share one.
+
+    Of a question like "Is it a tool?" also the plural, which "Are they tools?" is read as.
+    """
     index: dict[str, int] = {}
     for question, texts in enumerate(spoken):
         for text in texts:
             if index.setdefault(normalize(text), question) != question:
                 raise ValueError(f"{text!r} is a phrasing of two questions")
+    for words, question in list(index.items()):
+        if re.fullmatch(r"is it [a-z]+", words):
+            index.setdefault(normalize(plural(words)), question)
     return index
 
 

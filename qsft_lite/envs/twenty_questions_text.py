@@ -10,6 +10,7 @@ FILLERS = frozenset(
     "really actually probably maybe perhaps possibly ok okay well so hmm um please "
     "then also just now".split()
 )
+SUBJECT = r"(?:it|they|you|we|i|people|one|the|this|that|these|those|there)\b"
 # Pairs of a phrase and what it stands for, replaced in this order.
 SAME = tuple(
     (re.compile(rf"\b{phrase}\b"), word)
@@ -22,11 +23,19 @@ SAME = tuple(
             r"(?:people|humans|we|someone|somebody|anyone|one person|person|human being|human)",
             "you",
         ),
+        (r"(?:can|could|would|do) (?:you|i)", "do you"),
         (r"are it", "is it"),
         (r"do it", "does it"),
         (r"(?:made out of|made up of|made from|composed of)", "made of"),
     )
 )
+# Statements and tags: "it is an animal, isn't it", "is it a metal thing".
+SAME_WHOLE = (
+    (re.compile(r"it is (.+?)(?: is it| right| correct)?"), r"is it \1"),
+    (re.compile(r"(is it .+) (?:object|thing|item)"), r"\1"),
+)
+# Guesses that are adjectives or materials too: without an article, "is it orange" is none of them.
+ALSO_ADJECTIVES = frozenset({"orange", "iron", "rubber", "mobile", "auto"})
 GUESS = re.compile(
     r"(?:(?:i (?:think|guess|believe|say)|my (?:final |last )?guess is|final guess) )?"
     r"(?:(?:is it|it is|its|could it be|can it be|might it be|would it be|must it be|it must be"
@@ -40,13 +49,19 @@ IRREGULAR = {"mouse": "mice", "goose": "geese", "man": "men", "ox": "oxen", "foo
 def normalize(text: str) -> str:
     """The words of a question in lower case, in one spelling of what is said in many ways."""
     text = text.lower().replace("’", "'")
-    text = re.sub(r"\bcan't\b", "can", text)
-    text = re.sub(r"n't\b", "", text)  # "isn't it" asks the same as "is it"
+    text = re.sub(r"\bcan't\b", "cann't", text)
+    # "Isn't it a dog?" asks the same as "Is it a dog?", but "It isn't a dog." says the opposite.
+    text = re.sub(rf"n't(?= {SUBJECT})", "", text)
+    text = re.sub(r"n't\b", " not", text)
     text = re.sub(r"'s\b", " is", text).replace("'re ", " are ")
     text = " ".join(re.findall(r"[a-z0-9]+", text))
     for pattern, word in SAME:
         text = pattern.sub(word, text)
-    return " ".join(word for word in text.split() if word not in FILLERS)
+    text = " ".join(word for word in text.split() if word not in FILLERS)
+    for pattern, question in SAME_WHOLE:
+        if match := pattern.fullmatch(text):
+            text = match.expand(question)
+    return text
 
 
 def without_kind(words: str) -> str:
@@ -54,10 +69,18 @@ def without_kind(words: str) -> str:
     return KIND.sub("", words)
 
 
-def guessed_name(words: str) -> str:
-    """What a normalized text says the object is, if anything: "is it cup" -> "cup"."""
+def guessed_name(text: str) -> str:
+    """What a text says the object is, if anything, as `normalize` has it: "Is it a cup?" -> "cup".
+
+    A word that is an adjective too needs an article, unless it stands alone: "Is it an orange?".
+    """
+    words = normalize(text)
     match = GUESS.fullmatch(words)
-    return match[1] if match else ""
+    name = match[1] if match else ""
+    article = rf"\b(?:an?|the|some|your|this|that) {name}\b"
+    if name in ALSO_ADJECTIVES and name != words and not re.search(article, text.lower()):
+        return ""
+    return name
 
 
 def plural(name: str) -> str:
