@@ -333,6 +333,7 @@ def test_the_oracle_answers_as_a_person_would(name, yes, no):
     [
         ("Can I eat it?", "Is it food or drink?"),
         ("Would you wear it?", "Do you wear it?"),
+        ("Can a person carry it?", "Can one person carry it easily?"),
         ("Could you find it in a kitchen?", "Is it found in a kitchen?"),
         ("It's an animal, isn't it?", "Is it an animal?"),
         ("It is made of wood, right?", "Is it made of wood?"),

@@ -23,12 +23,12 @@ SAME = tuple(
             r"(?:people|humans|we|someone|somebody|anyone|one person|person|human being|human)",
             "you",
         ),
-        (r"(?:can|could|would|do) (?:you|i)", "do you"),
         (r"are it", "is it"),
         (r"do it", "does it"),
         (r"(?:made out of|made up of|made from|composed of)", "made of"),
     )
 )
+ASKED = re.compile(r"\b(?:can|could|would|do) (?:you|i)\b")
 # Statements and tags: "it is an animal, isn't it", "is it a metal thing".
 SAME_WHOLE = (
     (re.compile(r"it is (.+?)(?: is it| right| correct)?"), r"is it \1"),
@@ -58,6 +58,7 @@ def normalize(text: str) -> str:
     for pattern, word in SAME:
         text = pattern.sub(word, text)
     text = " ".join(word for word in text.split() if word not in FILLERS)
+    text = ASKED.sub("do you", text)
     for pattern, question in SAME_WHOLE:
         if match := pattern.fullmatch(text):
             text = match.expand(question)
