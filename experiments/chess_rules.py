@@ -2,8 +2,8 @@
 
 6,500 games are too few to learn from them which moves there are: each position shows one of some
 thirty. So a network is first fitted to the uniform distribution over all legal moves, on positions
-of the same games and a few random moves away from them. This is ours; the paper starts from a
-language model. Nothing of who wins, or of which move is good, is in it.
+of the same games and on others some random moves away, many of them lost or in check. This is ours;
+the paper starts from a language model. Nothing of who wins, or of which move is good, is in it.
 """
 
 from __future__ import annotations

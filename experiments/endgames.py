@@ -145,10 +145,8 @@ class EndgameTask(Task):
     def _of_materials(self, fens: list[str], count: int) -> list[str]:
         """So many positions of this task's materials, evenly from all; several times if need be."""
         kept = [fen for fen in fens if read_board(chess.Board(fen))[0] in self.materials]
-        return [
-            kept[(i * len(kept) // count if count < len(kept) else i) % len(kept)]
-            for i in range(count)
-        ]
+        spread = [i * len(kept) // count for i in range(count)]
+        return [kept[place] for place in spread] if count < len(kept) else (kept * count)[:count]
 
     def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> LastLine:
         """See Task.policy."""
