@@ -3,9 +3,10 @@
     python -m experiments.chess_games --profile record
 
 Needs Stockfish (`apt install stockfish`). A man is a word, and a move is two (format "pieces");
-each turn is seen alone. Before all else the network learns the rules, see `chess_rules`, the same
-one for all methods. See `experiments.study` for what is fixed before anything is seen. The last of
-the recorded games are not trained on: what the networks say of them is measured.
+each turn is seen alone. Before all else the network learns the rules, and cloning goes on with
+them, see `chess_rules`; all methods begin with that clone. See `experiments.study` for what is
+fixed before anything is seen. The last of the recorded games are not trained on: what the networks
+say of them is measured.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from experiments import chess_rules
-from experiments.chess_rules import Position, learn_rules
+from experiments.chess_rules import Position, batches, learn, uniform, wander
 from experiments.study import METHOD_ROWS, Task, next_logits, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, data_hash, encode, start_id
@@ -35,7 +36,13 @@ from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 
+# pi stays as it is: trained along on recorded moves alone, it would forget the rules.
+ROWS = {
+    title: (method, {**options, "train_behavior": False} if options else {}, scores)
+    for title, (method, options, scores) in METHOD_ROWS.items()
+}
 LOWEST = -400  # every move illegal
+BATCH = 64  # positions of a batch of rules; as many recorded ones in a batch of cloning
 
 RECORD = {
     "games": 6_500,
@@ -45,11 +52,11 @@ RECORD = {
     "width": 128,
     "rules steps": 12_000,  # see chess_rules
     "rules learning rate": 1.5e-3,
+    "cloning steps": 6_000,  # half rules, half recorded moves
+    "learning rate": 1e-3,
     "batch rows": 16,
     "row length": 246,
-    "behavior epochs": 1.0,
-    "value epochs": 0.3,
-    "learning rate": 7e-4,
+    "value epochs": 0.2,
     "value learning rate": 3e-4,
     "muon": 1,
     "target rate": 0.02,
@@ -65,6 +72,7 @@ PROFILES = {
         "measured games": 2,
         "nodes": 50,
         "rules steps": 3,
+        "cloning steps": 3,
         "layers": 1,
         "width": 16,
         "validation games": 2,
@@ -80,12 +88,12 @@ PROFILES = {
 class ChessTask(Task):
     """One seed of whole games."""
 
-    # As of endgames; outcomes hang on a single move less, so the values weigh more. Greedy in place
-    # of the lowest temperature: a pi so sharp tries hundreds of illegal moves before the legal one.
+    # As of endgames, but greedy in place of the lowest temperature: a pi so sharp tries hundreds of
+    # illegal moves before the legal one.
     by_value = [
         {"beta": weight / sharpened.get("temperature", 1.0), "support": 0.05, **sharpened}
-        for weight in (2.0, 4.0, 8.0, 16.0)
-        for sharpened in ({"temperature": 0.4}, {"greedy": True})
+        for weight in (1.0, 2.0, 4.0, 8.0)
+        for sharpened in ({"temperature": 0.25}, {"greedy": True})
     ]
 
     def __init__(self, settings: dict[str, Any], seed: int, folder: Path):
@@ -111,7 +119,12 @@ class ChessTask(Task):
         kept = settings["games"] - settings["measured games"]
         self.measured = recorded.select(range(kept, settings["games"]))
         games = as_draws(as_pieces(recorded.select(range(kept))))
-        self.model = self._knowing_the_rules(games, folder)
+        self.moves = [  # a board and what was played there
+            (self.env.read_state(row[i]), row[i + 1])
+            for row in games["text"]
+            for i in range(0, len(row) - 1, 2)
+        ]
+        self.model = self._knowing_the_rules(folder)
         encoded = encode(
             games,
             self.tokenizer,
@@ -121,7 +134,7 @@ class ChessTask(Task):
         )
         self.episodes = cut_turns(encoded, settings["row length"])
 
-    def _knowing_the_rules(self, games: Dataset, folder: Path) -> PreTrainedModel:
+    def _knowing_the_rules(self, folder: Path) -> PreTrainedModel:
         """A model fitted to the legal moves of these games' positions; kept in the folder."""
         names = ("games", "nodes", "layers", "width", "rules steps", "rules learning rate")
         # The code is part of the name: a network that other code has taught is not this one.
@@ -133,22 +146,39 @@ class ChessTask(Task):
             size = {"layers": self.settings["layers"], "width": self.settings["width"]}
             model = small_model(self.tokenizer, **size, heads=4, context=48, seed=self.seed)
             share_embeddings(model, self.tokenizer, words, seed=self.seed)
-            texts = (row[i] for row in games["text"] for i in range(0, len(row) - 1, 2))
+            lessons = batches(self._lesson, BATCH, np.random.default_rng(self.seed))
             steps, rate = self.settings["rules steps"], self.settings["rules learning rate"]
-            boards = [self.env.read_state(text) for text in texts]
-            learn_rules(model, boards, self._position, steps=steps, rate=rate, seed=self.seed)
+            learn(model, lessons, steps=steps, rate=rate)
             aside = kept.with_name(f".{kept.name}.{os.getpid()}")
             model.save_pretrained(aside)
             os.replace(aside, kept)
         return AutoModelForCausalLM.from_pretrained(kept)
 
-    def _position(self, board: chess.Board) -> Position:
-        state = [start_id(self.tokenizer), *self.tokenizer(self.env.state_text(board))["input_ids"]]
-        goals: dict[int, list[int]] = {}
-        for move in board.legal_moves:
-            man, goal = self._words(board, move)
-            goals.setdefault(man, []).append(goal)
-        return Position(state, goals)
+    def train(
+        self, method: str, model: PreTrainedModel, folder: Path, options: dict[str, Any]
+    ) -> TrainedMethod:
+        """As of all tasks, but cloning goes on with the rules."""
+        if method != "bc":
+            return super().train(method, model, folder, options)
+        rng = np.random.default_rng([self.seed, 1])
+        steps, rate = self.settings["cloning steps"], self.settings["learning rate"]
+        learn(model, batches(self._lesson_or_move, 2 * BATCH, rng), steps=steps, rate=rate)
+        return TrainedMethod("bc", {}, model, None, self.tokenizer, "", [])
+
+    def _lesson(self, rng: np.random.Generator) -> Position:
+        """A recorded position, or one some random moves away, and all its legal moves."""
+        board = wander(self.moves[rng.integers(len(self.moves))][0], rng)
+        return uniform(self._state(board), (self._words(board, m) for m in board.legal_moves))
+
+    def _lesson_or_move(self, rng: np.random.Generator) -> Position:
+        """A lesson, or a recorded position and the move played there."""
+        if rng.random() < 0.5:
+            return self._lesson(rng)
+        board, action = self.moves[rng.integers(len(self.moves))]
+        return uniform(self._state(board), [self._tokens(action)])
+
+    def _state(self, board: chess.Board) -> list[int]:
+        return [start_id(self.tokenizer), *self.tokenizer(self.env.state_text(board))["input_ids"]]
 
     def policy(self, trained: TrainedMethod, options: dict[str, Any]) -> LastLine:
         """See Task.policy."""
@@ -220,7 +250,10 @@ class ChessTask(Task):
 
     def _words(self, board: chess.Board, move: chess.Move) -> tuple[int, int]:
         """A move's two tokens: the man, and where it goes."""
-        words = self.env.action_text(board, move).split(" ")
+        return self._tokens(self.env.action_text(board, move))
+
+    def _tokens(self, action: str) -> tuple[int, int]:
+        words = action.split(" ")
         man, goal = self.tokenizer.convert_tokens_to_ids([words[0] + " ", words[1]])
         return man, goal
 
@@ -257,7 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
     run_study(
         start("chess_games", options, PROFILES),
         options,
-        METHOD_ROWS,
+        ROWS,
         lambda settings, seed: ChessTask(settings, seed, options["output"] / "chess_data"),
         lowest=LOWEST,
         best="Every game won",

@@ -4,31 +4,46 @@
 thirty. So a network is first fitted to the uniform distribution over all legal moves, on positions
 of the same games and on others some random moves away, many of them lost or in check. This is ours;
 the paper starts from a language model. Nothing of who wins, or of which move is good, is in it.
+
+A network that then sees nothing but recorded moves forgets the rules again (LOG.md). So cloning
+goes on with them: half of its positions are such lessons, half are recorded ones and their moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import chess
 import numpy as np
 import torch
+from scipy.special import entr
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from qsft_lite.models import attention_mask
 from qsft_lite.optimizer import MuonAdamW
 
-BATCH = 64  # positions
 POOL = 2_048  # positions that are sorted by length before they are batched
 WANDERING = 4  # at most so many random moves of each side away from a recorded position
 
 
 class Position(NamedTuple):
-    """A state's tokens, and of every man that can move: its token and the tokens of its goals."""
+    """A state's tokens, and a distribution over moves to fit there.
+
+    moves: of each man, by its token, the probability of each of its goals, by their tokens.
+    """
 
     state: list[int]
-    goals: dict[int, list[int]]
+    moves: dict[int, dict[int, float]]
+
+
+def uniform(state: list[int], moves: Iterable[tuple[int, int]]) -> Position:
+    """All of these moves (man, goal) alike: the rules, and nothing else."""
+    legal = list(moves)
+    shares: dict[int, dict[int, float]] = {}
+    for man, goal in legal:
+        shares.setdefault(man, {})[goal] = 1 / len(legal)
+    return Position(state, shares)
 
 
 def wander(board: chess.Board, rng: np.random.Generator) -> chess.Board:
@@ -59,71 +74,67 @@ def _one_of(moves: list[chess.Move], rng: np.random.Generator) -> chess.Move:
     return moves[rng.integers(len(moves))]
 
 
-def rules_loss(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:
-    """KL of pi(man) pi(goal | man) from the uniform distribution over legal moves, nats a position.
+def divergence(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:
+    """KL(a position's distribution || pi(man) pi(goal | man)), nats, mean over positions.
 
-    A state is read once: its men follow it side by side, and none of them sees another.
+    Of a single move it is that move's cross-entropy. A state is read once: its men follow it side
+    by side, and none of them sees another.
     """
-    sizes = [len(position.state) + len(position.goals) for position in positions]
+    sizes = [len(position.state) + len(position.moves) for position in positions]
     longest = max(sizes)
     ids = torch.zeros(len(positions), longest, dtype=torch.long)
-    places = torch.zeros_like(ids)
+    places, device = torch.zeros_like(ids), model.device
     own = torch.arange(longest)
     seen = (own <= own[:, None]).repeat(len(positions), 1, 1)
     rows, columns, tokens, shares = [], [], [], []
-    for row, (state, goals) in enumerate(positions):
-        begun, count = len(state), sum(map(len, goals.values()))
-        ids[row, : sizes[row]] = torch.tensor([*state, *goals])
+    for row, (state, moves) in enumerate(positions):
+        begun = len(state)
+        ids[row, : sizes[row]] = torch.tensor([*state, *moves])
         places[row, :begun] = own[:begun]
         places[row, begun:] = begun
         seen[row, begun:, begun:] = torch.eye(longest - begun, dtype=torch.bool)
-        for number, (man, its_goals) in enumerate(goals.items()):
+        for number, (man, goals) in enumerate(moves.items()):
             # A move is the choice of its man and that of its goal.
-            rows += [row] * (1 + len(its_goals))
-            columns += [begun - 1] + [begun + number] * len(its_goals)
-            tokens += [man, *its_goals]
-            shares += [len(its_goals) / count] + [1 / count] * len(its_goals)
-    mask = attention_mask(model, seen[:, None])
-    hidden = model.base_model(input_ids=ids, attention_mask=mask, position_ids=places)[0]
+            rows += [row] * (1 + len(goals))
+            columns += [begun - 1] + [begun + number] * len(goals)
+            tokens += [man, *goals]
+            shares += [sum(goals.values()), *goals.values()]
+    hidden = model.base_model(
+        input_ids=ids.to(device),
+        attention_mask=attention_mask(model, seen[:, None].to(device)),
+        position_ids=places.to(device),
+    )[0]
     where, inverse = torch.unique(
         torch.tensor(rows) * longest + torch.tensor(columns), return_inverse=True
     )
-    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[where]).float()
-    log_pi = logits.log_softmax(-1)[inverse, torch.tensor(tokens)]
-    entropy = np.mean([np.log(sum(map(len, goals.values()))) for _, goals in positions])
-    return -(log_pi * torch.tensor(shares)).sum() / len(positions) - float(entropy)
+    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[where.to(device)]).float()
+    log_pi = logits.log_softmax(-1)[inverse.to(device), torch.tensor(tokens, device=device)]
+    cross_entropy = -(log_pi * torch.tensor(shares, device=device)).sum()
+    entropy = sum(entr(list(goals.values())).sum() for _, m in positions for goals in m.values())
+    return (cross_entropy - float(entropy)) / len(positions)
 
 
 def batches(
-    boards: Sequence[chess.Board],
-    read: Callable[[chess.Board], Position],
-    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator], Position], size: int, rng: np.random.Generator
 ) -> Iterator[list[Position]]:
     """Batches of positions without end, each of about one length."""
     while True:
-        drawn = rng.integers(len(boards), size=POOL)
-        pool = sorted((read(wander(boards[i], rng)) for i in drawn), key=lambda p: len(p.state))
-        parts = [pool[i : i + BATCH] for i in range(0, POOL, BATCH)]
+        pool = sorted((draw(rng) for _ in range(POOL)), key=lambda position: len(position.state))
+        parts = [pool[i : i + size] for i in range(0, POOL, size)]
         yield from (parts[i] for i in rng.permutation(len(parts)))
 
 
-def learn_rules(
-    model: PreTrainedModel,
-    boards: Sequence[chess.Board],
-    read: Callable[[chess.Board], Position],
-    *,
-    steps: int,
-    rate: float,
-    seed: int,
+def learn(
+    model: PreTrainedModel, lessons: Iterator[list[Position]], *, steps: int, rate: float
 ) -> None:
-    """Fit the model, in place, to the uniform distribution over legal moves."""
+    """Fit the model, in place and on a GPU if there is one, to so many batches."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     optimizer = MuonAdamW(model, rate, 0.1, (0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimizer, 50, steps)
-    drawn = batches(boards, read, np.random.default_rng(seed))
     losses = []
     model.train()
     for step in range(steps):
-        loss = rules_loss(model, next(drawn))
+        loss = divergence(model, next(lessons))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -131,5 +142,5 @@ def learn_rules(
         schedule.step()
         losses.append(loss.item())
         if step % 100 == 99:
-            print(f"rules: step {step + 1}, {np.mean(losses[-100:]):.3f} nats", flush=True)
+            print(f"step {step + 1}, {np.mean(losses[-100:]):.3f} nats", flush=True)
     model.eval()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.chess_rules import Position, batches, learn_rules, rules_loss, wander
+from experiments.chess_rules import batches, divergence, learn, uniform, wander
 from qsft_lite.data import start_id
 from qsft_lite.envs.chess_words import game_move, game_text, game_words
 from qsft_lite.models import small_model, word_tokenizer
@@ -25,19 +25,23 @@ def model(seed=0):
     return small_model(TOKENIZER, layers=2, width=16, heads=2, context=48, seed=seed)
 
 
-def read(board):
-    state = [start_id(TOKENIZER), *TOKENIZER(game_text(board))["input_ids"]]
-    goals = {}
-    for move in board.legal_moves:
-        man, goal = TOKENIZER(game_move(board, move))["input_ids"]
-        goals.setdefault(man, []).append(goal)
-    return Position(state, goals)
+def tokens(board):
+    return [start_id(TOKENIZER), *TOKENIZER(game_text(board))["input_ids"]]
+
+
+def words(board, move):
+    man, goal = TOKENIZER(game_move(board, move))["input_ids"]
+    return man, goal
+
+
+def lesson(board):
+    return uniform(tokens(board), (words(board, move) for move in board.legal_moves))
 
 
 def naive_divergence(network, board):
     """KL of the policy from the uniform one, each legal move written out by itself."""
     network = network.double()
-    state = [start_id(TOKENIZER), *TOKENIZER(game_text(board))["input_ids"]]
+    state = tokens(board)
     log_likely = []
     for move in board.legal_moves:
         action = TOKENIZER(game_move(board, move))["input_ids"]
@@ -50,7 +54,7 @@ def naive_divergence(network, board):
 @torch.no_grad()
 def test_the_loss_is_the_divergence_from_uniform_legal_moves():
     boards = [chess.Board(position) for position in POSITIONS]
-    together = float(rules_loss(model(), [read(board) for board in boards]))
+    together = float(divergence(model(), [lesson(board) for board in boards]))
     assert together == pytest.approx(
         np.mean([naive_divergence(model(), board) for board in boards]), rel=1e-5
     )
@@ -75,16 +79,42 @@ def test_wandering_shows_lost_positions_and_checks():
     assert 0.1 < np.mean([board.is_check() for board in boards]) < 0.5
 
 
+@torch.no_grad()
+def test_of_a_single_move_it_is_the_cross_entropy():
+    board = chess.Board()
+    move = chess.Move.from_uci("g1f3")
+    fitted = divergence(model(), [uniform(tokens(board), [words(board, move)])])
+    row = torch.tensor([[*tokens(board), *words(board, move)]])
+    logits = model()(input_ids=row).logits[0, -3:-1].log_softmax(-1)
+    assert float(fitted) == pytest.approx(-sum(float(logits[i, row[0, i - 2]]) for i in (0, 1)))
+
+
+@torch.no_grad()
+def test_the_divergence_of_any_distribution_is_that_of_its_definition():
+    board = chess.Board()
+    moves = [words(board, chess.Move.from_uci(name)) for name in ("g1f3", "g1h3", "e2e4")]
+    shares = np.array([0.5, 0.2, 0.3])
+    position = uniform(tokens(board), moves)
+    for (man, goal), share in zip(moves, shares, strict=True):
+        position.moves[man][goal] = share
+    alone = [float(divergence(model(), [uniform(tokens(board), [move])])) for move in moves]
+    expected = float(shares @ (np.log(shares) + alone))
+    assert float(divergence(model(), [position])) == pytest.approx(expected, rel=1e-5)
+
+
+def draw(rng):
+    return lesson(chess.Board(POSITIONS[1 + rng.integers(len(POSITIONS) - 1)]))
+
+
 def test_batches_are_the_same_for_the_same_seed():
-    boards = [chess.Board(position) for position in POSITIONS]
-    first, again = (next(batches(boards, read, np.random.default_rng(3))) for _ in range(2))
+    first, again = (next(batches(draw, 64, np.random.default_rng(3))) for _ in range(2))
     assert first == again and len(first) == 64
 
 
 def test_the_rules_of_a_few_positions_can_be_learned():
-    boards = [chess.Board(position) for position in POSITIONS[1:]]
+    lessons = [lesson(chess.Board(position)) for position in POSITIONS[1:]]
     network = model()
-    before = float(rules_loss(network, [read(board) for board in boards]).detach())
-    learn_rules(network, boards, read, steps=100, rate=1e-2, seed=0)
-    after = float(rules_loss(network, [read(board) for board in boards]).detach())
+    before = float(divergence(network, lessons).detach())
+    learn(network, batches(draw, 64, np.random.default_rng(0)), steps=100, rate=1e-2)
+    after = float(divergence(network, lessons).detach())
     assert before > 5 and after < 0.6 * before, (before, after)

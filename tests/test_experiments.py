@@ -278,3 +278,14 @@ def test_objects_are_between_one_and_all():
         with pytest.raises(ValueError, match="objects must be between 1 and 158"):
             twenty_questions.some_objects(count)
     assert [len(twenty_questions.some_objects(count)) for count in (1, 40, 158)] == [1, 40, 158]
+
+
+@pytest.mark.skipif(not shutil.which("stockfish", path=ENGINES), reason="apt install stockfish")
+def test_half_of_cloning_chess_is_rules_and_half_recorded_moves(tmp_path):
+    task = chess_games.ChessTask(chess_games.PROFILES["smoke"], 0, tmp_path)
+    rng = np.random.default_rng(0)
+    drawn = [task._lesson_or_move(rng) for _ in range(300)]
+    played = {(*task._state(board), *task._tokens(action)) for board, action in task.moves}
+    single = [(*s, *moves, *next(iter(moves.values()))) for s, moves in drawn if len(moves) == 1]
+    assert 0.4 < np.mean([len(moves) == 1 for _, moves in drawn]) < 0.6
+    assert np.mean([one in played for one in single]) > 0.9  # few positions have one legal move
