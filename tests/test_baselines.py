@@ -93,10 +93,10 @@ def problem(tmp_path_factory):
     )
 
 
-def train(problem, method, *, steps=100, learning_rate=0.05, **options):
+def train(problem, method, *, start=None, steps=100, learning_rate=0.05, **options):
     return baselines.train(
         method,
-        problem.cloned.behavior,
+        start or problem.cloned.behavior,
         problem.tokenizer,
         problem.episodes,
         None,
@@ -318,6 +318,21 @@ def test_training_leaves_the_given_model_alone(problem):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_method_goes_on_from_both_networks_of_another(problem):
+    returns = train(problem, "mc_returns", train_behavior=True)
+    before = ratio(returns)
+    assert np.abs(before - 1).max() > 0.1  # not where p starts
+    same = train(problem, "q_sft", start=returns, steps=1, learning_rate=0.0)
+    assert np.allclose(ratio(same), before)
+    assert all(
+        torch.equal(weight, returns.behavior.state_dict()[name])
+        for name, weight in same.behavior.state_dict().items()
+    )
+    further = train(problem, "q_sft", start=returns)
+    assert np.abs(ratio(further) - value_iteration(problem.mdp)).max() < 0.02
+    assert np.array_equal(ratio(returns), before)
+
+
 def test_every_method_has_a_grid_of_one_size():
     assert set(baselines.METHODS) == {
         "bc",
@@ -341,6 +356,9 @@ def test_what_cannot_be_trained(problem):
         train(problem, "ilql", alpha=1.0)
     with pytest.raises(ValueError, match="q_sft knows no option fraction"):
         train(problem, "q_sft", fraction=0.1)
+    for method, start in (("ilql", "mc_returns"), ("mc_returns", "ilql"), ("bc", "bc")):
+        with pytest.raises(ValueError, match=f"{method} cannot go on from {start}: pass a model"):
+            train(problem, method, start=train(problem, start, steps=1))
     with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):
         train(problem, "filtered_bc", fraction=0.0)
     with pytest.raises(ValueError, match="expectile must lie strictly between"):

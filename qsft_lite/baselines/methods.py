@@ -169,7 +169,7 @@ class TrainedMethod:
 
 def train(
     method: str,
-    model: PreTrainedModel,
+    model: PreTrainedModel | TrainedMethod,
     tokenizer: PreTrainedTokenizerBase,
     episodes: datasets.Dataset,
     validation: datasets.Dataset | None,
@@ -184,7 +184,8 @@ def train(
     Args:
         method: its name.
         model: the weights to start from, left as they are: for "bc" of an untrained or pretrained
-            model, for the other methods the cloned ones, which also are the pi they act with.
+            model, for the other methods the cloned ones, which also are the pi they act with. A
+            method of Q-SFT's loss can also go on from another one: from its pi and its p.
         tokenizer: the model's; methods of Q-SFT's loss need its dummy token.
         episodes: as of data.encode.
         validation: likewise, for the held-out loss, or None.
@@ -199,11 +200,17 @@ def train(
             QSFTConfig.
 
     Raises:
-        ValueError: an unknown method or option; with resume, a folder with another run.
+        ValueError: an unknown method or option; a method to go on from where that cannot be; with
+            resume, a folder with another run.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     family = METHODS[method].family
+    if isinstance(model, TrainedMethod) and {family, METHODS[model.method].family} != {"q_sft"}:
+        raise ValueError(
+            f"{method} cannot go on from {model.method}: pass a model, such as its behavior. Only "
+            "methods of Q-SFT's loss go on from one another"
+        )
     fields = {field.name for field in dataclasses.fields(QSFTConfig)} if family == "q_sft" else {}
     known = {*METHODS[method].options, *fields}
     unknown = sorted(set(options) - known)
@@ -287,13 +294,18 @@ def _train_q_sft(
     method, model, tokenizer, episodes, validation, args, length, resume, options
 ) -> TrainedMethod:
     """The loss of Q-SFT with the method's leftover and backup."""
-    q_model = with_new_head(model, args.seed) if METHODS[method].new_head else copy.deepcopy(model)
+    if isinstance(model, TrainedMethod):
+        q_model, behavior = copy.deepcopy(model.values), copy.deepcopy(model.behavior)
+    else:
+        new = METHODS[method].new_head
+        q_model = with_new_head(model, args.seed) if new else copy.deepcopy(model)
+        behavior = copy.deepcopy(model)
     trainer = QSFTTrainer(
         q_model,
         dataclasses.replace(_for_values(args), stage="values", **options),
         *_rows(episodes, validation, length, args.seed),
         processing_class=tokenizer,
-        behavior_model=copy.deepcopy(model),
+        behavior_model=behavior,
     )
     _run(trainer, resume, method, options)
     behavior, q_model = trainer.model.behavior.eval(), trainer.model.q.eval()
