@@ -11,6 +11,7 @@ say of them is measured.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import os
@@ -25,7 +26,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from experiments import chess_rules
-from experiments.chess_rules import Position, batches, learn, uniform, wander
+from experiments.chess_rules import Position, batches, divergence, learn, position, surprise, wander
 from experiments.study import METHOD_ROWS, Task, next_logits, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, data_hash, encode, start_id
@@ -36,13 +37,19 @@ from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 
-# pi stays as it is: trained along on recorded moves alone, it would forget the rules.
+# pi stays as it is: on recorded moves alone it would forget the rules. So would the two methods
+# that clone them again, filtered and return-conditioned cloning, which are left out.
 ROWS = {
-    title: (method, {**options, "train_behavior": False} if options else {}, scores)
+    title: (
+        method,
+        {**options, "train_behavior": False} if "train_behavior" in options else options,
+        scores,
+    )
     for title, (method, options, scores) in METHOD_ROWS.items()
+    if METHODS[method].family != "cloning"
 }
 LOWEST = -400  # every move illegal
-BATCH = 64  # positions of a batch of rules; as many recorded ones in a batch of cloning
+BATCH = 64  # lessons; in cloning there are about as many recorded moves beside them
 
 RECORD = {
     "games": 6_500,
@@ -52,7 +59,7 @@ RECORD = {
     "width": 128,
     "rules steps": 12_000,  # see chess_rules
     "rules learning rate": 1.5e-3,
-    "cloning steps": 6_000,  # half rules, half recorded moves
+    "behavior epochs": 0.5,
     "learning rate": 1e-3,
     "batch rows": 16,
     "row length": 246,
@@ -72,7 +79,6 @@ PROFILES = {
         "measured games": 2,
         "nodes": 50,
         "rules steps": 3,
-        "cloning steps": 3,
         "layers": 1,
         "width": 16,
         "validation games": 2,
@@ -88,8 +94,8 @@ PROFILES = {
 class ChessTask(Task):
     """One seed of whole games."""
 
-    # As of endgames, but greedy in place of the lowest temperature: a pi so sharp tries hundreds of
-    # illegal moves before the legal one.
+    # The temperature is what sharpened cloning chose before. No lower one, but greedy: a pi that
+    # sharp tries hundreds of illegal moves before a legal one.
     by_value = [
         {"beta": weight / sharpened.get("temperature", 1.0), "support": 0.05, **sharpened}
         for weight in (1.0, 2.0, 4.0, 8.0)
@@ -119,10 +125,8 @@ class ChessTask(Task):
         kept = settings["games"] - settings["measured games"]
         self.measured = recorded.select(range(kept, settings["games"]))
         games = as_draws(as_pieces(recorded.select(range(kept))))
-        self.moves = [  # a board and what was played there
-            (self.env.read_state(row[i]), row[i + 1])
-            for row in games["text"]
-            for i in range(0, len(row) - 1, 2)
+        self.moves = [  # a board, as a text, and what was played there
+            (row[i], row[i + 1]) for row in games["text"] for i in range(0, len(row) - 1, 2)
         ]
         self.model = self._knowing_the_rules(folder)
         encoded = encode(
@@ -138,7 +142,9 @@ class ChessTask(Task):
         """A model fitted to the legal moves of these games' positions; kept in the folder."""
         names = ("games", "nodes", "layers", "width", "rules steps", "rules learning rate")
         # The code is part of the name: a network that other code has taught is not this one.
-        code = hashlib.sha256(inspect.getsource(chess_rules).encode()).hexdigest()[:8]
+        taught_by = [chess_rules, ChessTask._lesson, ChessTask._state, ChessTask._words]
+        code = "".join(inspect.getsource(part) for part in taught_by)
+        code = hashlib.sha256(code.encode()).hexdigest()[:8]
         kept = folder / "rules" / "_".join([*(str(self.settings[name]) for name in names), code])
         kept = kept / f"seed{self.seed}"
         if not kept.exists():
@@ -148,7 +154,7 @@ class ChessTask(Task):
             share_embeddings(model, self.tokenizer, words, seed=self.seed)
             lessons = batches(self._lesson, BATCH, np.random.default_rng(self.seed))
             steps, rate = self.settings["rules steps"], self.settings["rules learning rate"]
-            learn(model, lessons, steps=steps, rate=rate)
+            learn(model, divergence, lessons, steps=steps, rate=rate)
             aside = kept.with_name(f".{kept.name}.{os.getpid()}")
             model.save_pretrained(aside)
             os.replace(aside, kept)
@@ -161,21 +167,23 @@ class ChessTask(Task):
         if method != "bc":
             return super().train(method, model, folder, options)
         rng = np.random.default_rng([self.seed, 1])
-        steps, rate = self.settings["cloning steps"], self.settings["learning rate"]
-        learn(model, batches(self._lesson_or_move, 2 * BATCH, rng), steps=steps, rate=rate)
+        steps = max(round(self.settings["behavior epochs"] * len(self.moves) / BATCH), 1)
+        model, drawn = copy.deepcopy(model), batches(self._lesson_or_move, 2 * BATCH, rng)
+        learn(model, surprise, drawn, steps=steps, rate=self.settings["learning rate"])
         return TrainedMethod("bc", {}, model, None, self.tokenizer, "", [])
 
     def _lesson(self, rng: np.random.Generator) -> Position:
         """A recorded position, or one some random moves away, and all its legal moves."""
-        board = wander(self.moves[rng.integers(len(self.moves))][0], rng)
-        return uniform(self._state(board), (self._words(board, m) for m in board.legal_moves))
+        recorded, _ = self.moves[rng.integers(len(self.moves))]
+        board = wander(self.env.read_state(recorded), rng)
+        return position(self._state(board), (self._words(board, m) for m in board.legal_moves))
 
     def _lesson_or_move(self, rng: np.random.Generator) -> Position:
         """A lesson, or a recorded position and the move played there."""
         if rng.random() < 0.5:
             return self._lesson(rng)
-        board, action = self.moves[rng.integers(len(self.moves))]
-        return uniform(self._state(board), [self._tokens(action)])
+        recorded, action = self.moves[rng.integers(len(self.moves))]
+        return position(self._state(self.env.read_state(recorded)), [self._tokens(action)])
 
     def _state(self, board: chess.Board) -> list[int]:
         return [start_id(self.tokenizer), *self.tokenizer(self.env.state_text(board))["input_ids"]]

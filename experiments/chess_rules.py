@@ -6,7 +6,8 @@ of the same games and on others some random moves away, many of them lost or in 
 the paper starts from a language model. Nothing of who wins, or of which move is good, is in it.
 
 A network that then sees nothing but recorded moves forgets the rules again (LOG.md). So cloning
-goes on with them: half of its positions are such lessons, half are recorded ones and their moves.
+goes on with them: on half of its positions, the probability of all legal moves together has to
+grow. That leaves open which of them, and so does not blur what the recorded moves say.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import NamedTuple
 import chess
 import numpy as np
 import torch
-from scipy.special import entr
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from qsft_lite.models import attention_mask
@@ -28,22 +28,18 @@ WANDERING = 4  # at most so many random moves of each side away from a recorded 
 
 
 class Position(NamedTuple):
-    """A state's tokens, and a distribution over moves to fit there.
-
-    moves: of each man, by its token, the probability of each of its goals, by their tokens.
-    """
+    """A state's tokens, and moves there: of every man, by its token, the tokens of its goals."""
 
     state: list[int]
-    moves: dict[int, dict[int, float]]
+    goals: dict[int, list[int]]
 
 
-def uniform(state: list[int], moves: Iterable[tuple[int, int]]) -> Position:
-    """All of these moves (man, goal) alike: the rules, and nothing else."""
-    legal = list(moves)
-    shares: dict[int, dict[int, float]] = {}
-    for man, goal in legal:
-        shares.setdefault(man, {})[goal] = 1 / len(legal)
-    return Position(state, shares)
+def position(state: list[int], moves: Iterable[tuple[int, int]]) -> Position:
+    """Of a state's tokens and moves (man, goal)."""
+    goals: dict[int, list[int]] = {}
+    for man, goal in moves:
+        goals.setdefault(man, []).append(goal)
+    return Position(state, goals)
 
 
 def wander(board: chess.Board, rng: np.random.Generator) -> chess.Board:
@@ -74,44 +70,56 @@ def _one_of(moves: list[chess.Move], rng: np.random.Generator) -> chess.Move:
     return moves[rng.integers(len(moves))]
 
 
-def divergence(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:
-    """KL(a position's distribution || pi(man) pi(goal | man)), nats, mean over positions.
+def log_probabilities(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:
+    """log pi(man) pi(goal | man) of the moves (B, M) of each position; -inf beyond its last one.
 
-    Of a single move it is that move's cross-entropy. A state is read once: its men follow it side
-    by side, and none of them sees another.
+    A state is read once: its men follow it side by side, and none of them sees another.
     """
-    sizes = [len(position.state) + len(position.moves) for position in positions]
-    longest = max(sizes)
+    sizes = [len(one.state) + len(one.goals) for one in positions]
+    counts = [sum(map(len, one.goals.values())) for one in positions]
+    longest, device = max(sizes), model.device
     ids = torch.zeros(len(positions), longest, dtype=torch.long)
-    places, device = torch.zeros_like(ids), model.device
+    places = torch.zeros_like(ids)
     own = torch.arange(longest)
     seen = (own <= own[:, None]).repeat(len(positions), 1, 1)
-    rows, columns, tokens, shares = [], [], [], []
-    for row, (state, moves) in enumerate(positions):
+    moves = []  # where its man is chosen, its man, where its goal is chosen, its goal
+    for row, (state, goals) in enumerate(positions):
         begun = len(state)
-        ids[row, : sizes[row]] = torch.tensor([*state, *moves])
+        ids[row, : sizes[row]] = torch.tensor([*state, *goals])
         places[row, :begun] = own[:begun]
         places[row, begun:] = begun
         seen[row, begun:, begun:] = torch.eye(longest - begun, dtype=torch.bool)
-        for number, (man, goals) in enumerate(moves.items()):
-            # A move is the choice of its man and that of its goal.
-            rows += [row] * (1 + len(goals))
-            columns += [begun - 1] + [begun + number] * len(goals)
-            tokens += [man, *goals]
-            shares += [sum(goals.values()), *goals.values()]
+        for number, (man, its_goals) in enumerate(goals.items(), row * longest + begun):
+            moves += [(row * longest + begun - 1, man, number, goal) for goal in its_goals]
     hidden = model.base_model(
         input_ids=ids.to(device),
         attention_mask=attention_mask(model, seen[:, None].to(device)),
         position_ids=places.to(device),
     )[0]
-    where, inverse = torch.unique(
-        torch.tensor(rows) * longest + torch.tensor(columns), return_inverse=True
-    )
-    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[where.to(device)]).float()
-    log_pi = logits.log_softmax(-1)[inverse.to(device), torch.tensor(tokens, device=device)]
-    cross_entropy = -(log_pi * torch.tensor(shares, device=device)).sum()
-    entropy = sum(entr(list(goals.values())).sum() for _, m in positions for goals in m.values())
-    return (cross_entropy - float(entropy)) / len(positions)
+    man_at, man, goal_at, goal = torch.tensor(moves).T
+    used, index = torch.unique(torch.stack([man_at, goal_at]), return_inverse=True)
+    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[used.to(device)]).float()
+    log_pi = logits.log_softmax(-1)
+    index, man, goal = index.to(device), man.to(device), goal.to(device)
+    found = torch.full((len(positions), max(counts)), -torch.inf, device=device)
+    listed = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+    return found.masked_scatter(listed.to(device), log_pi[index[0], man] + log_pi[index[1], goal])
+
+
+def divergence(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:
+    """KL(uniform over a position's moves || pi), nats, mean over positions."""
+    log_pi = log_probabilities(model, positions)
+    counts = log_pi.isfinite().sum(1)
+    cross_entropy = -log_pi.masked_fill(log_pi.isinf(), 0).sum(1) / counts
+    return (cross_entropy - counts.log()).mean()
+
+
+def surprise(model: PreTrainedModel, positions: Sequence[Position]) -> torch.Tensor:
+    """-log of what pi gives to a position's moves together, nats, mean over positions.
+
+    Of a single move it is that move's cross-entropy.
+    """
+    return -log_probabilities(model, positions).logsumexp(1).mean()
 
 
 def batches(
@@ -119,13 +127,18 @@ def batches(
 ) -> Iterator[list[Position]]:
     """Batches of positions without end, each of about one length."""
     while True:
-        pool = sorted((draw(rng) for _ in range(POOL)), key=lambda position: len(position.state))
+        pool = sorted((draw(rng) for _ in range(POOL)), key=lambda drawn: len(drawn.state))
         parts = [pool[i : i + size] for i in range(0, POOL, size)]
         yield from (parts[i] for i in rng.permutation(len(parts)))
 
 
 def learn(
-    model: PreTrainedModel, lessons: Iterator[list[Position]], *, steps: int, rate: float
+    model: PreTrainedModel,
+    loss_of: Callable[[PreTrainedModel, Sequence[Position]], torch.Tensor],
+    lessons: Iterator[list[Position]],
+    *,
+    steps: int,
+    rate: float,
 ) -> None:
     """Fit the model, in place and on a GPU if there is one, to so many batches."""
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -134,7 +147,7 @@ def learn(
     losses = []
     model.train()
     for step in range(steps):
-        loss = divergence(model, next(lessons))
+        loss = loss_of(model, next(lessons))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -142,5 +155,6 @@ def learn(
         schedule.step()
         losses.append(loss.item())
         if step % 100 == 99:
-            print(f"step {step + 1}, {np.mean(losses[-100:]):.3f} nats", flush=True)
+            mean = np.mean(losses[-100:])
+            print(f"{loss_of.__name__}: step {step + 1}, {mean:.3f} nats", flush=True)
     model.eval()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.chess_rules import batches, divergence, learn, uniform, wander
+from experiments.chess_rules import batches, divergence, learn, position, surprise, wander
 from qsft_lite.data import start_id
 from qsft_lite.envs.chess_words import game_move, game_text, game_words
 from qsft_lite.models import small_model, word_tokenizer
@@ -35,11 +35,11 @@ def words(board, move):
 
 
 def lesson(board):
-    return uniform(tokens(board), (words(board, move) for move in board.legal_moves))
+    return position(tokens(board), (words(board, move) for move in board.legal_moves))
 
 
-def naive_divergence(network, board):
-    """KL of the policy from the uniform one, each legal move written out by itself."""
+def naive(network, board):
+    """log pi of each legal move, written out by itself."""
     network = network.double()
     state = tokens(board)
     log_likely = []
@@ -48,16 +48,18 @@ def naive_divergence(network, board):
         logits = network(input_ids=torch.tensor([state + action])).logits[0].log_softmax(-1)
         places = range(len(state) - 1, len(state) + len(action) - 1)
         log_likely.append(sum(float(logits[p, a]) for p, a in zip(places, action, strict=True)))
-    return -np.log(len(log_likely)) - np.mean(log_likely)
+    return np.array(log_likely)
 
 
 @torch.no_grad()
-def test_the_loss_is_the_divergence_from_uniform_legal_moves():
+def test_losses_are_those_of_all_moves_written_out():
     boards = [chess.Board(position) for position in POSITIONS]
-    together = float(divergence(model(), [lesson(board) for board in boards]))
-    assert together == pytest.approx(
-        np.mean([naive_divergence(model(), board) for board in boards]), rel=1e-5
-    )
+    lessons = [lesson(board) for board in boards]
+    alone = [naive(model(), board) for board in boards]
+    expected = np.mean([-np.log(len(log_pi)) - log_pi.mean() for log_pi in alone])
+    assert float(divergence(model(), lessons)) == pytest.approx(expected, rel=1e-5)
+    expected = np.mean([-np.log(np.exp(log_pi).sum()) for log_pi in alone])
+    assert float(surprise(model(), lessons)) == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,42 +81,38 @@ def test_wandering_shows_lost_positions_and_checks():
     assert 0.1 < np.mean([board.is_check() for board in boards]) < 0.5
 
 
-@torch.no_grad()
-def test_of_a_single_move_it_is_the_cross_entropy():
-    board = chess.Board()
-    move = chess.Move.from_uci("g1f3")
-    fitted = divergence(model(), [uniform(tokens(board), [words(board, move)])])
-    row = torch.tensor([[*tokens(board), *words(board, move)]])
-    logits = model()(input_ids=row).logits[0, -3:-1].log_softmax(-1)
-    assert float(fitted) == pytest.approx(-sum(float(logits[i, row[0, i - 2]]) for i in (0, 1)))
+def test_cloning_beside_lessons_keeps_the_recorded_moves_apart():
+    board = chess.Board(POSITIONS[1])
+    played = [words(board, chess.Move.from_uci(uci)) for uci in ("e1g1", "a1b1", "a1b1", "a1b1")]
+    recorded = [position(tokens(board), [move]) for move in played]
 
+    def drawn(rng):
+        return lesson(board) if rng.random() < 0.5 else recorded[rng.integers(4)]
 
-@torch.no_grad()
-def test_the_divergence_of_any_distribution_is_that_of_its_definition():
-    board = chess.Board()
-    moves = [words(board, chess.Move.from_uci(name)) for name in ("g1f3", "g1h3", "e2e4")]
-    shares = np.array([0.5, 0.2, 0.3])
-    position = uniform(tokens(board), moves)
-    for (man, goal), share in zip(moves, shares, strict=True):
-        position.moves[man][goal] = share
-    alone = [float(divergence(model(), [uniform(tokens(board), [move])])) for move in moves]
-    expected = float(shares @ (np.log(shares) + alone))
-    assert float(divergence(model(), [position])) == pytest.approx(expected, rel=1e-5)
+    network = model()
+    learn(network, surprise, batches(drawn, 64, np.random.default_rng(0)), steps=150, rate=1e-2)
+    with torch.no_grad():
+        castles, rook = (-float(surprise(network, [recorded[i]])) for i in (0, 1))
+        legal = -float(surprise(network, [lesson(board)]))
+    # Half of the batches are lessons: with all legal moves alike in them, .13 and .38.
+    assert np.exp([castles, rook, legal]) == pytest.approx([0.25, 0.75, 1.0], abs=0.08)
 
 
 def draw(rng):
     return lesson(chess.Board(POSITIONS[1 + rng.integers(len(POSITIONS) - 1)]))
 
 
-def test_batches_are_the_same_for_the_same_seed():
+def test_batches_are_of_one_length_and_the_same_for_the_same_seed():
     first, again = (next(batches(draw, 64, np.random.default_rng(3))) for _ in range(2))
     assert first == again and len(first) == 64
+    assert len({len(drawn.state) for drawn in first}) <= 2  # three of them, in 32 batches
 
 
 def test_the_rules_of_a_few_positions_can_be_learned():
     lessons = [lesson(chess.Board(position)) for position in POSITIONS[1:]]
     network = model()
     before = float(divergence(network, lessons).detach())
-    learn(network, batches(draw, 64, np.random.default_rng(0)), steps=100, rate=1e-2)
+    drawn = batches(draw, 64, np.random.default_rng(0))
+    learn(network, divergence, drawn, steps=100, rate=1e-2)
     after = float(divergence(network, lessons).detach())
     assert before > 5 and after < 0.6 * before, (before, after)

@@ -281,11 +281,25 @@ def test_objects_are_between_one_and_all():
 
 
 @pytest.mark.skipif(not shutil.which("stockfish", path=ENGINES), reason="apt install stockfish")
-def test_half_of_cloning_chess_is_rules_and_half_recorded_moves(tmp_path):
+def test_half_of_cloning_chess_is_rules_and_pi_then_stays(tmp_path, monkeypatch):
     task = chess_games.ChessTask(chess_games.PROFILES["smoke"], 0, tmp_path)
-    rng = np.random.default_rng(0)
-    drawn = [task._lesson_or_move(rng) for _ in range(300)]
-    played = {(*task._state(board), *task._tokens(action)) for board, action in task.moves}
-    single = [(*s, *moves, *next(iter(moves.values()))) for s, moves in drawn if len(moves) == 1]
-    assert 0.4 < np.mean([len(moves) == 1 for _, moves in drawn]) < 0.6
-    assert np.mean([one in played for one in single]) > 0.9  # few positions have one legal move
+    seen = []
+
+    def learn(model, loss_of, lessons, **options):
+        seen.extend(one for _ in range(3) for one in next(lessons))
+        assert loss_of is chess_games.surprise and model is not task.model
+
+    monkeypatch.setattr(chess_games, "learn", learn)
+    cloned = task.train("bc", task.model, tmp_path, {}).behavior
+    played = {
+        (*task._state(task.env.read_state(text)), *task._tokens(action))
+        for text, action in task.moves
+    }
+    single = [drawn for drawn in seen if sum(map(len, drawn.goals.values())) == 1]
+    known = [(*s, *goals, *next(iter(goals.values()))) in played for s, goals in single]
+    assert 0.4 < len(single) / len(seen) < 0.65
+    assert np.mean(known) > 0.85  # few positions have one legal move
+
+    method, options, _ = chess_games.ROWS["Q-SFT (ours), returns first"]
+    kept = task.train(method, cloned, tmp_path, options).behavior.state_dict()
+    assert all(torch.equal(kept[name], weight) for name, weight in cloned.state_dict().items())
