@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, Features, IterableDataset, Value
 
 __all__ = ["collate", "cut_turns", "pack"]
 
@@ -30,6 +30,7 @@ ENCODED = pa.schema(
 )
 # With the positions of tokens, where they start anew within an episode.
 POSITIONS = pa.field("position_ids", pa.list_(pa.int32()))
+RETURN = "return"  # of the episode that a piece is cut from
 PACKED = pa.schema(
     [
         *ENCODED,
@@ -134,7 +135,8 @@ def cut_turns(encoded: Dataset, length: int) -> Dataset:
 
     A piece ends with the state that follows its last action, so that its value can be read, and
     begins with the state of its first, which the piece before may end with. Every action is in one
-    piece, with the return to go that it had. Pieces of long episodes fit rows of any length.
+    piece, with the return to go that it had. Pieces of long episodes fit rows of any length. A new
+    column, "return", is the sum of the whole episode's rewards.
 
     Raises ValueError, naming the row, where a turn and the state after it have more tokens, and for
     episodes whose turns are not apart.
@@ -145,7 +147,7 @@ def cut_turns(encoded: Dataset, length: int) -> Dataset:
         partial(_cut_batch, length=length),
         batched=True,
         with_indices=True,
-        features=encoded.features,
+        features=Features({**encoded.features, RETURN: Value("float64")}),
         desc="cut",
     )
     return cut.with_format(None)
@@ -157,7 +159,7 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
         for name in episodes.column_names
     }
     sizes = episodes["input_ids"].combine_chunks().value_lengths().to_numpy()
-    taken, counts, origins = [], [], []
+    taken, counts, origins, returns = [], [], [], []
     for index, begin, size in zip(indices, starts(sizes), sizes, strict=True):
         episode = slice(begin, begin + size)
         turns = np.flatnonzero(flat["position_ids"][episode] == 0)
@@ -179,6 +181,7 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
             taken.append(np.arange(begin + turns[first], begin + ends[end]))
             counts.append(len(taken[-1]))
             origins.append(turns[first])
+            returns.append(flat["reward"][episode].sum(dtype=np.float64))
             if ends[end] == size:
                 break
             first = end + 1
@@ -188,7 +191,7 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
     moved = columns["next_action"] - np.repeat(origins, counts)
     columns["next_action"] = np.where(columns["next_action"] < 0, -1, moved).astype(np.int32)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns.values()]
-    return pa.table(lists, names=list(columns))
+    return pa.table([*lists, pa.array(returns)], names=[*columns, RETURN])
 
 
 def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[int]]:

@@ -356,7 +356,13 @@ def test_what_cannot_be_trained(problem):
         train(problem, "ilql", alpha=1.0)
     with pytest.raises(ValueError, match="q_sft knows no option fraction"):
         train(problem, "q_sft", fraction=0.1)
-    for method, start in (("ilql", "mc_returns"), ("mc_returns", "ilql"), ("bc", "bc")):
+    for method, start in (
+        ("ilql", "mc_returns"),
+        ("mc_returns", "ilql"),
+        ("bc", "bc"),
+        ("q_sft_paper", "mc_returns"),  # to it the dummy would be an action
+        ("q_sft_new_head", "q_sft"),
+    ):
         with pytest.raises(ValueError, match=f"{method} cannot go on from {start}: pass a model"):
             train(problem, method, start=train(problem, start, steps=1))
     with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\]"):

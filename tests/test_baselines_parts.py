@@ -237,6 +237,18 @@ def test_ties_are_broken_by_the_seed():
     assert len(set(chosen)) == 3
 
 
+def test_pieces_are_as_good_as_their_episodes(tokenizer):
+    worse = ["s0 ", ACTIONS[0], "s1 ", ACTIONS[0], "s0 ", ACTIONS[0], "s1 "]
+    better = ["s0 ", ACTIONS[1], "s1 ", ACTIONS[1], "s0 ", ACTIONS[1], "s1 "]
+    episodes = encoded(tokenizer, [(worse, 0.0), (better, 1.0)], memory="turn")
+    pieces = data.cut_turns(episodes, 5)
+    assert len(pieces) == 6
+    kept = episode_tools.best_episodes(pieces, 0.5, seed=0)
+    assert list(episode_tools.episode_returns(kept)) == [1, 1, 1]
+    best = tokenizer.convert_tokens_to_ids(ACTIONS[1])
+    assert all(best in row for row in kept["input_ids"])
+
+
 def test_returns_fall_into_equal_levels():
     returns = [0.0, 0.09, 0.1, 0.3, 1 / 6, 0.95, 1.0]
     rewards = np.array(returns, dtype=np.float32)[:, None].tolist()

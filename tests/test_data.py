@@ -416,6 +416,10 @@ def test_pieces_of_turns_hold_every_action_once_with_the_state_that_follows(game
         longest_turn = max(longest_turn, *(b - a for a, b in zip(begins, begins[2:], strict=False)))
     length = longest_turn + spare
     pieces = data.cut_turns(encoded, length).to_list()
+    returns = [sum(row["reward"]) for row in whole for action in row["action_mask"] if action]
+    told = [piece["return"] for piece in pieces for action in piece["action_mask"] if action]
+    assert told == pytest.approx(returns)
+    pieces = [{name: piece[name] for name in encoded.column_names} for piece in pieces]
     assert all(len(piece["input_ids"]) <= length for piece in pieces)
     if length >= max(len(row["input_ids"]) for row in whole):
         assert pieces == whole

@@ -1,6 +1,7 @@
 """What filtered and return-conditioned cloning do to the data. Episodes are those of data.encode.
 
-An episode's return is the sum of its normalised rewards, in [0, 1].
+An episode's return is the sum of its normalised rewards, in [0, 1]. Pieces of data.cut_turns have
+the return of the episode that they are cut from.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.models import output_head
+from qsft_lite.packing import RETURN
 
 __all__ = ["add_return_tokens", "best_episodes", "condition_on_return", "episode_returns"]
 
 
 def episode_returns(episodes: datasets.Dataset) -> np.ndarray:
     """(episodes,) float64."""
+    if RETURN in episodes.column_names:
+        return np.array(episodes[RETURN])
     return np.array([sum(reward) for reward in episodes["reward"]])
 
 

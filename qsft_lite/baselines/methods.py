@@ -5,9 +5,10 @@
     options, table = choose_options(rival, env, games=200, seed=1)
     evaluate(rival.policy(**options), env, episodes=1000, seed=2)
 
-Behavior cloning starts from the model as it is, every other method from the cloned weights. A
-method's grid lists the options that are tried on validation games before it is compared: eight for
-each, temperatures where it clones, and beta where it has values.
+Behavior cloning starts from the model as it is, every other method from the cloned weights; one of
+Q-SFT's loss can also go on from another one. A method's grid lists the options that are tried on
+validation games before it is compared: eight for each, temperatures where it clones, and beta where
+it has values.
 """
 
 from __future__ import annotations
@@ -206,11 +207,6 @@ def train(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     family = METHODS[method].family
-    if isinstance(model, TrainedMethod) and {family, METHODS[model.method].family} != {"q_sft"}:
-        raise ValueError(
-            f"{method} cannot go on from {model.method}: pass a model, such as its behavior. Only "
-            "methods of Q-SFT's loss go on from one another"
-        )
     fields = {field.name for field in dataclasses.fields(QSFTConfig)} if family == "q_sft" else {}
     known = {*METHODS[method].options, *fields}
     unknown = sorted(set(options) - known)
@@ -218,6 +214,13 @@ def train(
         own = ", ".join(METHODS[method].options) or "none"
         raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own}")
     options = {**METHODS[method].options, **options}
+    if isinstance(model, TrainedMethod):
+        forms = {options.get("leftover"), model.settings.get("leftover")}
+        if len(forms) > 1 or None in forms or METHODS[method].new_head:
+            raise ValueError(
+                f"{method} cannot go on from {model.method}: pass a model, such as its behavior. "
+                "Only methods of Q-SFT's loss with the same leftover go on from one another"
+            )
     args = dataclasses.replace(args, output_dir=str(Path(args.output_dir) / method))
     run = {"cloning": _train_cloning, "heads": _train_heads, "q_sft": _train_q_sft}[family]
     return run(method, model, tokenizer, episodes, validation, args, length, resume, options)
