@@ -23,9 +23,6 @@ from qsft_lite.stacked_llama import StackedLlama
 __all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine"]
 
 
-ALL_REFUSED = 1 - 1e-4  # a token after which so much of the policy is refused is not written
-
-
 class Constraint(Protocol):
     """What an action may be."""
 
@@ -176,15 +173,15 @@ class CachedPolicy:
         for _ in range(self.max_new_tokens):
             begun = [actions[row] for row in rows]
             ruled_out = self._ruled_out(begun)
-            share = None
+            left = None
             if any(refused_ids):
                 texts = [histories[row] for row in rows]
-                share = self._refused_share(texts, begun, [refused_ids[row] for row in rows])
+                left = self._log_left(texts, begun, [refused_ids[row] for row in rows])
                 # Beforehand, so that a support is one of what is left.
-                ruled_out |= share > ALL_REFUSED
+                ruled_out |= left.isneginf()
             log_weights = self._next_log_weights(rows, ruled_out)
-            if share is not None:
-                log_weights += torch.log1p(-share.clamp(max=ALL_REFUSED))
+            if left is not None:
+                log_weights += left
             chosen = self._choose(log_weights)
             ended = self._ends[chosen].tolist()
             for row, token_id in zip(rows, chosen.tolist(), strict=True):
@@ -330,78 +327,66 @@ class CachedPolicy:
             ruled_out |= ~self._ends
         return ruled_out
 
-    def _refused_share(
+    def _log_left(
         self, histories: list[str], actions: list[list[int]], refused: list[list[list[int]]]
     ) -> torch.Tensor:
-        """How likely an action is to be a refused one, after each next token: (B, V).
+        """log of how likely an action is not to be a refused one, after each next token: (B, V).
 
-        Actions are as long (T tokens) as they have become in this call. With w the policy's own
-        probabilities, a next token b of an action a has the sum of w(rest | a, b) over the refused
-        actions a, b, rest: 1 where b completes one.
+        Actions are as long as they have become in this call. With w the policy's own probabilities,
+        what is left of the beginning a of an action is 0 where a is refused, 1 where no refused
+        action begins with it, and else the sum over next tokens b of w(b | a) times what is left of
+        a, b. To add up what is left, and not to take what is refused from 1, is what keeps a small
+        rest: a sharpened policy may have 1e-9 there.
         """
-        share = torch.zeros(len(actions), len(self._never), device=self.device)
         begun = len(actions[0])
-        going = [
-            (row, other)
+        left = torch.zeros(len(actions), len(self._never), device=self.device)
+        known = {  # of a row and the beginning of its action
+            (row, *other): -math.inf
             for row, (ids, others) in enumerate(zip(actions, refused, strict=True))
             for other in others
             if other[:begun] == ids and len(other) > begun
-        ]
-        for row, other in going:
-            if len(other) == begun + 1:
-                share[row, other[begun]] = 1.0
-        longer = [(row, other) for row, other in going if len(other) > begun + 1]
-        if longer:
-            texts = [histories[row] for row, _ in longer]
-            rows = torch.tensor([row for row, _ in longer], device=self.device)
-            following = torch.tensor([other[begun] for _, other in longer], device=self.device)
-            likely = self._completed(texts, [other for _, other in longer], begun + 1)
-            share.index_put_((rows, following), likely, accumulate=True)
-        return share
+        }
+        for length in range(max(map(len, known), default=0) - 1, begun, -1):
+            ends = {begin: value for begin, value in known.items() if len(begin) == length + 1}
+            begins = dict.fromkeys(begin[:-1] for begin in ends)
+            places = {begin: place for place, begin in enumerate(begins)}
+            last = [begin[-1] for begin in ends]
+            values = torch.tensor(list(ends.values()), device=self.device)
+            if length == begun + 1:
+                left[[row for row, *_ in ends], last] = values
+            else:
+                texts = [histories[row] for row, *_ in places]
+                log_weights = self._after(texts, [ids for _, *ids in places])
+                log_weights[[places[begin[:-1]] for begin in ends], last] += values
+                known.update(zip(places, log_weights.logsumexp(-1).tolist(), strict=True))
+        return left
 
-    def _completed(
-        self, histories: list[str], actions: list[list[int]], begun: int
-    ) -> torch.Tensor:
-        """Probability (N,) of each whole action after a history and its own first tokens, `begun`.
+    def _after(self, histories: list[str], actions: list[list[int]]) -> torch.Tensor:
+        """Log-probabilities (N, V) of what follows each history and the beginning of an action.
 
         Read anew, without caches: what is refused is rare.
         """
         start = start_id(self.tokenizer)
-        contexts = [[start, *ids] for ids in token_ids(self.tokenizer, histories)]
-        # Actions that differ in their last token alone are read together.
-        read = [(*context, *action[:-1]) for context, action in zip(contexts, actions, strict=True)]
-        unique = list(dict.fromkeys(read))
-        longest = max(map(len, unique))
+        texts = token_ids(self.tokenizer, histories)
+        read = [[start, *ids, *begun] for ids, begun in zip(texts, actions, strict=True)]
+        lengths = torch.tensor([len(ids) for ids in read], device=self.device)
+        longest, shortest = int(lengths.max()), int(lengths.min())
         self._check_context(longest)
-        padded = [[*ids, *[0] * (longest - len(ids))] for ids in unique]
+        padded = [[*ids, *[0] * (longest - len(ids))] for ids in read]
         input_ids = torch.tensor(padded, device=self.device)
         positions = torch.arange(longest, device=self.device).expand_as(input_ids)
-        first = min(map(len, contexts)) + begun - 1  # the first place whose logits are needed
-        outputs = [
+        row, column = torch.arange(len(read), device=self.device), lengths - shortest
+        logits = [
             model(
                 input_ids=input_ids,
                 position_ids=positions,
                 use_cache=False,
-                logits_to_keep=longest - first,
-            ).logits[:, first - longest :]
+                logits_to_keep=longest - shortest + 1,
+            ).logits[:, shortest - longest - 1 :][row, column]
             for model in self.models
         ]
         self.computed_tokens += input_ids.numel()
-        place_of = {ids: place for place, ids in enumerate(unique)}
-        log_likely = torch.zeros(len(actions), device=self.device)
-        for place in range(begun, max(map(len, actions))):
-            rows = [row for row, action in enumerate(actions) if len(action) > place]
-            asked = [(place_of[read[row]], len(contexts[row]) + place - 1 - first) for row in rows]
-            prefix_of = {at: actions[row][:place] for at, row in zip(asked, rows, strict=True)}
-            number = {at: i for i, at in enumerate(prefix_of)}
-            sequence, column = map(list, zip(*prefix_of, strict=True))
-            log_weights = self._written(
-                [output[sequence, column] for output in outputs],
-                self._ruled_out(list(prefix_of.values())),
-            ).log_softmax(-1)
-            taken = [actions[row][place] for row in rows]
-            log_likely[rows] += log_weights[[number[at] for at in asked], taken]
-        return log_likely.exp()
+        return self._written(logits, self._ruled_out(actions)).log_softmax(-1)
 
     def _written(self, logits: list[torch.Tensor], ruled_out: torch.Tensor) -> torch.Tensor:
         """Log-weights (B, V) of the tokens that are not ruled out, -inf of the others."""

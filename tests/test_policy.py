@@ -351,6 +351,16 @@ def test_refusing_longer_actions_is_the_policy_given_that_it_plays_none_of_them(
     assert not any(TOKENIZER.tokenize(text)[0] == first for text in again)
 
 
+def test_a_small_rest_after_refused_actions_is_not_lost():
+    """After a, 1e-10 is left: much more than b has, which comes next."""
+    pi = np.array([0.01, 0.01, 0.01, 0.5, 0.02, 0.25, 0.1, 0.05, 0.05])  # the line ends soon
+    policy = QSFTPolicy(
+        FixedLogits(np.log(pi)), None, LETTERS, 0.0, temperature=0.03, max_new_tokens=3
+    )
+    a = LETTERS.decode([5])
+    assert policy.act(["b"] * 50, [("\n", a + "\n")] * 50) == [a + a + "\n"] * 50
+
+
 def test_refused_actions_that_the_constraint_does_not_allow_change_nothing():
     actions = ["ab\n", "ba\n"]
     policy = QSFTPolicy(
