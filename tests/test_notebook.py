@@ -322,7 +322,7 @@ def test_an_interrupted_run_leaves_no_file_and_no_kernel(tmp_path, number):
         wait_until((tmp_path / "kernel").exists)
         kernel = psutil.Process(int((tmp_path / "kernel").read_text()))
         child.send_signal(number)
-        assert child.wait(timeout=60) == 130
+        assert child.wait(timeout=300) == 130
         wait_until(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
     finally:
         child.kill()
