@@ -94,8 +94,7 @@ PROFILES = {
 class ChessTask(Task):
     """One seed of whole games."""
 
-    # The temperature is what sharpened cloning chose before. No lower one, but greedy: a pi that
-    # sharp tries hundreds of illegal moves before a legal one.
+    # The temperature is what sharpened cloning chose for an earlier clone; beside it, greedy.
     by_value = [
         {"beta": weight / sharpened.get("temperature", 1.0), "support": 0.05, **sharpened}
         for weight in (1.0, 2.0, 4.0, 8.0)
