@@ -150,10 +150,24 @@ def test_both_scores_and_all_values_have_one_grid(run):
             assert one["tried"][chosen] == max(one["tried"])
 
 
-def test_a_cloned_policy_has_a_support(tmp_path):
-    task = twenty_questions.TwentyQuestionsTask(
-        {**twenty_questions.PROFILES["smoke"], "objects": 20, "games": 20}, seed=0
-    )
+@pytest.mark.parametrize("score", ["p", "ratio"])
+def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
+    task = twenty_questions.TwentyQuestionsTask(twenty_questions.PROFILES["smoke"], seed=0)
+    own = {"leftover": "dummy"}
+    trained = TrainedMethod("q_sft", own, task.model, task.model, task.tokenizer, "", [])
+    options = as_options({"beta": GREEDY_BETA, "support": 0.1})
+    policy = task.policy(trained, {**options, "score": score})
+    pi = torch.tensor([0.6, 0.25, 0.14, 0.01, 0.0])  # the last one is the dummy
+    q = torch.tensor([0.2, 0.5, 0.501, 0.9, 0.0])  # the last but one is outside the support
+    p = pi * q
+    p[-1] = 1 - p.sum()
+    weights = policy.log_weights([pi.log()[None], p.log()[None]])
+    best = 2 if score == "ratio" else 1
+    assert policy.greedy and weights.argmax() == best
+
+
+def test_a_cloned_policy_has_a_support():
+    task = twenty_questions.TwentyQuestionsTask(twenty_questions.PROFILES["smoke"], seed=0)
     trained = TrainedMethod("bc", {}, task.model, None, task.tokenizer, "", [])
     logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
     allowed = {0.0: 3, 0.5: 2, 0.9: 1}
