@@ -136,31 +136,26 @@ def grids_of(method: str, scores: list[str] | None) -> dict[str, Grid]:
     return dict.fromkeys(scores or [""], grid)
 
 
-def scores_of(task: Task, trained: TrainedMethod, grids: dict[str, Grid]) -> dict[str, Any]:
-    """Choose options on validation games, play the test games; for each score p and p / pi."""
-    found = {}
-    for score, grid in grids.items():
-        by = {"score": score} if score else {}
+def scores_of(task: Task, trained: TrainedMethod, grid: Grid, by: dict[str, str]) -> dict[str, Any]:
+    """Choose options on validation games, play the test games; by: the score, if there are two."""
 
-        def policy(options: dict[str, Any], by: dict[str, str] = by) -> Any:
-            return task.policy(trained, {**options, **by})
+    def play(options: dict[str, Any], test: bool) -> Evaluation:
+        return task.play(task.policy(trained, {**options, **by}), test)
 
-        choice = choose(lambda options: task.play(policy(options), test=False).mean, grid)  # noqa: B023
-        if choice.message:
-            print(choice.message, flush=True)
-        result = task.play(policy(choice.options), test=True)
-        found[score] = {
-            "options": {**choice.options, **by},
-            "grid": [
-                {name: value for name, value in {**row, **by}.items() if name != "mean"}
-                for row in choice.tried
-            ],
-            "tried": [row["mean"] for row in choice.tried],
-            "returns": result.returns.tolist(),
-            "success": result.success,
-            "described": task.describe(result),
-        }
-    return found
+    choice = choose(lambda options: play(options, test=False).mean, grid)
+    if choice.message:
+        print(choice.message, flush=True)
+    result = play(choice.options, test=True)
+    tried = [dict(row) for row in choice.tried]
+    means = [row.pop("mean") for row in tried]
+    return {
+        "options": {**choice.options, **by},
+        "grid": [{**options, **by} for options in tried],
+        "tried": means,
+        "returns": result.returns.tolist(),
+        "success": result.success,
+        "described": task.describe(result),
+    }
 
 
 def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
@@ -186,7 +181,10 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
             scored = {
                 "title": title,
                 "measured": task.measure(trained),
-                "scores": scores_of(task, trained, grids),
+                "scores": {
+                    score: scores_of(task, trained, grid, {"score": score} if score else {})
+                    for score, grid in grids.items()
+                },
                 "seconds": time.perf_counter() - started,
                 "commit": provenance()["commit"],
             }
