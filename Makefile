@@ -2,11 +2,13 @@
 # on later ones. Without make, the README has the same in plain python commands.
 #
 #     make notebooks PROFILE=smoke      # or laptop (the default), or gpu
+#     make notebooks JOBS=2             # two at a time
 #     make test PYTHON=python3.12       # the Python that .venv is made with
 #     make test NEWEST=1                # the newest dependencies in place of requirements.lock
 
 PYTHON ?= python3
 PROFILE ?= laptop
+JOBS ?= 1
 NEWEST ?=
 
 ifeq ($(OS),Windows_NT)
@@ -18,7 +20,7 @@ endif
 # Notebooks run with .venv's kernel, whatever other kernels the user has.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help set-up notebooks test lab bench lint record lock clean
+.PHONY: help set-up notebooks test test-slow test-all lab bench lint record lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,10 +29,15 @@ set-up: ## make .venv and install the package into it
 	@$(PYTHON) tools/set_up.py $(if $(NEWEST),--newest)
 
 notebooks: set-up ## run every notebook into build/
-	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --output build/$(PROFILE)
+	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --jobs $(JOBS) --output build/$(PROFILE)
 
-test: set-up ## run the tests
-	$(VENV_PYTHON) -m pytest
+test: set-up ## run the tests, but for the slow ones
+	$(VENV_PYTHON) -m pytest -m "not slow"
+
+test-slow: set-up ## run the slow tests: killed and resumed trainings, a browser, new environments
+	$(VENV_PYTHON) -m pytest -m slow
+
+test-all: test test-slow ## run all tests
 
 lab: set-up ## open JupyterLab on the notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks

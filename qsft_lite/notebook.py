@@ -67,6 +67,13 @@ class Run:
         """The settings of the active profile."""
         return self.profiles[self.profile]
 
+    def seeds(self, count: int, first: int = 0) -> list[int]:
+        """``count`` seeds that runs of other seeds do not share: seed 0 has first, first + 1, ...
+
+        So that seeds 100, 101, ... of a notebook that needs twenty seeds are independent runs.
+        """
+        return [(10_000 * self.seed + first + i) % 2**32 for i in range(count)]
+
     def settings_table(self) -> pd.DataFrame:
         """One row a setting, one column a profile; the active profile's column says so."""
         table = pd.DataFrame(self.profiles, dtype=object)[list(PROFILES)]
