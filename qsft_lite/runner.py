@@ -63,7 +63,7 @@ class NotebookError(RuntimeError):
 def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path) -> Path:
     """See ``qsft_lite.notebook.run``."""
     path, output = Path(path), Path(output)
-    _read_checked(path, parameters or {})
+    read_checked(path, parameters or {})
     check_place(output)
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     failed.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
         raise NotebookError(f"{path}: not a notebook ({error})") from error
 
 
-def _read_checked(
+def read_checked(
     path: Path, parameters: dict[str, Any]
 ) -> tuple[nbformat.NotebookNode, dict[str, Any], dict[str, Any]]:
     """The notebook, its default parameters, and the given ones as they can be written."""
@@ -155,11 +155,11 @@ def execute(
         ParameterError, FileNotFoundError, NotebookError: as ``qsft_lite.notebook.run``.
     """
     path = path.resolve()
-    notebook, defaults, parameters = _read_checked(path, parameters)
-    if earlier := [cell.source for cell in notebook.cells if _added(cell)]:
+    notebook, defaults, parameters = read_checked(path, parameters)
+    if earlier := [cell.source for cell in notebook.cells if added(cell)]:
         told = "\n".join(earlier)
         print(f"{path.name}: left out, from an earlier run:\n{told}", file=sys.stderr)
-        notebook.cells = [cell for cell in notebook.cells if not _added(cell)]
+        notebook.cells = [cell for cell in notebook.cells if not added(cell)]
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)  # when it ran, if it did, before now
     variables = {
@@ -220,7 +220,7 @@ def _notebook_error(path: Path, partial: Path, error: BaseException) -> Notebook
     with suppress(OSError, NotebookError):  # none, or cut off: the cause above still counts
         notebook = read_notebook(partial)
     if notebook is not None:
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and not _added(cell)]
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and not added(cell)]
         times = [cell.metadata.get("papermill", {}).get("start_time") for cell in cells]
         started = [i for i, at in enumerate(times) if at]
         if started:  # papermill stops at the cell that fails
@@ -232,7 +232,7 @@ def _notebook_error(path: Path, partial: Path, error: BaseException) -> Notebook
     return failure
 
 
-def _added(cell: nbformat.NotebookNode) -> bool:
+def added(cell: nbformat.NotebookNode) -> bool:
     """Whether papermill added the cell that sets the parameters."""
     return "injected-parameters" in cell.metadata.get("tags", [])
 
@@ -520,6 +520,19 @@ def main(arguments: list[str] | None = None) -> int:
     again = commands.add_parser("record", help="execute in place; store results and pictures")
     again.add_argument("paths", type=Path, nargs="*", help="notebooks (default: all of them)")
 
+    spread = commands.add_parser(
+        "check", help="run with fresh seeds, every cell; print what fails and how numbers spread"
+    )
+    spread.add_argument("paths", type=Path, nargs="+", metavar="NOTEBOOK")
+    spread.add_argument("--seeds", type=_positive, default=5, help="how many (default: 5)")
+    spread.add_argument("--first-seed", type=int, default=100, help="the others follow it")
+    spread.add_argument(
+        "--threads", type=_positive, nargs="+", default=[], help="to run with, each in turn"
+    )
+    spread.add_argument("--profile", choices=PROFILES, default="laptop")
+    spread.add_argument("--output", type=Path, default=Path("build") / "check")
+    spread.add_argument("--write", action="store_true", help="maintainers: store in data/spread")
+
     try:
         # argparse would take a value such as -1e-3 for an option.
         words, rest = _parameter_words(arguments) if arguments[:1] == ["run"] else ([], arguments)
@@ -529,7 +542,18 @@ def main(arguments: list[str] | None = None) -> int:
             return run_all(options.profile, output, options.jobs)
         if options.command == "record":
             return record(options.paths or notebook_paths())
-        _, defaults, _ = _read_checked(options.path, {})
+        if options.command == "check":
+            from qsft_lite import golden  # here, since it uses this module
+
+            return golden.check(
+                options.paths,
+                seeds=range(options.first_seed, options.first_seed + options.seeds),
+                threads=options.threads,
+                profile=options.profile,
+                output=options.output,
+                write=options.write,
+            )
+        _, defaults, _ = read_checked(options.path, {})
         words = dict([*options.parameters, *words])
         parameters = {name: from_word(word, defaults.get(name)) for name, word in words.items()}
         print(run(options.path, parameters, options.output or Path("build") / options.path.name))
