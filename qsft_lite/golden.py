@@ -314,7 +314,7 @@ def _committed_spread(data: Path, committed: dict[str, Any]) -> dict[str, Any]:
 def judge(
     name: str, here: dict[str, Any], there: dict[str, Any], spread: dict[str, Any]
 ) -> tuple[str, str]:
-    """ "same", "within", "different" or "?" (no spread), and the numbers in words."""
+    """One of "same", "within", "different" and "?" (no spread), and the numbers in words."""
     if name not in here or name not in there:
         return "different", "not here" if name not in here else "not committed"
     mine, committed = number(here[name]), number(there[name])
