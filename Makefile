@@ -20,13 +20,16 @@ endif
 # Notebooks run with .venv's kernel, whatever other kernels the user has.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help set-up notebooks test test-slow test-all lab bench lint record lock clean
+.PHONY: help set-up doctor notebooks test test-slow test-all lab bench lint record lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 set-up: ## make .venv and install the package into it
 	@$(PYTHON) tools/set_up.py $(if $(NEWEST),--newest)
+
+doctor: set-up ## say what this machine is, and how long the chapters take on it
+	@$(VENV_PYTHON) -m qsft_lite.doctor
 
 notebooks: set-up ## run every notebook into build/
 	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --jobs $(JOBS) --output build/$(PROFILE)

@@ -183,15 +183,50 @@ def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path)
 
     ``parameters`` replace values of the cell tagged ``parameters``; names and types are checked
     before anything runs. The kernel is this interpreter's, in the notebook's own folder. ``output``
-    is written only after success, in one step; a failed or interrupted run leaves it untouched.
+    is written only after success, in one step; a failed or interrupted run leaves it untouched. A
+    failed one leaves ``<output's name>.failed.ipynb`` beside it. Paths in parameters that the
+    notebook reads with ``user_path`` count from the folder of this call.
 
     Raises:
-        ParameterError: an unknown name (the error says the nearest one) or a different type.
-        NotebookError: a cell failed (the error says which), or ``path`` is not a notebook.
+        ParameterError: an unknown name (the error says the nearest one), a different type, or a
+            value that cannot be written into a notebook.
+        NotebookError: a cell failed (the error says which), ``path`` is not a notebook, or
+            ``output`` cannot be written, which is looked at before anything runs.
     """
     from qsft_lite import runner  # here, because a notebook itself needs no papermill
 
     return runner.run(path, parameters, output)
+
+
+def user_path(text: str) -> Path:
+    """The absolute path that a user means by ``text``; ``~`` is the home folder.
+
+    A relative path counts from the folder in which ``run`` was called, which sets
+    QSFT_CALLER_FOLDER; in JupyterLab, from the notebook's own folder.
+    """
+    return Path(os.environ.get("QSFT_CALLER_FOLDER") or os.getcwd(), os.path.expanduser(text))
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: on Linux those of its affinity, else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory_mib() -> float:
+    """Memory (MiB) that a new process can have: of the machine, or of its container (cgroup v2)."""
+    import psutil
+
+    machine = psutil.virtual_memory().available
+    try:
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text())
+            for name in ("memory.max", "memory.current")
+        )
+    except (OSError, ValueError):  # no such control group, or one without a limit ("max")
+        return machine / 2**20
+    return min(machine, max(limit - used, 0)) / 2**20
 
 
 def peak_memory_mib() -> float:
@@ -209,8 +244,7 @@ def peak_memory_mib() -> float:
 def _threads(chosen: int | None) -> int:
     wanted = os.environ.get("QSFT_THREADS") or (None if chosen is None else str(chosen))
     if wanted is None:
-        has_affinity = hasattr(os, "sched_getaffinity")  # Linux: what this process may use
-        return min(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1, 4)
+        return min(usable_cpus(), 4)
     if not wanted.isdecimal() or int(wanted) == 0:
         raise ValueError(f"threads (or QSFT_THREADS) must be a whole number above 0: {wanted!r}")
     return int(wanted)

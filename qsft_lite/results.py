@@ -327,6 +327,11 @@ def _cost(result: dict[str, Any] | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compare"]:
+        from qsft_lite import golden  # here, since it uses this module
+
+        return golden.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m qsft_lite.results", description=__doc__)
     parser.add_argument("file", type=Path, help="Markdown file, such as README.md")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")

@@ -7,8 +7,8 @@ in JupyterLab, with the kernel of the running interpreter.
 from __future__ import annotations
 
 import argparse
-import ast
-import difflib
+import multiprocessing
+import multiprocessing.connection
 import os
 import shlex
 import shutil
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,14 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
 from qsft_lite import results
+from qsft_lite.notebook import available_memory_mib, usable_cpus
+from qsft_lite.parameters import (
+    ParameterError,
+    check_parameters,
+    default_parameters,
+    from_word,
+    to_word,
+)
 from qsft_lite.results import PROFILES, format_cell, project_root, replace_file
 
 NOTEBOOKS = Path("notebooks")
@@ -39,10 +47,6 @@ _KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
-
-
-class ParameterError(ValueError):
-    """A parameter that the notebook does not have, or a value of another type."""
 
 
 class NotebookError(RuntimeError):
@@ -58,83 +62,119 @@ class NotebookError(RuntimeError):
 
 def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path) -> Path:
     """See ``qsft_lite.notebook.run``."""
-    executed = _execute(Path(path), parameters or {}, {})
-    output = Path(output)
-    replace_file(output, _notebook_bytes(executed))
+    path, output = Path(path), Path(output)
+    read_checked(path, parameters or {})
+    check_place(output)
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    failed.unlink(missing_ok=True)
+    try:
+        executed = execute(path, parameters or {}, {})
+    except NotebookError as failure:
+        if failure.partial is not None:
+            kept = _keep(failed, failure.partial)
+            failure.args = (f"{failure}\nThe notebook as far as it ran: {kept}",)
+        raise
+    kept = _keep(output, executed)
+    if kept != output:
+        raise NotebookError(f"{output} cannot be written any more; the executed copy is {kept}")
     return output
 
 
-def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """The notebook at ``path``, in format 4."""
+def check_place(output: Path) -> None:
+    """Raise NotebookError where no file can be written at ``output``; make its folder."""
+    if output.is_dir():
+        raise NotebookError(f"{output} is a folder: name a file in it")
     try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        place = output.parent.resolve()
+        raise NotebookError(f"no file can be written in {place} ({error}): name another") from error
+
+
+def _keep(path: Path, notebook: nbformat.NotebookNode) -> Path:
+    """Write the notebook; where that fails after all, into a temporary folder. Returns where."""
+    try:
+        replace_file(path, _notebook_bytes(notebook))
+        return path
+    except OSError:
+        aside = Path(tempfile.mkdtemp(prefix="kept-")) / path.name
+        aside.write_bytes(_notebook_bytes(notebook))
+        return aside
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """The notebook at ``path``, in format 4.
+
+    Raises:
+        FileNotFoundError: there is none.
+        NotebookError: it is something else.
+    """
+    try:
+        return nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # nbformat has many words for what is no notebook
         raise NotebookError(f"{path}: not a notebook ({error})") from error
 
 
-def default_parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
-    """Names and values of the cell tagged ``parameters``; empty where there is no such cell.
-
-    Raises:
-        ParameterError: more than one such cell, or a line that is not ``NAME = literal``. (A value
-            computed there would go stale when another value is injected below it.)
-    """
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) > 1:
-        raise ParameterError(f"{len(cells)} cells are tagged parameters; one is needed")
+def read_checked(
+    path: Path, parameters: dict[str, Any]
+) -> tuple[nbformat.NotebookNode, dict[str, Any], dict[str, Any]]:
+    """The notebook, its default parameters, and the given ones as they can be written."""
+    notebook = read_notebook(path)
     try:
-        statements = ast.parse(cells[0].source).body if cells else []
-    except SyntaxError as error:
-        raise ParameterError(f"parameters cell: {error}") from error
-    defaults = {}
-    for statement in statements:
-        try:
-            (target,) = statement.targets
-            defaults[target.id] = ast.literal_eval(statement.value)
-        except (AttributeError, ValueError) as error:  # another kind of statement, target or value
-            text = ast.unparse(statement)
-            raise ParameterError(f"parameters cell: {text!r} is not NAME = literal") from error
-    return defaults
+        defaults = default_parameters(notebook)
+        return notebook, defaults, check_parameters(parameters, defaults)
+    except ParameterError as error:
+        raise ParameterError(f"{path.name}: {error}") from error
 
 
-def check_parameters(parameters: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Raise ParameterError for a name not in ``defaults``, or a value of another type.
-
-    An int may stand for a float, and anything for None.
-    """
-    for name, value in parameters.items():
-        if name not in defaults:
-            nearest = difflib.get_close_matches(name, defaults, n=1, cutoff=0)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise ParameterError(f"unknown parameter {name!r}: {hint}Known: {list(defaults)}")
-        wanted, given = type(defaults[name]), type(value)
-        if given is not wanted and wanted is not type(None) and (given, wanted) != (int, float):
-            raise ParameterError(
-                f"parameter {name!r} is a {wanted.__name__} (default {defaults[name]!r}), "
-                f"not a {given.__name__}: {value!r}"
-            )
-
-
-def _execute(
+def execute(
     path: Path,
     parameters: dict[str, Any],
     variables: dict[str, str],
     progress: dict[str, str] | bool = False,
+    *,
+    allow_errors: bool = False,
 ) -> nbformat.NotebookNode:
-    """The executed and cleaned notebook; ``variables`` are added to the kernel's environment."""
+    """The executed and cleaned notebook.
+
+    Parameters of an earlier run, which an executed copy has in a cell of their own, are left out,
+    and that is said.
+
+    Args:
+        path: the notebook; it runs in its folder.
+        parameters: see ``check_parameters``.
+        variables: added to the kernel's environment.
+        progress: a progress bar, or its settings.
+        allow_errors: whether to run the cells after one that failed. The error comes at the end.
+
+    Raises:
+        ParameterError, FileNotFoundError, NotebookError: as ``qsft_lite.notebook.run``.
+    """
     path = path.resolve()
-    notebook = read_notebook(path)
-    try:
-        check_parameters(parameters, default_parameters(notebook))
-    except ParameterError as error:
-        raise ParameterError(f"{path.name}: {error}") from error
-    variables = {**_KERNEL_ENVIRONMENT, "QSFT_COMMAND": _command(path, parameters), **variables}
+    notebook, defaults, parameters = read_checked(path, parameters)
+    if earlier := [cell.source for cell in notebook.cells if added(cell)]:
+        told = "\n".join(earlier)
+        print(f"{path.name}: left out, from an earlier run:\n{told}", file=sys.stderr)
+        notebook.cells = [cell for cell in notebook.cells if not added(cell)]
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)  # when it ran, if it did, before now
+    variables = {
+        **_KERNEL_ENVIRONMENT,
+        "QSFT_COMMAND": _command(path, parameters, defaults),
+        "QSFT_CALLER_FOLDER": os.getcwd(),
+        **variables,
+    }
     with tempfile.TemporaryDirectory(prefix="qsft-") as scratch, _environment(variables):
-        partial = Path(scratch) / path.name
+        prepared, partial = Path(scratch) / "prepared.ipynb", Path(scratch) / "partial.ipynb"
+        prepared.write_bytes(_notebook_bytes(notebook))
         try:
             with _termination_as_interrupt():
                 executed = papermill.execute_notebook(
-                    path,
+                    prepared,
                     partial,
                     parameters,
                     kernel_name="python3",
@@ -143,6 +183,7 @@ def _execute(
                     cwd=path.parent,
                     extra_arguments=["--log-level=ERROR"],
                     shutdown_kernel="immediate",  # nothing in an idle kernel is worth waiting for
+                    allow_errors=allow_errors,
                 )
         except Exception as error:
             raise _notebook_error(path, partial, error) from error
@@ -154,14 +195,13 @@ def _execute(
     return executed
 
 
-def _command(path: Path, parameters: dict[str, Any]) -> str:
+def _command(path: Path, parameters: dict[str, Any], defaults: dict[str, Any]) -> str:
     """The command that runs this notebook with these parameters, without machine-specific paths."""
     root = project_root()
     shown = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     words = ["python", "-m", "qsft_lite.notebook", "run", shown.as_posix()]
     for name, value in parameters.items():
-        text = str(value)
-        words += ["-p", name, text if _literal(text) == value else repr(value)]
+        words += ["-p", name, to_word(value, defaults[name])]
     return shlex.join(words)
 
 
@@ -177,10 +217,12 @@ def _notebook_error(path: Path, partial: Path, error: BaseException) -> Notebook
 
     where = "before its first cell"
     notebook = None
-    if partial.exists():
-        notebook = nbformat.read(partial, as_version=4)
-        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and not _added(cell)]
-        started = [i for i, cell in enumerate(cells) if cell.metadata.papermill.start_time]
+    with suppress(OSError, NotebookError):  # none, or cut off: the cause above still counts
+        notebook = read_notebook(partial)
+    if notebook is not None:
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and not added(cell)]
+        times = [cell.metadata.get("papermill", {}).get("start_time") for cell in cells]
+        started = [i for i, at in enumerate(times) if at]
         if started:  # papermill stops at the cell that fails
             lines = cells[started[-1]].source.strip().splitlines() or [""]
             where = f"code cell {started[-1] + 1} ({lines[0]!r})"
@@ -190,7 +232,7 @@ def _notebook_error(path: Path, partial: Path, error: BaseException) -> Notebook
     return failure
 
 
-def _added(cell: nbformat.NotebookNode) -> bool:
+def added(cell: nbformat.NotebookNode) -> bool:
     """Whether papermill added the cell that sets the parameters."""
     return "injected-parameters" in cell.metadata.get("tags", [])
 
@@ -259,20 +301,20 @@ class Outcome:
 
 
 def notebook_paths() -> list[Path]:
-    """The notebooks in reading order, without templates."""
-    paths = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if path.stem[:8] != "template"]
+    """The notebooks in reading order: chapters, then templates."""
+    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     if not paths:
         raise NotebookError(f"no notebooks in {NOTEBOOKS.resolve()}: run from the project's folder")
     return paths
 
 
-def run_all(profile: str, output: Path) -> int:
+def run_all(profile: str, output: Path, jobs: int = 1) -> int:
     """Run every notebook at ``profile`` into ``output``; print a table; return the exit status.
 
-    Results go to ``<output>/results``; pictures to ``<output>/figures``, at laptop to ``figures``.
+    Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
+    committed changes.
     """
-    figures = Path("figures") if profile == "laptop" else output / "figures"
-    return _run_each(notebook_paths(), {"PROFILE": profile}, output, figures)
+    return _run_each(notebook_paths(), {"PROFILE": profile}, output, jobs)
 
 
 def record(paths: list[Path]) -> int:
@@ -284,9 +326,9 @@ def record(paths: list[Path]) -> int:
     aside = Path("build/record")
     shutil.rmtree(aside, ignore_errors=True)
     laptop, smoke = aside / "laptop", aside / "smoke"
-    status = _run_each(paths, {}, laptop, laptop / "figures")
+    status = _run_each(paths, {}, laptop)
     if not status:
-        status = _run_each(paths, {"PROFILE": "smoke"}, smoke, smoke / "figures")
+        status = _run_each(paths, {"PROFILE": "smoke"}, smoke)
     if status:
         print("Nothing was recorded.", file=sys.stderr)
         return status
@@ -299,33 +341,125 @@ def record(paths: list[Path]) -> int:
     return results.main(["README.md"]) if Path("README.md").exists() else 0
 
 
-def _run_each(paths: list[Path], parameters: dict[str, Any], output: Path, figures: Path) -> int:
+def _run_each(paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1) -> int:
     outcomes: list[Outcome] = []
     status = 0
+    check_place(output / "a_notebook.ipynb")
+    run_them = _one_by_one if jobs == 1 else _side_by_side
     try:
-        for number, path in enumerate(paths, 1):
-            progress = f"[{number}/{len(paths)}] {path.stem}"
-            outcomes.append(_run_one(path, parameters, output, figures, progress))
-            if (error := outcomes[-1].error) is not None:
+        for outcome in run_them(paths, parameters, output, jobs):
+            outcomes.append(outcome)
+            if (error := outcome.error) is not None:
                 print(f"FAILED {error}\n{getattr(error, 'traceback', '')}", file=sys.stderr)
                 status = 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         status = INTERRUPTED
-    print(summary(outcomes))
+    print(summary(sorted(outcomes, key=lambda outcome: outcome.name)))
     return status
 
 
+def _one_by_one(
+    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int
+) -> Iterator[Outcome]:
+    for number, path in enumerate(paths, 1):
+        progress = {"desc": f"[{number}/{len(paths)}] {path.stem}"}
+        yield _run_one(path, parameters, output, {}, progress)
+
+
+def _side_by_side(
+    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int
+) -> Iterator[Outcome]:
+    """Up to ``jobs`` notebooks at a time, each in a process of its own, the longest first.
+
+    Times, memory and threads are those recorded, as far as there are any. A notebook starts when
+    its memory fits beside that of those that run; one always runs.
+    """
+    known = {path: _recorded(path, parameters.get("PROFILE", "laptop")) for path in paths}
+    waiting = sorted(paths, key=lambda path: -known[path].get("seconds", float("inf")))
+    memory = {path: known[path].get("peak_memory_mib", 1000) for path in paths}
+    share = max(usable_cpus() // jobs, 1)
+    room = available_memory_mib()
+    running: dict[Any, tuple[multiprocessing.Process, Path]] = {}
+    context = multiprocessing.get_context("spawn")  # a fresh interpreter, as on every system
+    done = 0
+    try:
+        with _termination_as_interrupt():
+            while waiting or running:
+                used = sum(memory[path] for _, path in running.values())
+                fits = [path for path in waiting if not running or used + memory[path] <= room]
+                if fits and len(running) < jobs:
+                    path = fits[0]
+                    waiting.remove(path)
+                    threads = str(min(known[path].get("threads", 1), share))
+                    variables = {"QSFT_THREADS": os.environ.get("QSFT_THREADS", threads)}
+                    ours, theirs = context.Pipe(duplex=False)
+                    child = context.Process(
+                        target=_run_apart, args=(theirs, path, parameters, output, variables)
+                    )
+                    child.start()
+                    theirs.close()
+                    running[ours] = child, path
+                    print(f"started {path.stem}", file=sys.stderr)
+                    continue
+                for ready in multiprocessing.connection.wait(list(running)):
+                    child, path = running[ready]
+                    outcome = _received(ready, path)
+                    child.join()
+                    del running[ready]
+                    done += 1
+                    seconds = f"{outcome.seconds:.0f} s"
+                    print(f"[{done}/{len(paths)}] {path.stem}: {seconds}", file=sys.stderr)
+                    yield outcome
+    finally:
+        for child, _ in running.values():
+            child.terminate()  # it stops its kernel
+        for child, _ in running.values():
+            child.join()
+
+
+def _recorded(path: Path, profile: str) -> dict[str, Any]:
+    """The committed result of a notebook; {} where there is none."""
+    try:
+        return results.load_result(
+            project_root() / "data" / "results" / f"{path.stem}.{profile}.json"
+        )
+    except FileNotFoundError:
+        return {}
+
+
+def _run_apart(
+    answer: Any, path: Path, parameters: dict[str, Any], output: Path, variables: dict[str, str]
+) -> None:
+    """What a process of ``_side_by_side`` does: run one notebook, and send its outcome."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C is for the first process, which ends the others
+    with suppress(KeyboardInterrupt):
+        answer.send(_run_one(path, parameters, output, variables, False))
+
+
+def _received(connection: Any, path: Path) -> Outcome:
+    try:
+        return connection.recv()
+    except EOFError:
+        error = NotebookError(f"{path.name}: its process ended early (out of memory, most often)")
+        return Outcome(path.stem, 0.0, error, None)
+
+
 def _run_one(
-    path: Path, parameters: dict[str, Any], output: Path, figures: Path, progress: str
+    path: Path,
+    parameters: dict[str, Any],
+    output: Path,
+    variables: dict[str, str],
+    progress: dict[str, str] | bool,
 ) -> Outcome:
     folder = (output / "results").resolve()
     for old in [*folder.glob(f"{path.stem}.*.json"), output / f"{path.stem}.failed.ipynb"]:
         old.unlink(missing_ok=True)
-    variables = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str(figures.resolve())}
+    places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
     started, error = time.perf_counter(), None
     try:
-        executed = _execute(path, parameters, variables, {"desc": progress})
+        executed = execute(path, parameters, {**places, **variables}, progress)
         replace_file(output / path.name, _notebook_bytes(executed))
     except (NotebookError, ParameterError) as failure:
         error = failure
@@ -358,6 +492,7 @@ def summary(outcomes: list[Outcome]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m qsft_lite.notebook")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -371,23 +506,56 @@ def main(arguments: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="set a parameter; VALUE is a Python literal, or else a string",
+        help="set a parameter; VALUE is a Python literal, or else a string; paths in it count "
+        "from the current folder",
     )
 
     every = commands.add_parser("all", help="run every notebook and print a table")
     every.add_argument("--profile", choices=PROFILES, default="laptop")
     every.add_argument("--output", type=Path, help="folder (default: build/<profile>)")
+    every.add_argument(
+        "--jobs", type=_positive, default=1, help="how many to run side by side (default: 1)"
+    )
 
     again = commands.add_parser("record", help="execute in place; store results and pictures")
     again.add_argument("paths", type=Path, nargs="*", help="notebooks (default: all of them)")
 
-    options = parser.parse_args(arguments)
+    spread = commands.add_parser(
+        "check", help="run with fresh seeds, every cell; print what fails and how numbers spread"
+    )
+    spread.add_argument("paths", type=Path, nargs="+", metavar="NOTEBOOK")
+    spread.add_argument("--seeds", type=_positive, default=5, help="how many (default: 5)")
+    spread.add_argument("--first-seed", type=int, default=100, help="the others follow it")
+    spread.add_argument(
+        "--threads", type=_positive, nargs="+", default=[], help="to run with, each in turn"
+    )
+    spread.add_argument("--profile", choices=PROFILES, default="laptop")
+    spread.add_argument("--output", type=Path, default=Path("build") / "check")
+    spread.add_argument("--write", action="store_true", help="maintainers: store in data/spread")
+
     try:
+        # argparse would take a value such as -1e-3 for an option.
+        words, rest = _parameter_words(arguments) if arguments[:1] == ["run"] else ([], arguments)
+        options = parser.parse_args(rest)
         if options.command == "all":
-            return run_all(options.profile, options.output or Path("build") / options.profile)
+            output = options.output or Path("build") / options.profile
+            return run_all(options.profile, output, options.jobs)
         if options.command == "record":
             return record(options.paths or notebook_paths())
-        parameters = {name: _literal(value) for name, value in options.parameters}
+        if options.command == "check":
+            from qsft_lite import golden  # here, since it uses this module
+
+            return golden.check(
+                options.paths,
+                seeds=range(options.first_seed, options.first_seed + options.seeds),
+                threads=options.threads,
+                profile=options.profile,
+                output=options.output,
+                write=options.write,
+            )
+        _, defaults, _ = read_checked(options.path, {})
+        words = dict([*options.parameters, *words])
+        parameters = {name: from_word(word, defaults.get(name)) for name, word in words.items()}
         print(run(options.path, parameters, options.output or Path("build") / options.path.name))
         return 0
     except (NotebookError, ParameterError, FileNotFoundError) as error:
@@ -398,8 +566,22 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _parameter_words(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The NAME and VALUE after each -p, whatever they look like; and all other arguments."""
+    pairs, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word != "-p":
+            rest.append(word)
+            continue
+        pair = (next(words, None), next(words, None))
+        if None in pair:
+            raise ParameterError("-p needs a NAME and a VALUE after it")
+        pairs.append(pair)
+    return pairs, rest
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number

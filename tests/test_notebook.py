@@ -7,7 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import hypothesis.strategies as st
 import nbformat
@@ -17,9 +19,11 @@ import pytest
 import torch
 from hypothesis import given
 from matplotlib.figure import Figure
+from papermill.translators import PythonTranslator
 
-from qsft_lite import notebook, runner
-from qsft_lite.runner import NotebookError, ParameterError
+from qsft_lite import notebook, parameters, results, runner
+from qsft_lite.parameters import ParameterError
+from qsft_lite.runner import NotebookError
 
 SETTINGS = {profile: {"seeds": 2, "steps": 10} for profile in ("smoke", "laptop", "gpu")}
 
@@ -171,47 +175,110 @@ DEFAULTS = {"SEED": 0, "RATE": 0.1, "NAME": "a", "LIST": [1], "FLAG": True, "ANY
 
 
 @pytest.mark.parametrize(
-    "parameters",
+    "given",
     [{}, {"SEED": 3}, {"RATE": 1}, {"RATE": 0.5, "NAME": "b"}, {"LIST": []}, {"ANY": "x"}],
 )
-def test_good_parameters_pass(parameters):
-    runner.check_parameters(parameters, DEFAULTS)
+def test_good_parameters_pass(given):
+    assert parameters.check_parameters(given, DEFAULTS) == given
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("given", "written"),
+    [
+        ({"LIST": (1, (2, [3]))}, {"LIST": [1, [2, [3]]]}),
+        ({"ANY": {"k": (1, 2)}}, {"ANY": {"k": [1, 2]}}),
+        ({"RATE": np.float64(0.5)}, {"RATE": 0.5}),
+        ({"RATE": np.int64(2)}, {"RATE": 2}),
+        ({"FLAG": np.bool_(False)}, {"FLAG": False}),
+        ({"ANY": [np.int32(3)]}, {"ANY": [3]}),
+        ({"NAME": Path("a") / "b"}, {"NAME": os.path.join("a", "b")}),
+    ],
+)
+def test_what_can_be_written_is_converted(given, written):
+    assert repr(parameters.check_parameters(given, DEFAULTS)) == repr(written)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
     [
         ({"SED": 1}, "unknown parameter 'SED': did you mean 'SEED'?.*Known:.*'RATE'"),
         ({"seed": 1}, "unknown parameter 'seed'"),
         ({"SEED": "1"}, r"'SEED' is a int \(default 0\), not a str: '1'"),
         ({"SEED": 1.0}, "not a float"),
+        ({"SEED": np.float64(1)}, "'SEED'.*not a float"),
         ({"SEED": True}, "not a bool"),
         ({"FLAG": 1}, "not a int"),
         ({"NAME": None}, "not a NoneType"),
-        ({"LIST": (1,)}, "not a tuple"),
+        ({"NAME": "spiele\udcfc"}, "'NAME' is .* no valid text"),
+        ({"ANY": b"x"}, "'ANY' is a bytes"),
+        ({"ANY": {1}}, "'ANY' is a set"),
+        ({"ANY": Path("x")}, "'ANY' is a .*Path"),
+        ({"ANY": np.zeros(2)}, "'ANY' is a ndarray"),
+        ({"ANY": [0, {"k": 1j}]}, r"'ANY' has at ANY\[1\]\['k'\] a complex, 1j"),
+        ({"ANY": {1: 2}}, "'ANY' is a dict with the key 1, which is not a str"),
+        ({"LIST": [float("nan")]}, r"'LIST' has at LIST\[0\] nan"),
+        ({"LIST": [[Path("x")]]}, r"at LIST\[0\]\[0\] a .*Path"),
     ],
 )
-def test_bad_parameters_are_refused(parameters, message):
+def test_bad_parameters_are_refused(given, message):
     with pytest.raises(ParameterError, match=message):
-        runner.check_parameters(parameters, DEFAULTS)
+        parameters.check_parameters(given, DEFAULTS)
 
 
 def test_any_parameter_is_unknown_where_there_is_none():
     with pytest.raises(ParameterError, match=r"unknown parameter 'SEED': Known: \[\]"):
-        runner.check_parameters({"SEED": 1}, {})
+        parameters.check_parameters({"SEED": 1}, {})
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.none() | st.booleans() | st.integers() | FINITE | st.text() | st.lists(FINITE)
+WORDS = st.text() | st.sampled_from(["'a'", '"', "1e3", "None", "-x", "inf", "nan", "b'x'"])
+LEAVES = st.none() | st.booleans() | st.integers() | FINITE | WORDS.filter(parameters._is_text)
+VALUES = st.floats() | st.recursive(LEAVES, lambda v: st.lists(v) | st.dictionaries(st.text(), v))
 
 
-@given(st.dictionaries(st.sampled_from("ABC"), VALUES))
-def test_the_recorded_command_gives_the_same_parameters(parameters):
-    words = shlex.split(runner._command(runner.project_root() / "notebooks/a b.ipynb", parameters))
+@given(st.dictionaries(st.sampled_from("ABC"), VALUES | st.tuples(LEAVES)), st.booleans())
+def test_parameters_arrive_as_they_were_given(given, typed):
+    """In the cell that papermill writes, and in the recorded command, whatever the defaults."""
+    try:
+        checked = parameters.check_parameters(given, dict.fromkeys("ABC"))
+    except ParameterError:  # text that is none; keys of a dict are text as well
+        return
+    arrived = {}
+    exec(PythonTranslator.codify(checked), arrived)
+    assert repr({name: arrived[name] for name in checked}) == repr(checked)
+
+    defaults = {name: "" if typed and isinstance(v, str) else None for name, v in checked.items()}
+    path = runner.project_root() / "notebooks/a b.ipynb"
+    words = shlex.split(runner._command(path, checked, defaults))
     assert words[:5] == ["python", "-m", "qsft_lite.notebook", "run", "notebooks/a b.ipynb"]
-    assert words[5::3] == ["-p"] * len(parameters)
-    read = zip(words[6::3], map(runner._literal, words[7::3]), strict=True)
-    assert repr(dict(read)) == repr(parameters)
+    pairs, rest = runner._parameter_words(words[3:])
+    assert rest == ["run", "notebooks/a b.ipynb"]
+    read = {name: parameters.from_word(word, defaults[name]) for name, word in pairs}
+    assert repr(read) == repr(checked)
+
+
+@pytest.mark.parametrize(
+    ("word", "default", "value"),
+    [
+        ("-1e-3", 0.1, -1e-3),
+        ("-5.", 0.1, -5.0),
+        ("-inf", None, float("-inf")),
+        ("-x", None, "-x"),
+        ("2024", "", "2024"),
+        ("None", "", "None"),
+        ("1e5", "", "1e5"),
+        (r"\n", "", r"\n"),
+        (r'"\n"', "", "\n"),
+        ("'2024'", "", "2024"),
+        ("2024", None, 2024),
+        ("(1, 2)", None, (1, 2)),
+        ("{[]: 1}", None, "{[]: 1}"),
+    ],
+)
+def test_words_of_the_command_line(word, default, value):
+    pairs, rest = runner._parameter_words(["run", "a.ipynb", "-p", "A", word, "--output", "b"])
+    assert (pairs, rest) == ([("A", word)], ["run", "a.ipynb", "--output", "b"])
+    assert repr(parameters.from_word(word, default)) == repr(value)
 
 
 # Running one notebook
@@ -246,18 +313,29 @@ def test_a_wrong_parameter_stops_before_anything_runs(tmp_path):
 
 
 def test_what_is_no_notebook_is_refused(tmp_path):
-    (tmp_path / "a.ipynb").write_text("no")
-    with pytest.raises(NotebookError, match=r"a\.ipynb: not a notebook"):
-        notebook.run(tmp_path / "a.ipynb", {}, tmp_path / "out.ipynb")
+    for text in (b"no", b"[1]", b"{}", b"\xff", b""):
+        (tmp_path / "a.ipynb").write_bytes(text)
+        with pytest.raises(NotebookError, match=r"a\.ipynb: not a notebook"):
+            notebook.run(tmp_path / "a.ipynb", {}, tmp_path / "out.ipynb")
+    with pytest.raises(NotebookError, match="not a notebook"):
+        notebook.run(tmp_path, {}, tmp_path / "out.ipynb")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_notebook(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert runner.read_notebook(path).cells[0].source == "# Title"
 
 
 def test_an_executed_copy_is_clean(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")  # a backend that would show no picture
     path = write_notebook(
         tmp_path / "in" / "a.ipynb",
         "import matplotlib.pyplot as plt\nplt.plot([SEED]);",
         "import os, sys\nprint(SEED, os.getcwd(), sys.executable, sep='\\n')\n"
-        "print(os.environ['QSFT_COMMAND'])",
+        "print(os.environ['QSFT_COMMAND'])\n"
+        "from qsft_lite.notebook import user_path\nprint(user_path('a/b'))",
         "import ipywidgets\nipywidgets.IntSlider()",
     )
     before = dict(os.environ), path.read_bytes()
@@ -270,11 +348,12 @@ def test_an_executed_copy_is_clean(tmp_path, monkeypatch):
     assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5]
     assert "image/png" in code[2].outputs[-1].data
     folder = tmp_path / "in"
-    assert code[3].outputs[0].text.splitlines() == [
+    assert "".join(output.text for output in code[3].outputs).splitlines() == [
         "5",
         str(folder),
         sys.executable,
         "python -m qsft_lite.notebook run a.ipynb -p SEED 5",
+        str(tmp_path / "a" / "b"),
     ]
     assert code[4].outputs == [], "a widget without its state"
     assert set(executed.metadata) <= {"kernelspec", "language_info"}
@@ -299,10 +378,81 @@ def test_an_executed_copy_is_clean(tmp_path, monkeypatch):
 def test_a_failure_names_the_cell_and_keeps_the_old_output(tmp_path, source, cause):
     path = write_notebook(tmp_path / "a.ipynb", "x = 1", source, "print('not reached')")
     (tmp_path / "out.ipynb").write_text("old")
-    with pytest.raises(NotebookError, match=rf"a\.ipynb, {cause}"):
+    with pytest.raises(NotebookError, match=rf"a\.ipynb, {cause}") as caught:
         notebook.run(path, {"SEED": 1}, tmp_path / "out.ipynb")
     assert (tmp_path / "out.ipynb").read_text() == "old"
-    assert names(tmp_path) == ["a.ipynb", "out.ipynb"]
+    assert names(tmp_path) == ["a.ipynb", "out.failed.ipynb", "out.ipynb"]
+    failed = tmp_path / "out.failed.ipynb"
+    assert str(caught.value).endswith(f"as far as it ran: {failed}")
+    code = [c for c in nbformat.read(failed, as_version=4).cells if c.cell_type == "code"]
+    assert [c.source for c in code][-3:] == ["x = 1", source, "print('not reached')"]
+    assert [code[-3].execution_count, code[-1].execution_count] == [3, None]
+
+
+def test_the_place_of_the_output_is_looked_at_first(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", "open('ran', 'w')")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotebookError, match="a folder: name a file in it"):
+        notebook.run(path, {}, tmp_path)
+    with pytest.raises(NotebookError, match=r"no file can be written in .*file"):
+        notebook.run(path, {}, tmp_path / "file" / "deeper" / "out.ipynb")
+    assert names(tmp_path) == ["a.ipynb", "file"]
+
+
+def test_what_cannot_be_written_after_all_is_kept_elsewhere(tmp_path, monkeypatch):
+    path = write_notebook(tmp_path / "a.ipynb", "print('an hour')")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runner, "replace_file", full)
+    with pytest.raises(NotebookError, match=r"out\.ipynb cannot be written") as caught:
+        notebook.run(path, {}, tmp_path / "out.ipynb")
+    kept = nbformat.read(str(caught.value).split()[-1], as_version=4)
+    assert kept.cells[-1].outputs[0].text == "an hour\n"
+
+
+def test_an_unreadable_partial_does_not_hide_the_cause(tmp_path):
+    (tmp_path / "partial.ipynb").write_text("")
+    partial = tmp_path / "partial.ipynb"
+    error = runner._notebook_error(Path("a.ipynb"), partial, OSError("the cause"))
+    assert str(error) == "a.ipynb, before its first cell: OSError: the cause"
+
+
+def test_parameters_of_an_earlier_run_are_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_notebook(
+        tmp_path / "a.ipynb",
+        "import os\nprint(A, B, os.environ['QSFT_COMMAND'])",
+        parameters="A = 1.5\nB = None",
+    )
+
+    def printed(name):
+        return nbformat.read(tmp_path / name, as_version=4).cells[-1].outputs[0].text
+
+    notebook.run("a.ipynb", {"A": 9}, "one.ipynb")
+    assert capsys.readouterr().err == ""
+    notebook.run("one.ipynb", {}, "two.ipynb")
+    assert "left out, from an earlier run:\n# Parameters\nA = 9" in capsys.readouterr().err
+    notebook.run("one.ipynb", {"B": 7}, "three.ipynb")
+    command = "python -m qsft_lite.notebook run"
+    assert printed("one.ipynb") == f"9 None {command} a.ipynb -p A 9\n"
+    assert printed("two.ipynb") == f"1.5 None {command} one.ipynb\n"
+    assert printed("three.ipynb") == f"1.5 7 {command} one.ipynb -p B 7\n"
+
+
+def test_paths_of_a_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QSFT_CALLER_FOLDER", raising=False)
+    assert notebook.user_path("a/b") == tmp_path / "a" / "b"
+    monkeypatch.setenv("QSFT_CALLER_FOLDER", str(tmp_path / "shell"))
+    assert notebook.user_path("a") == tmp_path / "shell" / "a"
+    assert notebook.user_path(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    assert notebook.user_path("~/a") == tmp_path / "home" / "a"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -345,10 +495,12 @@ def test_the_command_line_runs_one(tmp_path, monkeypatch, capsys):
     path = write_notebook(
         tmp_path / "a.ipynb", "print(SEED, NAME)", parameters="SEED = 0\nNAME = 'x'"
     )
-    words = ["run", str(path), "-p", "SEED", "-3", "-p", "NAME", "two words"]
+    words = ["run", str(path), "-p", "SEED", "-3", "-p", "NAME", "-5 words"]
     assert runner.main(words) == 0
     executed = nbformat.read(tmp_path / "build" / "a.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "-3 two words\n"
+    assert executed.cells[-1].outputs[0].text == "-3 -5 words\n"
+    assert runner.main(["run", str(path), "-p", "SEED"]) == 1
+    assert "-p needs a NAME and a VALUE" in capsys.readouterr().err
     assert runner.main(["run", str(path), "-p", "SEED", "x"]) == 1
     assert "'SEED' is a int" in capsys.readouterr().err
     assert runner.main(["run", "missing.ipynb"]) == 1
@@ -375,7 +527,7 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     write_notebook(folder / "01_bad.ipynb", "x = 1", "1 / 0", parameters=PROFILE)
     write_notebook(folder / "02_profileless.ipynb")
     write_notebook(folder / "03_last.ipynb", "x = 2", parameters=PROFILE)
-    write_notebook(folder / "template_task.ipynb", "1 / 0")
+    write_notebook(folder / "template_task.ipynb", "x = 3", parameters=PROFILE)
     output = tmp_path / "build" / "smoke"
     output.mkdir(parents=True)
     (output / "03_last.failed.ipynb").write_text("from an earlier run")
@@ -385,25 +537,114 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     header, *rows = said.out.strip().splitlines()
     assert header.split() == ["notebook", "seconds", "peak", "MiB", "headline", "numbers"]
-    assert [row.split()[0] for row in rows] == ["00_good", "01_bad", "02_profileless", "03_last"]
+    stems = ["00_good", "01_bad", "02_profileless", "03_last", "template_task"]
+    assert [row.split()[0] for row in rows] == stems
     assert rows[0].endswith("  n: 1; score: 0.123")
     failing = "FAILED 01_bad.ipynb, code cell 3 ('1 / 0'): ZeroDivisionError: division by zero"
     assert rows[1].endswith(failing)
     assert "unknown parameter 'PROFILE': did you mean 'SEED'?" in rows[2]
     assert rows[3].split()[2:] == ["-", "-"]
     assert "----> 1 1 / 0" in said.err, "the traceback"
-    assert "[2/4] 01_bad" in said.err, "the progress bar names the notebook"
+    assert "[2/5] 01_bad" in said.err, "the progress bar names the notebook"
     assert names(output) == [
         "00_good.ipynb",
         "01_bad.failed.ipynb",
         "03_last.ipynb",
         "figures",
         "results",
+        "template_task.ipynb",
     ]
     assert names(output / "figures") == ["00_picture.png"]
     assert names(output / "results") == ["00_good.smoke.json"]
     result = json.loads((output / "results" / "00_good.smoke.json").read_text())
     assert result["command"].endswith("run 00_good.ipynb -p PROFILE smoke")
+
+
+def test_a_run_at_laptop_changes_nothing_that_is_committed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_notebook(tmp_path / "notebooks/00_good.ipynb", *RECORDING, parameters=PROFILE)
+    before = path.read_bytes()
+    assert runner.main(["all"]) == 0
+    assert names(tmp_path) == ["build", "notebooks"]
+    assert path.read_bytes() == before
+    assert names(tmp_path / "build" / "laptop" / "figures") == ["00_picture.png"]
+
+
+def a_result(folder, name, **changes):
+    """Write the result that a notebook of this name has committed."""
+    result = {key: kind() if isinstance(kind, type) else 0 for key, kind in results.KEYS.items()}
+    result |= {"name": name, "profile": "laptop", "data_hash": None, "raw": None, **changes}
+    results.write_result(folder / "data" / "results", result)
+
+
+def test_side_by_side(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(runner, "usable_cpus", lambda: 4)
+    monkeypatch.delenv("QSFT_THREADS", raising=False)
+    folder = tmp_path / "notebooks"
+    source = "import os, time\nopen({!r}, 'w').write(os.environ['QSFT_THREADS'])\n"
+    wait = "while not os.path.exists({!r}): time.sleep(.1)"
+    # Each of the first two waits for the other: they run at the same time, or fail.
+    first, second = (source + wait).format("a", "b"), (source + wait).format("b", "a")
+    write_notebook(folder / "00_short.ipynb", first, parameters=PROFILE)
+    write_notebook(folder / "01_long.ipynb", second, parameters=PROFILE)
+    write_notebook(folder / "02_bad.ipynb", "1 / 0", parameters=PROFILE)
+    for name, seconds, threads in (("00_short", 5.0, 1), ("01_long", 9.0, 4), ("02_bad", 1.0, 1)):
+        a_result(tmp_path, name, seconds=seconds, threads=threads, peak_memory_mib=1.0)
+
+    assert runner.main(["all", "--jobs", "2"]) == 1
+
+    said = capsys.readouterr()
+    started = [line.split()[1] for line in said.err.splitlines() if line.startswith("started ")]
+    assert started == ["01_long", "00_short", "02_bad"], "the longest first"
+    assert [row.split()[0] for row in said.out.strip().splitlines()[1:]] == sorted(started)
+    assert "02_bad.ipynb, code cell 2 ('1 / 0'): ZeroDivisionError" in said.out
+    assert "----> 1 1 / 0" in said.err
+    assert names(tmp_path / "build" / "laptop") == [
+        "00_short.ipynb",
+        "01_long.ipynb",
+        "02_bad.failed.ipynb",
+    ]
+    assert [(folder / name).read_text() for name in "ab"] == ["1", "2"], "threads: recorded, shared"
+
+
+def test_side_by_side_where_memory_allows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(runner, "available_memory_mib", lambda: 150.0)
+    for name in ("00_a", "01_b"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", parameters=PROFILE)
+        a_result(tmp_path, name, peak_memory_mib=100.0)
+    assert runner.main(["all", "--jobs", "2"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "0" in line]
+    assert [line.split()[0] for line in lines] == ["started", "[1/2]", "started", "[2/2]"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_an_interruption_ends_all_that_run_side_by_side(tmp_path):
+    for name in "ab":
+        write_notebook(
+            tmp_path / "notebooks" / f"0_{name}.ipynb",
+            f"import os, time\nopen('aside{name}', 'w').write(str(os.getpid()))\n"
+            f"os.rename('aside{name}', 'kernel{name}')\ntime.sleep(600)",
+            parameters=PROFILE,
+        )
+    words = [sys.executable, "-m", "qsft_lite.notebook", "all", "--jobs", "2"]
+    # In a group of its own, as a terminal's Ctrl-C reaches it.
+    child = subprocess.Popen(words, cwd=tmp_path, start_new_session=True)
+    kernels = [tmp_path / "notebooks" / f"kernel{name}" for name in "ab"]
+    try:
+        wait_until(lambda: all(kernel.exists() for kernel in kernels))
+        processes = [psutil.Process(int(kernel.read_text())) for kernel in kernels]
+        os.killpg(child.pid, signal.SIGINT)
+        assert child.wait(timeout=300) == 130
+        for process in processes:
+            wait_until(lambda p=process: not p.is_running() or p.status() == "zombie")
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_all_stops_at_an_interruption_and_prints_what_ran(tmp_path, monkeypatch, capsys):

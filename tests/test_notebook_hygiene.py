@@ -13,8 +13,8 @@ import nbformat
 import pytest
 
 from qsft_lite.notebook import INSTALL_CELL
+from qsft_lite.parameters import ParameterError, default_parameters
 from qsft_lite.results import PROFILES, badge, repository
-from qsft_lite.runner import ParameterError, default_parameters
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"

@@ -7,7 +7,7 @@ import pytest
 import test_notebook_hygiene
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qsft_lite import envs, models, notebook, trajectories
+from qsft_lite import envs, models, notebook, trainer, trajectories
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.results import project_root
 from qsft_lite.runner import NotebookError
@@ -71,6 +71,7 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
         OUTPUT=str(tmp_path / "run"),
         RETURN_LOW=-2,
         RETURN_HIGH=3,
+        BETA=10,  # not one of BETAS
     )
 
     printed = "".join(
@@ -79,6 +80,7 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
     assert "a return of -2 becomes 0, one of 3 becomes 1" in printed
     pictures = filter(test_notebook_hygiene.has_picture, test_notebook_hygiene.code_cells(executed))
     assert len(list(pictures)) == 3
+    assert "does it write actions of the data?" in printed
     result = json.loads((tmp_path / "results" / f"{TEMPLATE.stem}.smoke.json").read_text())
     assert result["data_hash"] == trajectories.data_hash(trajectories.load_trajectories(path))
 
@@ -91,7 +93,9 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
         assert changed, f"{name} was not trained"
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
-    assert (policy.beta, policy.score, policy.stop) == (8.0, "ratio", "\n")
+    assert (policy.beta, policy.score, policy.stop) == (10.0, "ratio", "\n")
+    assert policy.support == 0.05
+    assert [row["beta"] for row in result["tables"]["beta"]] == ["0", "8", "10", "0, greedy"]
     assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
 
 
@@ -108,16 +112,26 @@ def test_a_bad_line_is_named(own_data, run_template):
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
-        ({"MODEL": "no/such/folder"}, OSError, "Cannot load 'no/such/folder'"),
+        ({"MODEL": "no/such/folder"}, OSError, "looked for at .*shell.no.such.folder"),
         ({"STOP": "!"}, ValueError, r"episode 1: the action '\w+\\n' does not end with STOP='!'"),
-        ({"RETURN_LOW": 0, "RETURN_HIGH": 3}, ValueError, r"walks\.jsonl.*outside"),
-        ({"DATA": "nowhere.jsonl"}, FileNotFoundError, r"nowhere\.jsonl: no such file"),
-        ({"MAX_TOKENS": 1}, ValueError, "would have 0 of 0 episodes"),
+        ({"RETURN_LOW": 0, "RETURN_HIGH": 3}, ValueError, r"walks\.jsonl.*outside RETURN_LOW=0"),
+        ({"DATA": "nowhere.jsonl"}, FileNotFoundError, r"shell.nowhere\.jsonl: no such file"),
+        ({"MAX_TOKENS": 1}, ValueError, "no episode has at most 1 tokens"),
+        ({"BEHAVIOR_STEPS": 12.0}, ValueError, "BEHAVIOR_STEPS must be a whole number"),
+        ({"OUTPUT": "file/run"}, ValueError, "OUTPUT: nothing can be written"),
+        ({"STOP": "n\n", "TOKENS": "characters"}, ValueError, r"STOP='n\\n': .*end of a token"),
     ],
 )
-def test_bad_settings_are_plain(own_data, monkeypatch, parameters, error, message):
-    """The cells are run here, one after another: a kernel for each would take long to start."""
+def test_bad_settings_are_plain(tmp_path, own_data, monkeypatch, parameters, error, message):
+    """Before training. The cells are run here: a kernel for each would take long to start."""
     path, _ = own_data
+    if parameters.get("STOP") == "n\n":  # every action gets that end
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('\\n", true', 'n\\n", true'), encoding="utf-8")
+    (tmp_path / "shell").mkdir()
+    (tmp_path / "shell" / "file").write_text("")
+    monkeypatch.setenv("QSFT_CALLER_FOLDER", str(tmp_path / "shell"))
+    monkeypatch.setattr(trainer, "train_q_sft", None)
     monkeypatch.setenv("QSFT_THREADS", "1")
     names = {}
     with pytest.raises(error, match=message):

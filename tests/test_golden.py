@@ -1,0 +1,164 @@
+"""Spreads over seeds, and runs held against them."""
+
+import json
+import math
+
+import nbformat
+import pytest
+from test_notebook import PROFILE, a_result, names, write_notebook
+
+from qsft_lite import golden, results, runner
+
+RECORDING = (
+    "from qsft_lite import notebook\n"
+    "settings = {'smoke': {'n': 1}, 'laptop': {'n': 2}, 'gpu': {'n': 3}}\n"
+    "run = notebook.start('00_a', profile=PROFILE, seed=SEED, settings=settings)",
+    "assert SEED != 101, 'unlucky'",
+    "run.record(headline={'seed': SEED, 'mean': {'mean': 2 * SEED, 'low': 0, 'high': 9}})",
+)
+
+
+def test_check_runs_all_cells_with_every_seed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QSFT_THREADS", raising=False)
+    write_notebook(tmp_path / "00_a.ipynb", *RECORDING, parameters=PROFILE + "\nSEED = 0")
+    words = ["check", "00_a.ipynb", "--seeds", "2", "--profile", "smoke", "--write"]
+    assert runner.main(words) == 1
+    said = capsys.readouterr().out
+    cell = "code cell 3 (\"assert SEED != 101, 'unlucky'\"): AssertionError: unlucky"
+    assert [line for line in said.splitlines() if "code cell" in line] == [f"  {cell}"]
+    assert "not stored in" in said
+    assert names(tmp_path) == ["00_a.ipynb", "build"]
+    folder = tmp_path / "build" / "check"
+    assert names(folder) == ["seed_100", "seed_101", "spread"]
+    executed = nbformat.read(folder / "seed_101" / "00_a.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "Recorded 00_a.smoke.json\n", "after the failure"
+
+    words[2:] = ["--seeds", "1", "--threads", "1", "2", "--profile", "smoke", "--write"]
+    assert runner.main(words) == 0
+    spread = json.loads((tmp_path / "data" / "spread" / "00_a.smoke.json").read_text())
+    assert [(run["seed"], run["threads"]) for run in spread["runs"]] == [(100, 1), (100, 2)]
+    assert spread["headline"]["mean"]["mean"] == 200
+    assert spread["command"] == (
+        "python -m qsft_lite.notebook check 00_a.ipynb --seeds 1 --first-seed 100 "
+        "--profile smoke --threads 1 2"
+    )
+
+
+def test_check_needs_a_seed_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_notebook(tmp_path / "a.ipynb", *RECORDING, parameters=PROFILE + "\nSEED = 0")
+    write_notebook(tmp_path / "b.ipynb", parameters=PROFILE)
+    assert runner.main(["check", "a.ipynb", "b.ipynb"]) == 1
+    assert "b.ipynb: unknown parameter 'SEED'" in capsys.readouterr().err
+    assert names(tmp_path) == ["a.ipynb", "b.ipynb"]
+
+
+def some_results(values, seeds=None):
+    return [
+        {
+            **{"name": "00_a", "profile": "laptop", "settings": {"n": 2}, "seconds": 1.0},
+            **{"seed": seed, "threads": 1, "headline": {"score": value}},
+        }
+        for seed, value in zip(seeds or range(100, 200), values, strict=False)
+    ]
+
+
+def test_a_spread_counts_seeds_not_runs():
+    (once,) = golden.spread_of(some_results([1.0, 2.0, 4.0]))["headline"].values()
+    # By hand: mean 7/3, squares of the distances add up to 14/3, over n - 1 = 2.
+    assert once["mean"] == pytest.approx(7 / 3)
+    assert once["deviation"] == pytest.approx(math.sqrt(7 / 3))
+    assert (once["least"], once["greatest"], once["seeds"]) == (1, 4, 3)
+    twice = some_results([1.0, 2.0, 4.0] * 2, seeds=[100, 101, 102] * 2)
+    (twice,) = golden.spread_of(twice)["headline"].values()
+    assert (twice["seeds"], twice["deviation"]) == (3, pytest.approx(once["deviation"]))
+    (single,) = golden.spread_of(some_results([1.0]))["headline"].values()
+    assert single["deviation"] is None
+
+
+def test_the_interval_is_student_s():
+    (row,) = golden.spread_of(some_results([1.0, 2.0, 3.0, 4.0, 5.0]))["headline"].values()
+    # From a table: t of 4 degrees of freedom, .9995, is 8.610. s = sqrt(2.5), n = 5.
+    reach = 8.610 * math.sqrt(2.5) * math.sqrt(1.2)
+    assert golden.interval(row) == pytest.approx((3 - reach, 3 + reach), rel=1e-4)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Committed results of two notebooks, and a spread of one."""
+    a_result(tmp_path, "00_a", settings={"n": 2}, headline={"exact": 0.5, "score": 3.1})
+    a_result(tmp_path, "01_b", headline={"score": {"mean": 1.0, "low": 0.0, "high": 2.0}})
+    rows = golden.spread_of(some_results([1.0, 2.0, 3.0, 4.0, 5.0]))
+    exact = golden.spread_of(some_results([0.5] * 5))["headline"]["score"]
+    rows["headline"] = {"score": rows["headline"]["score"], "exact": exact}
+    folder = tmp_path / "data" / "spread"
+    folder.mkdir()
+    (folder / "00_a.laptop.json").write_text(json.dumps(rows))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("headline", "status", "told"),
+    [
+        ({"exact": 0.5, "score": 3.1}, 0, "as expected on this machine (2 the same, 0 within"),
+        ({"exact": 0.500001, "score": 3.100001}, 0, "(2 the same, 0 within the spread)"),
+        ({"exact": 0.5, "score": 17.0}, 0, "(1 the same, 1 within the spread)"),
+        ({"exact": 0.5, "score": 18.2}, 1, "score: 18.2 here, 3.1 committed, expected -11.9"),
+        ({"exact": 0.5001, "score": 3.1}, 1, "exact: 0.5001 here, 0.5 committed, expected 0.5 to"),
+        ({"score": 3.1}, 1, "exact: not here"),
+        ({"exact": 0.5, "score": 3.1, "new": 1.0}, 1, "new: not committed"),
+    ],
+)
+def test_numbers_are_judged_by_their_spread(tmp_path, data, capsys, headline, status, told):
+    a_result(tmp_path / "here", "00_a", settings={"n": 2}, headline=headline)
+    assert golden.compare(tmp_path / "here" / "data" / "results", data) == status
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 7}, "cannot be compared: seed 7 here, 0 committed"),
+        ({"settings": {"n": 3}}, "cannot be compared: settings {'n': 3} here, {'n': 2} committed"),
+        ({"profile": "smoke"}, "cannot be compared: nothing is committed at the profile smoke"),
+        (
+            {"command": "python -m qsft_lite.notebook run a.ipynb -p SEED 0 -p GAMMA .9"},
+            "cannot be compared: parameters {'GAMMA': '.9'} here, {} committed",
+        ),
+    ],
+)
+def test_other_runs_are_not_compared(tmp_path, data, capsys, changes, told):
+    headline = {"exact": 0.5, "score": 3.1}
+    a_result(tmp_path / "here", "00_a", **{"settings": {"n": 2}, "headline": headline} | changes)
+    assert golden.compare(tmp_path / "here" / "data" / "results", data) == 1, "nothing compared"
+    assert told in capsys.readouterr().out
+
+
+def test_without_a_spread_a_number_is_told_and_not_judged(tmp_path, data, capsys, monkeypatch):
+    a_result(tmp_path / "here", "01_b", headline={"score": 1.5}, data_hash="other")
+    monkeypatch.setattr(golden, "project_root", lambda: tmp_path)
+    assert results.main(["compare", str(tmp_path / "here" / "data" / "results")]) == 0
+    said = capsys.readouterr().out
+    assert "score: 1.5 here, 1 committed, no spread yet" in said
+    assert "its data are others" in said
+    assert said.endswith("Nothing differs from what is known; without a spread, not judged: 1.\n")
+
+
+def test_committed_spreads_are_of_the_committed_settings():
+    folder = results.project_root() / "data"
+    for path in (folder / "spread").glob("*.json"):
+        committed = results.load_result(folder / "results" / path.name)
+        rows = golden._committed_spread(folder, committed)
+        assert list(rows) == list(committed["headline"]), path.name
+        assert all(row["seeds"] > 1 for row in rows.values()), path.name
+
+
+def test_a_damaged_spread_is_named(tmp_path, data, capsys, monkeypatch):
+    monkeypatch.setattr(golden, "project_root", lambda: tmp_path)
+    (data / "spread" / "00_a.laptop.json").write_text("[]")
+    a_result(tmp_path / "here", "00_a", settings={"n": 2}, headline={"exact": 0.5, "score": 9.0})
+    assert results.main(["compare", str(tmp_path / "here" / "data" / "results")]) == 1
+    assert "00_a.laptop.json: not a spread" in capsys.readouterr().err
+    assert results.main(["compare", str(tmp_path / "nowhere")]) == 1
+    assert "nothing to compare" in capsys.readouterr().out
