@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import io
 import os
 import re
@@ -404,6 +405,25 @@ def test_an_engine_that_always_fails_is_given_up(tmp_path, body, message):
         with pytest.raises(RuntimeError, match=message):
             engine.choose(chess.Board(), np.random.default_rng(0))
     assert not engines_running()
+
+
+def test_a_killed_engine_leaves_no_traceback(tmp_path, capfd, caplog):
+    """Neither one that was killed between two moves, nor one that hung in a search."""
+    board, rng = chess.Board(), np.random.default_rng(0)
+    flag = tmp_path / "hang"
+    body = f"time.sleep(60 if os.path.exists({str(flag)!r}) else 0)"
+    with Engine(fake_engine(tmp_path, elo=True, body=body), nodes=1, timeout=0.5) as engine:
+        for delay in (0, 0.01):
+            engine.choose(board, rng)
+            os.kill(engine.pid, signal.SIGKILL)
+            time.sleep(delay)
+            assert engine.choose(board, rng) in board.legal_moves
+        flag.touch()
+        with pytest.raises(RuntimeError, match="failed 3 times"):
+            engine.choose(board, rng)
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+    assert {record.name for record in caplog.records} <= {"qsft_lite.envs.chess_engine"}
 
 
 def test_a_start_that_fails_is_tried_again(tmp_path):
