@@ -1,6 +1,11 @@
 """The registry of tasks, and the text gridworld against the tabular MDP it shows."""
 
 import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -36,6 +41,56 @@ DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0
 def test_wrong_names_and_options_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Recording
+
+
+def test_of_two_that_claim_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
+    """The other writes its settings between our look and our writing."""
+    envs.generate("gridworld", 2, 1, path=tmp_path / "other")
+    folder, link = tmp_path / "games", os.link
+
+    def late(source, target):
+        shutil.copy(tmp_path / "other" / "settings.json", folder)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(ValueError, match="holds episodes with seed=1, not 0"):
+        envs.generate("gridworld", 2, 0, path=folder)
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+    assert json.loads((folder / "settings.json").read_text())["seed"] == 1
+
+
+def test_a_folder_is_claimed_where_there_are_no_links(tmp_path, monkeypatch):
+    def link(source, target):
+        raise PermissionError("not on this file system")
+
+    monkeypatch.setattr(os, "link", link)
+    envs.generate("gridworld", 2, 1, path=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.jsonl", "settings.json"]
+    with pytest.raises(ValueError, match="holds episodes with seed=1, not 0"):
+        envs.generate("gridworld", 2, 0, path=tmp_path)
+
+
+def test_what_a_killed_generator_was_writing_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    games = envs.generate("gridworld", 2, 0, path=tmp_path)
+    kept = {"00000.jsonl", "settings.json", f".00001.jsonl.{os.getpid()}", ".notes", ".a.jsonl.1"}
+    for name in kept | {f".00001.jsonl.{ended.pid}", f".settings.json.{ended.pid}"}:
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text("half")
+    assert envs.generate("gridworld", 2, 0, path=tmp_path).to_list() == games.to_list()
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("content", ["", '{"n": 2', "[1]", "7"])
+def test_damaged_settings_are_named(tmp_path, content):
+    envs.generate("gridworld", 2, 0, path=tmp_path)
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json is damaged .*remove"):
+        envs.generate("gridworld", 2, 0, path=tmp_path)
 
 
 # The gridworld
