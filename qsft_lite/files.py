@@ -41,6 +41,14 @@ def read_text(path: Any) -> str:
         raise ValueError(f"{path}: not UTF-8 ({error}): save it as UTF-8") from error
 
 
+def read_lines(path: Any) -> list[str]:
+    """The lines of such a file, without their ends and without empty ones after the last."""
+    lines = read_text(path).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
 def _refuse_utf16(start: bytes, path: Any) -> None:
     """ValueError for the first bytes of a text in UTF-16, as the > of Windows PowerShell writes."""
     marked = start.startswith((b"\xff\xfe", b"\xfe\xff"))

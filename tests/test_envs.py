@@ -43,6 +43,81 @@ def test_wrong_names_and_options_are_named(call, message):
         call()
 
 
+# A task, its options, where its episode begins, and an action in two spellings that LMRL-Gym knows.
+KQ = {"position": "8/7Q/8/8/8/1K6/8/k7 w - - 0 1"}
+ACTIONS = {
+    "wordle": ("wordle", {}, {"secret": "train"}, "t r a i n", "train"),
+    "wordle words": ("wordle", {"format": "words"}, {"secret": "train"}, "train", "t r a i n"),
+    "gridworld": ("gridworld", {}, {"state": 7}, "right", "right"),
+    "chess": ("chess", {"opponent": "random"}, {}, "N f 3", "Nf3"),
+    "chess pieces": ("chess", {"opponent": "random", "format": "pieces"}, {}, "Ng1 f3", "Nf3"),
+    "endgames": ("endgames", {}, KQ, "Q g 7 +", "Qg7"),
+    "endgames pieces": ("endgames", {"format": "pieces"}, KQ, "Qg7", "Q g 7 +"),
+    "endgames mirrored": ("endgames", {"format": "mirrored"}, KQ, "Qg7", "Q g 7 +"),
+    "questions": ("twenty_questions", {}, {"object": "piano"}, "Is it a piano?", "Is it a piano?"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_white_space_around_an_action_means_nothing(name):
+    task, options, start, *spellings = ACTIONS[name]
+    env = envs.make(task, **options)
+    outcomes = []
+    for text in spellings:
+        for before, after in [("", "\n"), ("", ""), ("", "\n\n"), ("", "\r\n"), ("\n \t", " \n")]:
+            env.reset(seed=0, options=start)
+            outcomes.append(env.step(before + text + after))
+    assert outcomes[0][4]["valid"]
+    assert outcomes == outcomes[:1] * len(outcomes)
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_an_action_that_is_no_text_is_refused_and_changes_nothing(name):
+    task, options, start, text, _ = ACTIONS[name]
+    env = envs.make(task, **options)
+    env.reset(seed=0, options=start)
+    expected = env.step(text)
+    env.reset(seed=0, options=start)
+    for action in (None, 1, b"crane", ["crane"], {}, ["x" * 1000] * 1000):
+        with pytest.raises(TypeError, match="an action is a text, got") as caught:
+            env.step(action)
+        assert len(str(caught.value)) < 500
+    assert env.step(text) == expected
+
+
+BAD_STARTS = {"wordle": "secret", "gridworld": "state", "twenty_questions": "object"}
+BAD_STARTS |= {"chess": "position", "endgames": "position"}
+
+
+@pytest.mark.parametrize("task", BAD_STARTS)
+def test_bad_reset_options_are_refused_and_the_game_goes_on(task):
+    name = BAD_STARTS[task]
+    env = envs.make(task, **({"opponent": "random"} if task == "chess" else {}))
+    env.reset(seed=0)
+    drawn = env.np_random.bit_generator.state
+    for options, kind in [
+        ([("a", 1)], TypeError),
+        ("crane", TypeError),
+        ({name: 1.5}, (TypeError, ValueError)),
+        ({name: True}, (TypeError, ValueError)),
+        ({name: ["crane"]}, (TypeError, ValueError)),
+        ({name: b"crane"}, (TypeError, ValueError)),
+        ({name: "x" * 1_000_000}, (TypeError, ValueError)),
+        ({name: {}}, (TypeError, ValueError)),
+        ({name: -1}, (TypeError, ValueError)),
+        ({1: 2, "b": 3}, ValueError),
+        ({"seed": 0}, ValueError),
+    ]:
+        with pytest.raises(kind) as caught:
+            env.reset(seed=1, options=options)
+        assert 10 < len(str(caught.value)) < 600
+        said = str(caught.value)
+        assert name in said or any(word in said for word in ("FEN", "word", "object", "text")), said
+    assert env.np_random.bit_generator.state == drawn
+    env.step("anything")  # no ResetNeeded
+    env.reset(options={}), env.reset(options=None), env.reset(options={name: None})
+
+
 # Recording
 
 
