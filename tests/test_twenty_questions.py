@@ -823,6 +823,7 @@ def test_the_seed_decides_everything(small_blocks):
     assert usual == [[RULES.read_question(text) for text in game[1::2]] for game in texts(50, 1)]
 
 
+@pytest.mark.slow  # that of Wordle shows it too
 def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path):
     arguments = {"n": 10_001, "seed": 3, "objects": FEW, "phrasing": "many"}
     one = envs.generate("twenty_questions", **arguments, path=tmp_path / "one")

@@ -352,7 +352,7 @@ def test_the_optimum_is_that_of_brute_force(rules, tries, words):
     assert player.cost(everything, tries) == brute_force(list(words), list(words), rules, tries)
 
 
-@pytest.mark.parametrize("rules", ["lmrl", "standard"])
+@pytest.mark.parametrize("rules", ["lmrl", pytest.param("standard", marks=pytest.mark.slow)])
 def test_the_optimal_player_earns_what_it_expects_and_nobody_more(rules):
     table = WordleRules(rules)
     secrets = np.arange(len(table.words))
