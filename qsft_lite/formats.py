@@ -99,7 +99,7 @@ def _each(place: str, record: Any) -> Iterator[tuple[str, Any]]:
     several = isinstance(record, list) and any(isinstance(item, (dict, list)) for item in record)
     if several and not _is_transition(record[0]):
         for number, item in enumerate(record, start=1):
-            yield from _each(f"{place}: item {number}", item)
+            yield f"{place}: item {number}", item
     else:
         yield place, record
 

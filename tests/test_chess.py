@@ -728,6 +728,15 @@ def test_a_game_as_pgn(tmp_path):
         to_pgn([texts[0], texts[1], texts[0]])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_games_are_saved_through_a_link(tmp_path):
+    target, link = tmp_path / "there.pgn", tmp_path / "here.pgn"
+    link.symlink_to(target)
+    save_pgn(envs.generate("endgames", 1, 0, materials=["Q"], max_moves=2), link)
+    assert link.is_symlink() and not target.is_symlink()
+    assert chess.pgn.read_game(io.StringIO(target.read_text())).headers["Round"] == "1"
+
+
 def test_a_bad_row_leaves_the_pgn_file_as_it_was(tmp_path):
     games = envs.generate("endgames", 3, 0).to_dict()
     save_pgn(Dataset.from_dict(games, FEATURES), tmp_path / "games.pgn")

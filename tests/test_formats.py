@@ -2,8 +2,12 @@
 
 import gzip
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -284,6 +288,49 @@ def test_a_streamed_chat_is_the_loaded_one(tmp_path):
     loaded = data.load_trajectories(path, **options)
     assert len(loaded) == 2
     assert list(data.load_trajectories(path, **options, streaming=True)) == loaded.to_list()
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.just(1e400)
+    | st.text("a?\n\ud800", max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["from", "role", "value", "content", "loss", "state", "action", "reward"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+KEYS = ["sequence", "reward", "done", "text_history", "rewards", "dones", "lines", "conversation"]
+KEYS += ["correct", "conversations", "meta", "prompt", "chosen", "rejected", "messages", "state"]
+KEYS += ["from_state", "action"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), json_values, max_size=6), st.booleans())
+def test_any_json_at_all_is_read_or_refused_with_its_line(record, chat):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "games.jsonl"
+        path.write_text(json.dumps(record) + "\n" + json.dumps([record, record]) + "\n")
+        tokenizer = chat_tokenizer(CHATML) if chat else None
+        try:
+            data.load_trajectories(path, reward=1.0, tokenizer=tokenizer)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}:"), error
+
+
+def test_lists_within_lists_are_one_bad_line(tmp_path):
+    path = tmp_path / "games.jsonl"
+    for depth in (3, 300, 900, 100_000):
+        path.write_text("[" * depth + "]" * depth + "\n" + json.dumps(SEQUENCE))
+        with pytest.warns(UserWarning, match="skipped 1 of 2"):
+            assert len(data.load_trajectories(path, on_bad="skip")) == 1
 
 
 # Files
