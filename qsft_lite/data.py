@@ -8,6 +8,7 @@
     batch = data.collate([rows[i] for i in range(8)])
 
 Every step but `split` takes a streamed dataset as well, for files larger than memory.
+Files of other projects, and chats, are read too: `qsft_lite.formats` lists their forms.
 """
 
 from qsft_lite.encoding import RewardScale, encode, start_id

@@ -57,7 +57,11 @@ _TABLE = re.compile(r"<!-- table:(\S+) -->\n(.*?)<!-- /table -->", re.DOTALL)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, then rename: a reader never sees half a file."""
+    """Write ``content`` beside ``path``, then rename: a reader never sees half a file.
+
+    Where ``path`` is a link, the file that it leads to is written.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -6,7 +6,8 @@ A line of the file is an episode:
 
 One text is a segment, and all of them in a row are the transcript. `is_action` (true, false, 1 or
 0) marks what the agent wrote. `reward` has one number a segment, in the task's own units, and 0
-where the agent did not write. `done` is false for an episode that was cut off.
+where the agent did not write. `done` is false for an episode that was cut off. Files of other
+projects are read too: see `formats`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
-import sys
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from qsft_lite.formats import FORMATS, Episode, convert, read_records
 
 __all__ = ["data_hash", "load_trajectories", "save_trajectories", "split"]
 
@@ -38,10 +43,11 @@ EPISODES = pa.schema(
     }
 )
 BATCH = 10_000  # episodes read at a time
+LARGEST = float(np.finfo(np.float32).max)  # tokens carry their rewards in float32
 
 PathLike = str | os.PathLike
 Source = PathLike | Dataset | IterableDataset
-Episode = dict[str, Any]  # with the keys of EPISODES
+Reader = Callable[[Any], list[Episode]]  # the episodes of a record
 
 
 # Files
@@ -50,14 +56,21 @@ Episode = dict[str, Any]  # with the keys of EPISODES
 def load_trajectories(
     source: Source | Sequence[PathLike],
     *,
+    format: str | None = None,
+    reward: float | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     reward_range: tuple[float, float] | None = None,
     on_bad: Literal["raise", "skip"] = "raise",
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Episodes of one or more files of JSON lines (.gz for gzip), every one of them checked.
+    """Episodes of one or more files of JSON, gzipped or not, every one of them checked.
 
     Args:
-        source: a path, a list of paths, or a dataset that has the columns below already.
+        source: a path, a list of paths, or a dataset that has the columns below already. A folder
+            stands for its files .jsonl (also .jsonl.gz), or else .json, by name.
+        format: the form of all records, one of `formats.FORMATS`; None to look at each.
+        reward: of the last action of an episode whose form has no rewards.
+        tokenizer: that of a chat model, whose template then writes conversations and messages.
         reward_range: lowest and highest sum of the rewards of an episode, in the task's units.
         on_bad: "raise" at the first bad episode, or "skip" them all, with a warning that counts and
             places them. A dataset in memory repeats that warning in `info.description`.
@@ -69,20 +82,32 @@ def load_trajectories(
         `info.download_checksums` has the files as its keys.
 
     Raises:
-        ValueError: naming file and line (or row of a dataset): a line that is not JSON of this
-            form, lengths that differ, an is_action that is neither true, false, 1 nor 0, a reward
-            that is not finite or not on an action, an episode without any action, a sum of rewards
-            outside reward_range. While streaming, it comes when the line is read.
+        ValueError: naming file and line or item (or row of a dataset): a line that is not JSON of
+            such a form, lengths that differ, an is_action that is neither true, false, 1 nor 0, a
+            reward that is not finite in float32 or not on an action, an episode without any action,
+            a sum of rewards outside reward_range. While streaming, it comes when the line is read.
     """
     check_choice("on_bad", on_bad, ("raise", "skip"))
+    if format is not None:
+        check_choice("format", format, tuple(FORMATS))
+    if tokenizer is not None and not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template: set tokenizer.chat_template")
+    if reward is not None:
+        _check_reward(reward, "reward=")
     if reward_range is not None:
         reward_range = tuple(reward_range)
         if not (len(reward_range) == 2 and reward_range[0] <= reward_range[1]):
             raise ValueError(f"reward_range must be (lowest, highest), got {reward_range}")
-    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    given = list(source) if isinstance(source, (list, tuple)) else [source]
+    sources = [part for some in given for part in _files_of(some)]
     for part in sources:
         check_source(part)
-    options = {"sources": sources, "reward_range": reward_range, "on_bad": on_bad}
+    options = {
+        "sources": sources,
+        "read": partial(convert, format=format, reward=reward, tokenizer=tokenizer),
+        "reward_range": reward_range,
+        "on_bad": on_bad,
+    }
     features = Features.from_arrow_schema(EPISODES)
     if streaming:
         dataset = IterableDataset.from_generator(_stream, features=features, gen_kwargs=options)
@@ -105,15 +130,17 @@ def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> Non
     """Write episodes as JSON lines; gzip them when the path ends with .gz.
 
     `load_trajectories` gives back exactly the same. The file is written aside and then renamed:
-    nobody ever sees half of it. Raises ValueError, naming the row, for what could not be loaded
-    again; the file is then as it was.
+    nobody ever sees half of it. Where the path is a link, the file that it leads to is written.
+    Raises ValueError, naming the row, for what could not be loaded again; the file is then as it
+    was.
     """
-    path = Path(path)
+    zipped = str(path).lower().endswith(".gz")
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(aside, "wb") as file:
-            if path.suffix == ".gz":  # without name and time: the same data give the same bytes
+            if zipped:  # without name and time: the same data give the same bytes
                 with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
                     packed.writelines(_lines(dataset))
             else:
@@ -176,93 +203,81 @@ def check_source(source: Any) -> None:
     elif not isinstance(source, PathLike):
         raise TypeError(f"source must be paths or a dataset, got {type(source).__name__}")
     elif not os.path.isfile(source):
-        raise FileNotFoundError(f"{source}: no such file; give one file of JSON lines, or a list")
+        raise FileNotFoundError(f"{source}: no such file or folder of JSON lines")
+
+
+def _files_of(source: Any) -> list[Any]:
+    """The files of a folder; anything else is itself."""
+    if not isinstance(source, PathLike) or not os.path.isdir(source):
+        return [source]
+    visible = sorted(path for path in Path(source).iterdir() if not path.name.startswith("."))
+    for kind in (".jsonl", ".json"):
+        found = [path for path in visible if path.name.lower().removesuffix(".gz").endswith(kind)]
+        if found:
+            return found
+    raise FileNotFoundError(f"{source}: this folder has no file that ends with .jsonl or .json")
 
 
 def _read(
     sources: list[Source],
+    read: Reader,
     reward_range: tuple[float, float] | None,
     on_bad: str,
     skipped: list[str],
 ) -> Iterator[Episode]:
     """Checked episodes; the complaints about those left out are appended to `skipped`."""
-    for place, record in chain.from_iterable(map(_records, sources)):
-        try:
-            episode = _parse(record) if isinstance(record, bytes) else record
-            yield _checked(episode, reward_range)
-        except ValueError as error:
-            complaint = f"{place}: {error}"
-            if on_bad == "raise":
-                raise ValueError(f"{complaint}. Mend it, or load with on_bad='skip'") from None
-            skipped.append(complaint)
+    for source in sources:
+        in_file = isinstance(source, PathLike)
+        for place, record in read_records(source) if in_file else _rows(source):
+            try:
+                episodes = read(record) if in_file else [record]
+                checked = [_checked(episode, reward_range) for episode in episodes]
+            except ValueError as error:
+                complaint = f"{place}: {error}"
+                if on_bad == "raise":
+                    raise ValueError(f"{complaint}. Mend it, or load with on_bad='skip'") from None
+                skipped.append(complaint)
+            else:
+                yield from checked
 
 
 def _stream(
-    sources: list[Source], reward_range: tuple[float, float] | None, on_bad: str
+    sources: list[Source],
+    read: Reader,
+    reward_range: tuple[float, float] | None,
+    on_bad: str,
 ) -> Iterator[Episode]:
     skipped: list[str] = []
     kept = 0
-    for episode in _read(sources, reward_range, on_bad, skipped):
+    for episode in _read(sources, read, reward_range, on_bad, skipped):
         kept += 1
         yield episode
     _report(skipped, kept)
 
 
-def _records(source: Source) -> Iterator[tuple[str, bytes | Episode]]:
-    """The place and the unchecked content of each line of a file, or each row of a dataset."""
-    if not isinstance(source, PathLike):
-        number = 0
-        for batch in source.with_format(None).iter(batch_size=1000):  # quicker than single rows
-            for row in zip(*(batch[name] for name in EPISODES.names), strict=True):
-                yield f"row {number}", dict(zip(EPISODES.names, row, strict=True))
-                number += 1
-        return
+def _rows(dataset: Dataset | IterableDataset) -> Iterator[tuple[str, Episode]]:
+    """The place and the unchecked content of each row."""
     number = 0
-    try:
-        with (gzip.open if str(source).endswith(".gz") else open)(source, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.isspace():
-                    yield f"{source}:{number}", line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{source}: damaged gzip after line {number} ({error}): fetch or write it again"
-        ) from error
+    for batch in dataset.with_format(None).iter(batch_size=1000):  # quicker than single rows
+        for row in zip(*(batch[name] for name in EPISODES.names), strict=True):
+            yield f"row {number}", dict(zip(EPISODES.names, row, strict=True))
+            number += 1
 
 
 def find_episode(episode: Episode, files: list[str]) -> str | None:
-    """File and line of the first such episode in the files; None where there is none."""
+    """File and line of the first such episode in the files; None where there is none.
+
+    One that a chat template wrote is not found.
+    """
+    reward = math.fsum(episode["reward"])  # what load_trajectories was told, where it was
     for file in filter(os.path.isfile, files):
-        for place, line in _records(file):
+        for place, record in read_records(file):
             try:
-                if _checked(_parse(line), None) == episode:
+                if episode in [_checked(found, None) for found in convert(record, reward=reward)]:
                     return place
             except ValueError:  # this line was skipped when the files were loaded
                 continue
     return None
-
-
-def _parse(line: bytes) -> Episode:
-    try:
-        record = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a line of JSON in UTF-8 ({error})") from error
-    if not isinstance(record, dict):
-        raise ValueError('an episode is an object {"sequence", "reward", "done"}')
-    for key in ("sequence", "reward", "done"):
-        if key not in record:
-            raise ValueError(f"key {key!r} is missing")
-    sequence = record["sequence"]
-    if not isinstance(sequence, list):
-        raise ValueError("sequence must be a list")
-    for i, pair in enumerate(sequence):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"sequence[{i}] must be [text, is_action]")
-    return {
-        "text": [text for text, _ in sequence],
-        "is_action": [is_action for _, is_action in sequence],
-        "reward": record["reward"],
-        "done": record["done"],
-    }
 
 
 def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Episode:
@@ -270,24 +285,28 @@ def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Epis
     text, is_action, reward = episode["text"], episode["is_action"], episode["reward"]
     for name in ("text", "is_action", "reward"):
         if not isinstance(episode[name], list):
-            raise ValueError(f"{name} is {episode[name]!r}, not a list")
+            raise ValueError(f"{name} is {brief(episode[name])}, not a list")
     if not len(text) == len(is_action) == len(reward):
         raise ValueError(f"{len(text)} texts, {len(is_action)} is_action, {len(reward)} rewards")
     if episode["done"] not in (True, False):
-        raise ValueError(f"done is {episode['done']!r}, not true or false")
+        raise ValueError(f"done is {brief(episode['done'])}, not true or false")
     for i, (t, a, r) in enumerate(zip(text, is_action, reward, strict=True)):
         if not isinstance(t, str):
-            raise ValueError(f"text {i} is {t!r}, not a string")
+            raise ValueError(f"text {i} is {brief(t)}, not a string")
         if not t.isascii():
             _check_unicode(t, i)
         if a not in (0, 1):
-            raise ValueError(f"is_action {i} is {a!r}, not true, false, 1 or 0")
-        if isinstance(r, bool) or not isinstance(r, (int, float)) or not abs(r) <= _LARGEST:
-            raise ValueError(f"reward {i} is {str(r)[:40]}, not a finite number")
+            raise ValueError(f"is_action {i} is {brief(a)}, not true, false, 1 or 0")
+        if type(r) is not float or not abs(r) <= LARGEST:  # most are passed quickly
+            _check_reward(r, f"reward {i}")
         if r and not a:
-            raise ValueError(f"reward {i} is {r} but not on an action: put it on the one before")
+            raise ValueError(
+                f"reward {i} is {brief(r)} but not on an action: put it on the one before"
+            )
     if 1 not in is_action:
         raise ValueError("no action in this episode: some is_action must be true")
+    if not sum(map(abs, reward)) <= LARGEST:
+        raise ValueError("the rewards add up to more than a float32 holds: scale them down")
     if reward_range is not None:
         _check_range(sum(reward), *reward_range)
     return {
@@ -298,7 +317,10 @@ def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Epis
     }
 
 
-_LARGEST = sys.float_info.max
+def _check_reward(reward: Any, name: str) -> None:
+    number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
+    if not number or not abs(reward) <= LARGEST:
+        raise ValueError(f"{name} is {brief(reward)}, not a finite number that a float32 holds")
 
 
 def _check_range(total: float, low: float, high: float) -> None:
@@ -335,7 +357,7 @@ def _table(episodes: Iterator[Episode]) -> pa.Table:
 def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
     """The lines of the file, each ending with a newline: the canonical form of the data."""
     check_source(dataset)
-    for episode in _read([dataset], None, "raise", []):
+    for episode in _read([dataset], convert, None, "raise", []):
         record = {
             "sequence": list(zip(episode["text"], episode["is_action"], strict=True)),
             "reward": episode["reward"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import io
 import os
 import re
@@ -406,6 +407,25 @@ def test_an_engine_that_always_fails_is_given_up(tmp_path, body, message):
     assert not engines_running()
 
 
+def test_a_killed_engine_leaves_no_traceback(tmp_path, capfd, caplog):
+    """Neither one that was killed between two moves, nor one that hung in a search."""
+    board, rng = chess.Board(), np.random.default_rng(0)
+    flag = tmp_path / "hang"
+    body = f"time.sleep(60 if os.path.exists({str(flag)!r}) else 0)"
+    with Engine(fake_engine(tmp_path, elo=True, body=body), nodes=1, timeout=0.5) as engine:
+        for delay in (0, 0.01):
+            engine.choose(board, rng)
+            os.kill(engine.pid, signal.SIGKILL)
+            time.sleep(delay)
+            assert engine.choose(board, rng) in board.legal_moves
+        flag.touch()
+        with pytest.raises(RuntimeError, match="failed 3 times"):
+            engine.choose(board, rng)
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+    assert {record.name for record in caplog.records} <= {"qsft_lite.envs.chess_engine"}
+
+
 def test_a_start_that_fails_is_tried_again(tmp_path):
     flag = tmp_path / "broken"
     start = f"if os.path.exists({str(flag)!r}): os.remove({str(flag)!r}); os._exit(1)"
@@ -706,6 +726,15 @@ def test_a_game_as_pgn(tmp_path):
         to_pgn(["Ke1 kh8\n"])
     with pytest.raises(ValueError, match="segment 2"):
         to_pgn([texts[0], texts[1], texts[0]])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_games_are_saved_through_a_link(tmp_path):
+    target, link = tmp_path / "there.pgn", tmp_path / "here.pgn"
+    link.symlink_to(target)
+    save_pgn(envs.generate("endgames", 1, 0, materials=["Q"], max_moves=2), link)
+    assert link.is_symlink() and not target.is_symlink()
+    assert chess.pgn.read_game(io.StringIO(target.read_text())).headers["Round"] == "1"
 
 
 def test_a_bad_row_leaves_the_pgn_file_as_it_was(tmp_path):

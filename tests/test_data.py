@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -100,14 +101,32 @@ def test_a_line_of_lmrl_gym(tmp_path):
     }
 
 
-@given(st.lists(episodes(), min_size=1, max_size=5), st.sampled_from(["a.jsonl", "a.jsonl.gz"]))
+def test_the_one_reward_that_lmrl_gym_leaves_out(tmp_path):
+    """Its writer adds the header after the rewards, and its reader a 0 before them."""
+    line = {
+        "sequence": [["Wordle:\n", 0.0], ["c r a n e\n", 1.0], ["g g g g g\n", 0.0]],
+        "reward": [0.0, 0.0],
+        "done": True,
+    }
+    lost = with_(reward=[-1.0, 0.0, -1.0, 0.0])
+    path = write(tmp_path / "games.jsonl", line, lost)
+    rewards = [[0.0] * 3, [0.0, -1.0, 0.0, -1.0, 0.0]]
+    assert data.load_trajectories(path)["reward"] == rewards
+    assert [row["reward"] for row in data.load_trajectories(path, streaming=True)] == rewards
+
+
+@given(
+    st.lists(episodes(), min_size=1, max_size=5),
+    st.sampled_from(["a.jsonl", "a.jsonl.gz", "a.JSONL.GZ"]),
+)
 @settings(max_examples=25)
 def test_saved_and_loaded_is_the_same(games, name):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         data.save_trajectories(dataset(games), path)
         assert data.load_trajectories(path).to_list() == games
-        content = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
+        zipped = name.lower().endswith("gz")
+        content = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
         assert data.data_hash(dataset(games)) == hashlib.sha256(content).hexdigest()
         first = path.read_bytes()
         data.save_trajectories(data.load_trajectories(path), path)
@@ -157,6 +176,12 @@ BAD = {
     "sequence is a string": (with_(sequence="abc"), "sequence must be a list"),
     "no pair": (with_(sequence=[["a", 1, 2]]), r"sequence\[0\] must be \[text, is_action\]"),
     "an action without reward": (with_(reward=[0.0, -1.0]), "5 texts, 5 is_action, 2 rewards"),
+    "one reward fewer, shifted": (with_(reward=[0.0, -1.0, 0.0, 0.0]), "reward 2 is -1.0 but not"),
+    "one reward fewer, no header": (
+        with_(sequence=WORDLE["sequence"][1:], reward=[-1.0, 0.0, 0.0]),
+        "4 texts, 4 is_action, 3 rewards",
+    ),
+    "one reward more": (with_(reward=[0.0] * 6), "5 texts, 5 is_action, 6 rewards"),
     "reward is a number": (with_(reward=1.0), "reward is 1.0, not a list"),
     "is_action 2": (with_segment(1, "c\n", 2), "is_action 1 is 2, not"),
     "is_action is a string": (with_segment(1, "c\n", "1"), "is_action 1 is '1', not"),
@@ -165,9 +190,11 @@ BAD = {
     "half a character": (with_segment(0, "\ud800", 0), "text 0 is no valid Unicode"),
     "NaN": (with_(reward=[0, math.nan, 0, 0, 0]), "reward 1 is nan, not a finite number"),
     "infinite": (with_(reward=[0, -math.inf, 0, 0, 0]), "reward 1 is -inf, not a finite number"),
+    "beyond float32": (with_(reward=[0, -1e308, 0, 0, 0]), "reward 1 is -1e\\+308, not a finite"),
+    "beyond float32 together": (with_(reward=[0, 3e38, 0, -3e38, 0]), "more than a float32 holds"),
     "huge": (with_(reward=[0, 10**400, 0, 0, 0]), "reward 1 is 1000.*, not a finite number"),
     "reward null": (with_(reward=[0, None, 0, 0, 0]), "reward 1 is None, not a finite number"),
-    "reward is a string": (with_(reward=[0, "-1", 0, 0, 0]), "reward 1 is -1, not a finite"),
+    "reward is a string": (with_(reward=[0, "-1", 0, 0, 0]), "reward 1 is '-1', not a finite"),
     "reward is a bool": (with_(reward=[0, True, 0, 0, 0]), "reward 1 is True, not a finite"),
     "reward on no action": (with_(reward=[0, 0, -1.0, 0, 0]), "reward 2 is -1.0 but not on"),
     "done is a string": (with_(done="yes"), "done is 'yes'"),
@@ -202,11 +229,55 @@ def test_not_utf8_and_damaged_gzip(tmp_path):
     with pytest.raises(ValueError, match="latin.jsonl:1: not a line of JSON in UTF-8"):
         data.load_trajectories(path)
     whole = gzip.compress((json.dumps(WORDLE) + "\n").encode() * 50)
-    for name, content in {"cut": whole[:-20], "plain": b"no gzip at all"}.items():
+    for name, content in {"short": whole[:5], "cut": whole[:-20]}.items():
         path = tmp_path / f"{name}.jsonl.gz"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.jsonl.gz: damaged gzip after line"):
             data.load_trajectories(path)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_is_read_whatever_its_name_and_mark(tmp_path, mark):
+    content = mark + json.dumps(WORDLE).encode() + b"\r\n"
+    names = {"a.jsonl": content, "b.jsonl.gz": gzip.compress(content), "c.txt": content}
+    names |= {"d.GZ": gzip.compress(content), "zipped": gzip.compress(content), "plain.gz": content}
+    for name, held in names.items():
+        (tmp_path / name).write_bytes(held)
+        assert data.load_trajectories(tmp_path / name)["reward"] == [WORDLE["reward"]]
+    paths = [tmp_path / name for name in names]
+    assert len(data.load_trajectories(paths, on_bad="skip")) == len(names)
+    assert len(list(data.load_trajectories(paths, streaming=True))) == len(names)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_called_by_its_name(tmp_path, encoding):
+    path = tmp_path / "games.jsonl"
+    for content in (json.dumps(WORDLE).encode(encoding), "".encode(encoding)):
+        path.write_bytes(content)
+        for held in (content, gzip.compress(content)) if content else ():
+            path.write_bytes(held)
+            with pytest.raises(ValueError, match=r"games\.jsonl: this is UTF-16: save it as UTF-8"):
+                data.load_trajectories(path, on_bad="skip")
+
+
+def test_a_message_is_short_however_long_the_line(tmp_path):
+    long = ["x" * 100] * 20_000
+    lines = [
+        with_(sequence=[[long, 1]]),
+        with_(sequence=[["x" * 2_000_000, "y" * 2_000_000]], reward=[0]),
+        with_(reward=long),
+        with_(reward="x" * 2_000_000),
+        with_(done=long),
+        {"x" * 2_000_000: 1},
+    ]
+    for line in lines:
+        with pytest.raises(ValueError) as caught:
+            data.load_trajectories(write(tmp_path / "games.jsonl", line))
+        assert len(str(caught.value)) < 600
+    path = write(tmp_path / "games.jsonl", *lines, WORDLE)
+    with pytest.warns(UserWarning, match="skipped 6 of 7") as warned:
+        data.load_trajectories(path, on_bad="skip")
+    assert len(str(warned[0].message)) < 3000
 
 
 def test_what_cannot_be_loaded_at_all(tmp_path):
@@ -234,6 +305,20 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         data.save_trajectories(dataset([good, bad]), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_saving_onto_a_link_writes_the_file_it_leads_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "games.jsonl", tmp_path / "games.jsonl.gz"
+    link.symlink_to(target)
+    for games in (wordle_games(2), wordle_games(3)):  # a link to nothing, and one to a file
+        data.save_trajectories(games, link)
+        assert link.is_symlink()
+        assert not target.is_symlink()
+        assert data.load_trajectories(target).to_list() == games.to_list()
+    assert gzip.decompress(target.read_bytes())  # as the path that was asked for says
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["games.jsonl"]
 
 
 def test_streamed_is_the_same_as_loaded(tmp_path):

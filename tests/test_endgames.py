@@ -581,6 +581,7 @@ def moves_of(moves, n):
     return moves[0], moves[1][:n], moves[2][:n]
 
 
+@pytest.mark.slow  # that of Wordle shows it too
 def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "BLOCK", 60)
     arguments = {"n": 100, "seed": 3, "materials": ["Q"]}

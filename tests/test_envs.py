@@ -1,6 +1,11 @@
 """The registry of tasks, and the text gridworld against the tabular MDP it shows."""
 
 import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -36,6 +41,131 @@ DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0
 def test_wrong_names_and_options_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# A task, its options, where its episode begins, and an action in two spellings that LMRL-Gym knows.
+KQ = {"position": "8/7Q/8/8/8/1K6/8/k7 w - - 0 1"}
+ACTIONS = {
+    "wordle": ("wordle", {}, {"secret": "train"}, "t r a i n", "train"),
+    "wordle words": ("wordle", {"format": "words"}, {"secret": "train"}, "train", "t r a i n"),
+    "gridworld": ("gridworld", {}, {"state": 7}, "right", "right"),
+    "chess": ("chess", {"opponent": "random"}, {}, "N f 3", "Nf3"),
+    "chess pieces": ("chess", {"opponent": "random", "format": "pieces"}, {}, "Ng1 f3", "Nf3"),
+    "endgames": ("endgames", {}, KQ, "Q g 7 +", "Qg7"),
+    "endgames pieces": ("endgames", {"format": "pieces"}, KQ, "Qg7", "Q g 7 +"),
+    "endgames mirrored": ("endgames", {"format": "mirrored"}, KQ, "Qg7", "Q g 7 +"),
+    "questions": ("twenty_questions", {}, {"object": "piano"}, "Is it a piano?", "Is it a piano?"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_white_space_around_an_action_means_nothing(name):
+    task, options, start, *spellings = ACTIONS[name]
+    env = envs.make(task, **options)
+    outcomes = []
+    for text in spellings:
+        for before, after in [("", "\n"), ("", ""), ("", "\n\n"), ("", "\r\n"), ("\n \t", " \n")]:
+            env.reset(seed=0, options=start)
+            outcomes.append(env.step(before + text + after))
+    assert outcomes[0][4]["valid"]
+    assert outcomes == outcomes[:1] * len(outcomes)
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_an_action_that_is_no_text_is_refused_and_changes_nothing(name):
+    task, options, start, text, _ = ACTIONS[name]
+    env = envs.make(task, **options)
+    env.reset(seed=0, options=start)
+    expected = env.step(text)
+    env.reset(seed=0, options=start)
+    for action in (None, 1, b"crane", ["crane"], {}, ["x" * 1000] * 1000):
+        with pytest.raises(TypeError, match="an action is a text, got") as caught:
+            env.step(action)
+        assert len(str(caught.value)) < 500
+    assert env.step(text) == expected
+
+
+BAD_STARTS = {"wordle": "secret", "gridworld": "state", "twenty_questions": "object"}
+BAD_STARTS |= {"chess": "position", "endgames": "position"}
+
+
+@pytest.mark.parametrize("task", BAD_STARTS)
+def test_bad_reset_options_are_refused_and_the_game_goes_on(task):
+    name = BAD_STARTS[task]
+    env = envs.make(task, **({"opponent": "random"} if task == "chess" else {}))
+    env.reset(seed=0)
+    drawn = env.np_random.bit_generator.state
+    for options, kind in [
+        ([("a", 1)], TypeError),
+        ("crane", TypeError),
+        ({name: 1.5}, (TypeError, ValueError)),
+        ({name: True}, (TypeError, ValueError)),
+        ({name: ["crane"]}, (TypeError, ValueError)),
+        ({name: b"crane"}, (TypeError, ValueError)),
+        ({name: "x" * 1_000_000}, (TypeError, ValueError)),
+        ({name: {}}, (TypeError, ValueError)),
+        ({name: -1}, (TypeError, ValueError)),
+        ({1: 2, "b": 3}, ValueError),
+        ({"seed": 0}, ValueError),
+    ]:
+        with pytest.raises(kind) as caught:
+            env.reset(seed=1, options=options)
+        assert 10 < len(str(caught.value)) < 600
+        said = str(caught.value)
+        assert name in said or any(word in said for word in ("FEN", "word", "object", "text")), said
+    assert env.np_random.bit_generator.state == drawn
+    env.step("anything")  # no ResetNeeded
+    env.reset(options={}), env.reset(options=None), env.reset(options={name: None})
+
+
+# Recording
+
+
+def test_of_two_that_claim_a_folder_at_once_one_is_refused(tmp_path, monkeypatch):
+    """The other writes its settings between our look and our writing."""
+    envs.generate("gridworld", 2, 1, path=tmp_path / "other")
+    folder, link = tmp_path / "games", os.link
+
+    def late(source, target):
+        shutil.copy(tmp_path / "other" / "settings.json", folder)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(ValueError, match="holds episodes with seed=1, not 0"):
+        envs.generate("gridworld", 2, 0, path=folder)
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+    assert json.loads((folder / "settings.json").read_text())["seed"] == 1
+
+
+def test_a_folder_is_claimed_where_there_are_no_links(tmp_path, monkeypatch):
+    def link(source, target):
+        raise PermissionError("not on this file system")
+
+    monkeypatch.setattr(os, "link", link)
+    envs.generate("gridworld", 2, 1, path=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.jsonl", "settings.json"]
+    with pytest.raises(ValueError, match="holds episodes with seed=1, not 0"):
+        envs.generate("gridworld", 2, 0, path=tmp_path)
+
+
+def test_what_a_killed_generator_was_writing_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    games = envs.generate("gridworld", 2, 0, path=tmp_path)
+    kept = {"00000.jsonl", "settings.json", f".00001.jsonl.{os.getpid()}", ".notes", ".a.jsonl.1"}
+    for name in kept | {f".00001.jsonl.{ended.pid}", f".settings.json.{ended.pid}"}:
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text("half")
+    assert envs.generate("gridworld", 2, 0, path=tmp_path).to_list() == games.to_list()
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("content", ["", '{"n": 2', "[1]", "7"])
+def test_damaged_settings_are_named(tmp_path, content):
+    envs.generate("gridworld", 2, 0, path=tmp_path)
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json is damaged .*remove"):
+        envs.generate("gridworld", 2, 0, path=tmp_path)
 
 
 # The gridworld

@@ -467,7 +467,12 @@ def test_an_interrupted_run_leaves_no_file_and_no_kernel(tmp_path, number):
     scratch.mkdir()
     words = [sys.executable, "-m", "qsft_lite.notebook", "run", str(path)]
     words += ["--output", str(tmp_path / "out.ipynb")]
-    child = subprocess.Popen(words, env=os.environ | {"TMPDIR": str(scratch)})
+    # Jobs in the background of a shell ignore Ctrl-C, and so do their children: not this one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        child = subprocess.Popen(words, env=os.environ | {"TMPDIR": str(scratch)})
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         wait_until((tmp_path / "kernel").exists)
         kernel = psutil.Process(int((tmp_path / "kernel").read_text()))

@@ -160,6 +160,19 @@ def test_a_table_without_a_column_or_an_object_is_named(tmp_path):
         read_objects(path)
 
 
+def test_lists_of_objects_are_read_with_their_marks_and_empty_lines(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    table = "object\tguess\tother names\tcategory\tattributes\nigloo\t\t\tbuilding\t\n"
+    for name, text in {"objects.tsv": table, "objects.json": '{"Building": ["Igloo"]}'}.items():
+        path = tmp_path / name
+        for content in (text.encode(), mark + text.encode() + b"\r\n\n", text.strip("\n").encode()):
+            path.write_bytes(content)
+            assert [thing.name for thing in read_objects(path)] == ["igloo"]
+        path.write_bytes(text.encode("utf-16"))
+        with pytest.raises(ValueError, match=f"{name}: this is UTF-16"):
+            read_objects(path)
+
+
 def test_another_list_of_objects_can_be_played(tmp_path):
     path = tmp_path / "objects.tsv"
     path.write_text(
@@ -191,6 +204,7 @@ def test_a_category_may_be_called_as_an_attribute_is(tmp_path, category):
         ('{"Animals": ["dog", ""]}', "objects.json: a list of names expected in 'Animals'"),
         ('{"Animals": [["dog"]]}', "objects.json: a list of names expected in 'Animals'"),
         ("{}", "objects.json has no objects"),
+        ('{"Animals": ', "objects.json: not JSON"),
     ],
 )
 def test_a_bad_list_of_lmrl_gyms_kind_is_named(tmp_path, text, message):
@@ -809,6 +823,7 @@ def test_the_seed_decides_everything(small_blocks):
     assert usual == [[RULES.read_question(text) for text in game[1::2]] for game in texts(50, 1)]
 
 
+@pytest.mark.slow  # that of Wordle shows it too
 def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path):
     arguments = {"n": 10_001, "seed": 3, "objects": FEW, "phrasing": "many"}
     one = envs.generate("twenty_questions", **arguments, path=tmp_path / "one")

@@ -106,6 +106,29 @@ def test_a_bad_word_list_is_named(tmp_path, text, message):
         read_words(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"crane\nslate",
+        b"crane\r\nslate\r\n\r\n",
+        b"crane\nslate\n\n  \n",
+        b"\xef\xbb\xbfcrane\nslate\n",
+    ],
+)
+def test_a_word_list_is_read_with_its_mark_and_empty_lines_at_its_end(tmp_path, content):
+    path = tmp_path / "words.txt"
+    path.write_bytes(content)
+    assert read_words(path) == read_words(str(path)) == ("crane", "slate")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_word_list_of_another_encoding_is_named(tmp_path, encoding):
+    path = tmp_path / "words.txt"
+    path.write_bytes("crane\nsläte\n".encode(encoding))
+    with pytest.raises(ValueError, match=r"words\.txt: .*UTF-(16|8).*save it as UTF-8"):
+        read_words(path)
+
+
 @given(
     st.lists(FEW_LETTERS, min_size=1, max_size=8, unique=True),
     st.sampled_from(["lmrl", "standard"]),
@@ -242,6 +265,28 @@ def test_a_bad_secret_or_option_is_named():
         envs.make("wordle", format="emoji")
 
 
+def test_the_vector_refuses_what_is_no_list_of_texts():
+    vector = WordleVector(2)
+    vector.reset(seed=0, options={"secret": ["train", "trace"]})
+    for actions in ("ab", None, 5, {"train": 1, "trace": 2}, iter(["train", "trace"])):
+        with pytest.raises(TypeError, match="actions must be a list of texts, one a game"):
+            vector.step(actions)
+    for actions in (["train", 1], [["train"], "trace"], (None, None), [b"train", b"trace"]):
+        with pytest.raises(TypeError, match="an action is a text, got"):
+            vector.step(actions)
+    with pytest.raises(ValueError, match="expected 2 actions, got 1"):
+        vector.step(["train"])
+    assert vector.step(np.array(["train", "trace\r\n"]))[4]["success"].all()
+    for secret, kind in [
+        ("ab", TypeError),
+        (5, TypeError),
+        (["train", 5], TypeError),
+        (["a"], None),
+    ]:
+        with pytest.raises(kind or ValueError, match=r"secret"):
+            vector.reset(options={"secret": secret})
+
+
 def test_secrets_follow_the_seed_and_are_even():
     env = envs.make("wordle", word_list=["crane", "slate", "eerie", "bound"])
     first = [env.reset(seed=seed)[1]["secret"] for seed in range(400)]
@@ -307,7 +352,7 @@ def test_the_optimum_is_that_of_brute_force(rules, tries, words):
     assert player.cost(everything, tries) == brute_force(list(words), list(words), rules, tries)
 
 
-@pytest.mark.parametrize("rules", ["lmrl", "standard"])
+@pytest.mark.parametrize("rules", ["lmrl", pytest.param("standard", marks=pytest.mark.slow)])
 def test_the_optimal_player_earns_what_it_expects_and_nobody_more(rules):
     table = WordleRules(rules)
     secrets = np.arange(len(table.words))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, Literal
 
 import chess
@@ -16,6 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Text
 
+from qsft_lite.envs.checks import check_action, reset_option
 from qsft_lite.envs.chess_engine import Elo
 from qsft_lite.envs.chess_opponents import Opponent, make_opponent, read_board
 from qsft_lite.envs.chess_words import (
@@ -62,8 +64,8 @@ class ChessGame(gymnasium.Env):
     fivefold repetition and after 75 moves without a capture or a pawn's move.
 
     reset returns the position and info {"position": FEN}; options {"position": FEN} fixes it,
-    otherwise it is the initial one. step takes SAN, with or without spaces and newline, and returns
-    the position after the opponent's reply. info has "position", "success" (White has mated),
+    otherwise it is the initial one. step takes SAN, with or without white space, and returns the
+    position after the opponent's reply. info has "position", "success" (White has mated),
     "valid" (the move was legal) and "result" ("1-0", "0-1", "1/2-1/2"; "*" before the end).
 
     close ends the engine's process; so does the end of the last copy, and of Python.
@@ -124,12 +126,10 @@ class ChessGame(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         """Start a game; ValueError for a position that cannot be played, or an unknown option."""
+        position = reset_option(options, "position")
+        board = None if position is None else self.read_position(position)
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"position"}
-        if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}: the only one is 'position'")
-        position = (options or {}).get("position")
-        self.board = self.read_position(self.draw_position() if position is None else position)
+        self.board = self.read_position(self.draw_position()) if board is None else board
         self._moves = 0
         return self.state_text(self.board), {"position": self.board.fen()}
 
@@ -142,7 +142,7 @@ class ChessGame(gymnasium.Env):
         try:
             board = chess.Board(position)
         except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(f"{position!r} is not a FEN: {error}") from error
+            raise ValueError(f"{brief(position)} is not a FEN: {str(error)[:200]}") from error
         if not board.is_valid():
             raise ValueError(f"{position!r} is no position of chess: {board.status()!r}")
         if board.turn != chess.WHITE:
@@ -170,10 +170,11 @@ class ChessGame(gymnasium.Env):
         return move or read_move(board, action)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Move; ResetNeeded when no game is under way."""
+        """Move; ResetNeeded when no game is under way, TypeError for what is no text."""
         board = self.board
         if board is None:
             raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
+        check_action(action)
         move = self.read_action(board, action)
         if move:
             after = board.copy()
@@ -312,7 +313,7 @@ def _moved(move: chess.Move, squares: np.ndarray) -> chess.Move:
 def read_move(board: chess.Board, text: str) -> chess.Move | None:
     """The legal move that a text means; None for anything else, ambiguous SAN included."""
     try:
-        move = board.parse_san(text.replace(" ", "").removesuffix("\n"))
+        move = board.parse_san(text.strip().replace(" ", ""))
     except ValueError:
         return None
     return move or None  # a null move is no move

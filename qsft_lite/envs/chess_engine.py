@@ -265,7 +265,19 @@ def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
             f"{path} does not start as a UCI engine: {result[0]!r}"
         ) from result[0]
     result[0].timeout = timeout
+    result[0].protocol.loop.set_exception_handler(_keep_quiet)
     return result[0]
+
+
+def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a killed engine leaves behind: `choose` has told of its end already.
+
+    Those are exceptions that nobody waited for, and answers to searches that were given up.
+    """
+    if isinstance(context.get("exception"), (*FAILURES, asyncio.InvalidStateError)):
+        log.debug("%s: %r", context.get("message"), context["exception"])
+    else:
+        loop.default_exception_handler(context)
 
 
 def _end(running: list[chess.engine.SimpleEngine]) -> None:

@@ -69,8 +69,9 @@ def game_move(board: chess.Board, move: chess.Move) -> str:
 
 
 def read_game_move(board: chess.Board, text: str) -> chess.Move | None:
-    """The legal move that `game_move` writes as this text; None for anything else."""
-    return next((move for move in board.legal_moves if game_move(board, move) == text), None)
+    """The legal move that `game_move` writes so; None for anything else. White space is nothing."""
+    words = text.strip() + "\n"
+    return next((move for move in board.legal_moves if game_move(board, move) == words), None)
 
 
 @cache

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import gymnasium
 import numpy as np
 from datasets import Dataset
 
+from qsft_lite.envs.checks import check_action, reset_option
 from qsft_lite.envs.recording import Episodes, record
 from qsft_lite.mdps import ACTION_NAMES, GRIDWORLD, Maze, gridworld
 from qsft_lite.offline import ENDED, sample_trajectories
@@ -35,7 +37,7 @@ class Gridworld(gymnasium.Env):
 
     reset returns the state's text and info {"state": index}; options {"state": index} fixes the
     first state, otherwise it is drawn from the MDP's initial distribution. step takes an action's
-    text, with or without its newline, and returns the next state's, with the expected reward
+    text, whatever white space is around it, and returns the next state's, with the expected reward
     R(s, a). Any other text changes nothing but costs a step. info has "state" (-1 at the end),
     "success" (the episode has earned a reward) and "valid" (the text was an action).
     """
@@ -72,23 +74,24 @@ class Gridworld(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         """Start an episode; ValueError for a state that is none, or an unknown option."""
+        state = reset_option(options, "state")
+        if state is not None:
+            if isinstance(state, bool) or not isinstance(state, (int, np.integer)):
+                raise TypeError(f"state must be a whole number, got {brief(state)}")
+            if not 0 <= state < self.mdp.n_states:
+                raise ValueError(f"state must be in [0, {self.mdp.n_states}), got {state}")
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"state"}
-        if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}: the only one is 'state'")
-        state = (options or {}).get("state")
         if state is None:
             state = self.np_random.choice(self.mdp.n_states, p=self.mdp.initial)
-        elif not 0 <= state < self.mdp.n_states:
-            raise ValueError(f"state must be in [0, {self.mdp.n_states}), got {state}")
         self._state, self._steps, self._earned = int(state), 0, 0.0
         return self.state_texts[self._state], {"state": self._state}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Act; ResetNeeded when no episode is under way."""
+        """Act; ResetNeeded when no episode is under way, TypeError for what is no text."""
         if self._state == ENDED:
             raise gymnasium.error.ResetNeeded("the episode is over or not started: call reset")
-        index = self._actions.get(action.removesuffix("\n") + "\n")
+        check_action(action)
+        index = self._actions.get(action.strip() + "\n")
         valid = index is not None
         state, reward = self._move(index) if valid else (self._state, 0.0)
         self._steps += 1

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import operator
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from datasets import Dataset, Features, concatenate_datasets
 
-from qsft_lite.results import replace_file
 from qsft_lite.trajectories import EPISODES, load_trajectories, save_trajectories
 
 BLOCK = 10_000
@@ -66,6 +67,7 @@ def record(
 
     folder = Path(path)
     _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": size})
+    _remove_leftovers(folder)
     names = [folder / _file_name(index) for index in blocks]
     missing = [index for index in blocks if not names[index].exists()]
     for _ in _in_processes(partial(_write_block, block, folder), missing, processes):
@@ -121,18 +123,47 @@ def _end_with_parent() -> None:
 
 
 def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into a new folder; ValueError when it holds those of other episodes."""
+    """Write the settings into a new folder; ValueError when it holds those of other episodes.
+
+    Of several processes that come at once, one writes; all of them then compare.
+    """
     file = folder / "settings.json"
     settings = json.loads(json.dumps(settings, default=operator.index))  # numpy's integers too
+    lines = any(folder.glob("*.jsonl"))  # before the look at settings.json, which comes before them
     if not file.exists():
-        if folder.exists() and any(folder.glob("*.jsonl")):
+        if lines:
             raise ValueError(f"{folder} holds JSON lines of another origin: choose a new folder")
-        replace_file(file, (json.dumps(settings, indent=1) + "\n").encode())
-        return
-    found = json.loads(file.read_text(encoding="utf-8"))
+        _write_if_absent(file, (json.dumps(settings, indent=1) + "\n").encode())
+    try:
+        found = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): remove {folder}") from error
     for key in sorted({*found, *settings}):
         if found.get(key) != settings.get(key):
             raise ValueError(
                 f"{folder} holds episodes with {key}={found.get(key)!r}, not "
                 f"{settings.get(key)!r}: choose another folder, or remove it"
             )
+
+
+def _write_if_absent(file: Path, content: bytes) -> None:
+    """Write a file whole, unless another process has written it by now."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content)
+        os.link(aside, file)  # fails where the name is taken
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without such links, as a mounted Google Drive
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing: `save_trajectories` writes aside, with its id."""
+    for path in folder.glob(".*"):
+        begun = re.fullmatch(r"\.(\d{5,}\.jsonl|settings\.json)\.(\d+)", path.name)
+        if begun and not psutil.pid_exists(int(begun[2])):
+            path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import gymnasium
 from gymnasium.spaces import Text
 
+from qsft_lite.envs.checks import check_action, reset_option
 from qsft_lite.envs.twenty_questions_rules import (
     NO,
     START,
@@ -47,9 +48,9 @@ class TwentyQuestions(gymnasium.Env):
     guess is right is never the oracle's to say.
 
     reset returns "Questions:\n" and info {"object": name}; options {"object": name} fixes the
-    object, otherwise it is drawn uniformly. step takes a question, with or without its newline, and
-    returns the answer; info has "success" (the guess is right) and "valid" (the table knows the
-    question).
+    object, otherwise it is drawn uniformly. step takes a question, whatever white space is around
+    it, and returns the answer; info has "success" (the guess is right) and "valid" (the table knows
+    the question).
     """
 
     metadata = {"render_modes": []}
@@ -79,22 +80,20 @@ class TwentyQuestions(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         """Start a game; ValueError for an object that is not in the list or an unknown option."""
+        name = reset_option(options, "object")
+        index = None if name is None else self.rules.object_index(name)
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"object"}
-        if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}: the only one is 'object'")
-        name = (options or {}).get("object")
-        if name is None:
-            self._object = int(self.np_random.integers(len(self.rules.names)))
-        else:
-            self._object = self.rules.object_index(name)
+        if index is None:
+            index = int(self.np_random.integers(len(self.rules.names)))
+        self._object = index
         self._turns = 0
         return START, {"object": self.rules.names[self._object]}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Ask; ResetNeeded when no game is under way."""
+        """Ask; ResetNeeded when no game is under way, TypeError for what is no text."""
         if self._object is None:
             raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
+        check_action(action)
         question = self.rules.read_question(action)
         guess = self.rules.is_guess(question)
         if guess or self.oracle is None:

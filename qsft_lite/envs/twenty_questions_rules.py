@@ -15,11 +15,13 @@ from collections.abc import Iterable
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from qsft_lite.envs.twenty_questions_text import guessed_name, normalize, plural, without_kind
+from qsft_lite.files import read_lines, read_text
 
 Phrasing = Literal["one", "many"]
 
@@ -67,10 +69,12 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
         name, things = "objects", list(enumerate(objects, start=1))
         for line, thing in things:
             if not isinstance(thing, Thing):
-                raise ValueError(f"objects:{line}: {thing!r} is no Thing; see also read_objects")
+                raise ValueError(
+                    f"objects:{line}: {brief(thing)} is no Thing; see also read_objects"
+                )
     elif objects.name.endswith(".json"):
         name = str(objects)
-        members = _lmrl_members(name, objects.read_text(encoding="utf-8"))
+        members = _lmrl_members(name, read_text(objects))
         things = [(line, _lmrl_thing(*member)) for line, member in enumerate(members, start=1)]
     else:
         name = str(objects)
@@ -161,11 +165,13 @@ class TwentyQuestionsRules:
 
     def object_index(self, name: str) -> int:
         """The index of an object by any of its names; ValueError with the closest ones."""
-        index = self._guess_index.get(normalize(str(name)))
+        if not isinstance(name, str):
+            raise TypeError(f"an object is named by a text, got {brief(name)}")
+        index = self._guess_index.get(normalize(name))
         if index is not None:
             return index
-        close = ", ".join(difflib.get_close_matches(str(name).lower(), self._guess_index)) or "none"
-        raise ValueError(f"{name!r} is not among the objects; close to it: {close}")
+        close = ", ".join(difflib.get_close_matches(name.lower(), self._guess_index)) or "none"
+        raise ValueError(f"{brief(name)} is not among the objects; close to it: {close}")
 
     def read_question(self, text: str) -> int:
         """The question that an action text means, UNKNOWN when the oracle does not understand it.
@@ -254,13 +260,16 @@ def _read_thing(row: dict[str, str]) -> Thing:
 
 def _lmrl_members(name: str, text: str) -> list[tuple[str, str]]:
     """The names and the category of each object; ValueError, naming the category, for a bad one."""
-    groups = json.loads(text)
+    try:
+        groups = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: not JSON ({error})") from error
     if not isinstance(groups, dict):
         raise ValueError(f"{name}: {{category: [names, ...]}} expected, got {str(groups)[:60]!r}")
     for group, members in groups.items():
         listed = isinstance(members, list) and all(isinstance(names, str) for names in members)
         if not listed or not all(_split(names) for names in members):
-            raise ValueError(f"{name}: a list of names expected in {group!r}, got {members!r}")
+            raise ValueError(f"{name}: a list of names expected in {group!r}, got {brief(members)}")
     return [(names, group) for group, members in groups.items() for names in members]
 
 
@@ -273,7 +282,7 @@ def _lmrl_thing(names: str, group: str) -> Thing:
 
 def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """The (line, row) pairs of a table with tabs; ValueError when a row or a column is missing."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     header = lines[0].split("\t") if lines else []
     missing = [column for column in columns if column not in header]
     if missing:
@@ -284,7 +293,7 @@ def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != len(header) or not cells[0].strip():
-            raise ValueError(f"{path}:{number}: {len(header)} cells expected, got {cells!r}")
+            raise ValueError(f"{path}:{number}: {len(header)} cells expected, got {brief(cells)}")
         rows.append((number, dict(zip(header, cells, strict=True))))
     return rows
 

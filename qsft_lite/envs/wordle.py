@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Text, Tuple
 
+from qsft_lite.envs.checks import check_action, reset_option
 from qsft_lite.envs.wordle_rules import (
     INVALID,
     NO_WORD,
@@ -35,7 +37,7 @@ class Wordle(gymnasium.Env):
     r"""One game: text in, text out.
 
     reset returns "Wordle:\n" and info {"secret": word}; options {"secret": word} fixes the secret,
-    otherwise it is drawn uniformly. step takes a guess, with or without its newline and spaces, and
+    otherwise it is drawn uniformly. step takes a guess, with or without white space, and
     returns the feedback; info has "success" (the guess is the secret) and "valid" (it is in the
     word list). See `WordleRules` for the options.
     """
@@ -62,19 +64,20 @@ class Wordle(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         """Start a game; ValueError for a secret outside the word list or an unknown option."""
+        secret = reset_option(options, "secret")
+        index = None if secret is None else self.rules.word_index(secret)
         super().reset(seed=seed)
-        secret = _check_options(options)
-        if secret is None:
-            self._secret = int(self.np_random.integers(len(self.rules.words)))
-        else:
-            self._secret = self.rules.word_index(secret)
+        if index is None:
+            index = int(self.np_random.integers(len(self.rules.words)))
+        self._secret = index
         self._tries = 0
         return START, {"secret": self.rules.words[self._secret]}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Guess; ResetNeeded when no game is under way."""
+        """Guess; ResetNeeded when no game is under way, TypeError for what is no text."""
         if self._secret is None:
             raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
+        check_action(action)
         guess = self.rules.read_guess(action)
         valid = guess != NO_WORD
         feedback = int(self.rules.table[guess, self._secret]) if valid else INVALID
@@ -129,14 +132,18 @@ class WordleVector(gymnasium.vector.VectorEnv):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
         """Start all games."""
-        super().reset(seed=seed)
-        secrets = _check_options(options)
-        if secrets is None:
-            self._secrets = self.np_random.integers(len(self.rules.words), size=self.num_envs)
-        else:
-            if isinstance(secrets, str) or len(secrets) != self.num_envs:
+        secrets = reset_option(options, "secret")
+        indices = None
+        if secrets is not None:
+            if isinstance(secrets, str) or not isinstance(secrets, Sequence | np.ndarray):
+                raise TypeError(f'options["secret"] must be a list of words, got {brief(secrets)}')
+            if len(secrets) != self.num_envs:
                 raise ValueError(f'options["secret"] must hold {self.num_envs} words')
-            self._secrets = np.array([self.rules.word_index(word) for word in secrets])
+            indices = np.array([self.rules.word_index(word) for word in secrets])
+        super().reset(seed=seed)
+        if indices is None:
+            indices = self.np_random.integers(len(self.rules.words), size=self.num_envs)
+        self._secrets = indices
         self._tries = np.zeros(self.num_envs, dtype=np.int64)
         self._ended = np.zeros(self.num_envs, dtype=bool)
         return (START,) * self.num_envs, {}
@@ -147,8 +154,12 @@ class WordleVector(gymnasium.vector.VectorEnv):
         """Guess in every game; info has "success" and "valid", both (num_envs,) bool."""
         if self._ended is None:
             raise gymnasium.error.ResetNeeded("call reset first")
+        if isinstance(actions, str) or not isinstance(actions, Sequence | np.ndarray):
+            raise TypeError(f"actions must be a list of texts, one a game, got {brief(actions)}")
         if len(actions) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} actions, got {len(actions)}")
+        for action in actions:
+            check_action(action)
         guesses = np.fromiter(
             map(self._guess_index.__getitem__, actions), dtype=np.int64, count=self.num_envs
         )
@@ -191,11 +202,3 @@ def _text_spaces() -> tuple[Text, Text]:
     action = Text(min_length=1, max_length=10, charset=LETTERS_A_TO_Z + " \n")
     observation = Text(min_length=1, max_length=10, charset=START + "byg \n")
     return action, observation
-
-
-def _check_options(options: dict[str, Any] | None) -> Any:
-    """The wanted secret (or secrets); None for a drawn one."""
-    unknown = set(options or {}) - {"secret"}
-    if unknown:
-        raise ValueError(f"unknown reset options {sorted(unknown)}: the only one is 'secret'")
-    return (options or {}).get("secret")

@@ -15,9 +15,12 @@ from functools import cached_property, lru_cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Literal
 
 import numpy as np
+
+from qsft_lite.files import read_lines
 
 Rules = Literal["lmrl", "standard"]
 WordFormat = Literal["letters", "words"]
@@ -35,7 +38,7 @@ def read_words(word_list: str | Path | Iterable[str] | None = None) -> tuple[str
     """The words of a file (one a line) or of a sequence; the shipped list when None.
 
     Raises ValueError, naming file and line (or position), for a word that is not five letters a-z
-    or comes twice, and for an empty list.
+    or comes twice, for an empty list, and for a file that is not UTF-8.
     """
     if word_list is None:
         word_list = files("qsft_lite.envs") / "words" / "common.txt"
@@ -43,14 +46,14 @@ def read_words(word_list: str | Path | Iterable[str] | None = None) -> tuple[str
         word_list = Path(word_list)
     if hasattr(word_list, "read_text"):
         name = str(word_list)
-        words = tuple(word_list.read_text(encoding="utf-8").splitlines())
+        words = tuple(read_lines(word_list))
     else:
         name = "word_list"
         words = tuple(word_list)
     first_line: dict[str, int] = {}
     for line, word in enumerate(words, start=1):
         if not isinstance(word, str) or not re.fullmatch(f"[a-z]{{{LETTERS}}}", word):
-            raise ValueError(f"{name}:{line}: {word!r} is not a word of five letters a-z")
+            raise ValueError(f"{name}:{line}: {brief(word)} is not a word of five letters a-z")
         if word in first_line:
             raise ValueError(f"{name}:{line}: {word!r} is in line {first_line[word]} already")
         first_line[word] = line
@@ -129,17 +132,19 @@ class WordleRules:
 
     def word_index(self, word: str) -> int:
         """The index of a word; ValueError with the closest words when it is not in the list."""
+        if not isinstance(word, str):
+            raise TypeError(f"a secret is a word, got {brief(word)}")
         if word in self.index:
             return self.index[word]
-        close = ", ".join(difflib.get_close_matches(str(word), self.words)) or "none"
-        raise ValueError(f"{word!r} is not in the word list; close to it: {close}")
+        close = ", ".join(difflib.get_close_matches(word, self.words)) or "none"
+        raise ValueError(f"{brief(word)} is not in the word list; close to it: {close}")
 
     def read_guess(self, text: str) -> int:
         """The word an action text means, NO_WORD when it is none of the list.
 
-        The newline at the end and all spaces may be missing or there, as in LMRL-Gym.
+        White space around it and spaces in it may be missing or there, as in LMRL-Gym.
         """
-        return self.index.get(text.removesuffix("\n").replace(" ", ""), NO_WORD)
+        return self.index.get(text.strip().replace(" ", ""), NO_WORD)
 
     def feedback_text(self, feedback: int) -> str:
         """The observation that shows a feedback; an empty line for INVALID."""

@@ -1,0 +1,56 @@
+"""Reading files as people have them: zipped or not, with or without a byte order mark."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, BinaryIO
+
+_MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
+_GZIP = b"\x1f\x8b"  # the first bytes of every gzip file
+
+
+@contextmanager
+def open_unpacked(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file open for reading, unzipped whatever its name, and behind its byte order mark.
+
+    Raises ValueError, naming the file, for one in UTF-16.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(2) == _GZIP
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if zipped else nullcontext(file) as unpacked:
+            start = unpacked.read(3)
+            _refuse_utf16(start, path)
+            unpacked.seek(len(_MARK) if start == _MARK else 0)
+            yield unpacked
+
+
+def read_text(path: Any) -> str:
+    """The text of a file in UTF-8 without its byte order mark; path is any with `read_bytes`.
+
+    Raises ValueError, naming the file, for another encoding.
+    """
+    content = path.read_bytes()
+    _refuse_utf16(content[:3], path)
+    try:
+        return content.removeprefix(_MARK).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}): save it as UTF-8") from error
+
+
+def read_lines(path: Any) -> list[str]:
+    """The lines of such a file, without their ends and without empty ones after the last."""
+    lines = read_text(path).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def _refuse_utf16(start: bytes, path: Any) -> None:
+    """ValueError for the first bytes of a text in UTF-16, as the > of Windows PowerShell writes."""
+    marked = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if marked or (start[:1] == b"\0") != (start[1:2] == b"\0"):
+        raise ValueError(f"{path}: this is UTF-16: save it as UTF-8")
