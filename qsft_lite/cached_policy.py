@@ -70,6 +70,7 @@ class ActionList:
                     f"Another action of the list begins with {text!r}: nobody could tell where the "
                     "action ends. Give each an end of its own."
                 )
+        self._whole = set(map(tuple, all_ids))
         self.longest = max(map(len, all_ids))
 
     def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
@@ -78,7 +79,7 @@ class ActionList:
 
     def ends(self, ids: tuple[int, ...]) -> bool:
         """Whether these tokens are a whole action."""
-        return ids not in self._next
+        return ids in self._whole
 
 
 class _Row(NamedTuple):
@@ -288,13 +289,15 @@ class CachedPolicy:
             raise ValueError(f"{episodes} histories need as many refused, not {len(refused)}.")
         if any(isinstance(texts, str) for texts in refused):
             raise TypeError("refused has a list of texts for each history, not one text.")
+        unique = sorted(set(chain.from_iterable(refused)))
+        ids = self._reader.read([(text, True) for text in unique])
+        playable = {
+            text: its_ids
+            for text, its_ids in zip(unique, ids, strict=True)
+            if self._can_be_played(its_ids)
+        }
         return [
-            [
-                ids
-                for ids in self._reader.read([(text, True) for text in sorted(set(texts))])
-                if self._allows(ids)
-            ]
-            for texts in refused
+            [playable[text] for text in sorted(set(texts) & set(playable))] for texts in refused
         ]
 
     def _form(self, history: History) -> tuple[str, Any]:
@@ -476,12 +479,17 @@ class CachedPolicy:
         noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
         return log_weights.sub_(noise.log_()).argmax(-1)
 
-    def _allows(self, action: list[int]) -> bool:
-        """Whether the constraint allows this whole action."""
-        if self.constraint is None:
-            return True
-        places = range(len(action))
-        return all(action[i] in self.constraint.allowed(tuple(action[:i])) for i in places)
+    def _can_be_played(self, action: list[int]) -> bool:
+        """Whether these tokens are a whole action: nothing less, nothing more, and all allowed."""
+        if not action or not self._ended([action])[0]:
+            return False
+        beginnings = [action[:size] for size in range(1, len(action))]
+        if any(self._ended([begun])[0] for begun in beginnings):
+            return False
+        return self.constraint is None or all(
+            token_id in self.constraint.allowed(tuple(begun))
+            for begun, token_id in zip([[], *beginnings], action, strict=True)
+        )
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow the actions so far (B): (B, V) bool.

@@ -41,7 +41,8 @@ class Stops:
         max_new_tokens: int,
         device: torch.device | str,
     ):
-        self.texts = (stop,) if isinstance(stop, str) else tuple(stop)
+        texts = [stop] if isinstance(stop, str) else stop
+        self.texts = tuple(texts) if isinstance(texts, Sequence) else ()
         if not self.texts or not all(isinstance(text, str) for text in self.texts):
             raise ValueError(f"stop must be a text or several, not {stop!r}.")
         self.max_new_tokens = max_new_tokens
@@ -65,7 +66,7 @@ class Stops:
         self.special = mask(special)
         self.never = self.special | mask(past)
         self.ends = mask(ends) & ~self.never
-        self._end_ids = set(self.ends.nonzero()[:, 0].tolist())
+        self._end_ids = set(ends).difference(special, past)
         # After the beginning of a stop text, what ends it and goes on.
         self._beyond: dict[str, torch.Tensor] = {}
         for begin in {text[:size] for text in self.texts for size in range(1, len(text))}:
@@ -79,7 +80,7 @@ class Stops:
                 self._beyond[begin] = mask(beyond)
         # What an action that has not ended must be written with in the end, token by token.
         self._last = [self.ends]
-        if not self.ends.any():
+        if not self._end_ids:
             spelt = [ids for ids in Reader(tokenizer).ids([(text, True) for text in self.texts])]
             spelt = [ids for ids in spelt if ids and self.ended([ids]) == [True]]
             if not spelt or len(min(spelt, key=len)) > max_new_tokens:
