@@ -1,6 +1,7 @@
 """Text is text, in training and in play; what becomes of episodes that are too long."""
 
 import pickle
+import warnings
 
 import datasets
 import numpy as np
@@ -203,3 +204,24 @@ def test_rewards_that_are_no_numbers_are_refused(reward, done):
     games = [episode([("a\n", False), ("b\n", True)], [0, reward], done=done)]
     with pytest.raises(ValueError, match="row 0: .* outside"):
         encoded(games, LETTERS)
+
+
+# Splits
+
+
+def test_test_episodes_that_are_in_train_too_are_counted():
+    def parts(different):
+        rows = [episode([(f"{i % different}\n", False), ("b\n", True)]) for i in range(100)]
+        return data.split(datasets.Dataset.from_list(rows), 10, 10, seed=0)
+
+    with pytest.warns(UserWarning, match="10 of 10 test episodes are also in train"):
+        assert "; 10 of 10 test episodes" in parts(2)["test"].info.description
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "; 0 of 10 test episodes" in parts(100)["test"].info.description
+
+
+def test_no_episode_cannot_be_split():
+    rows = datasets.Dataset.from_list([long_episode()]).select([])
+    with pytest.raises(ValueError, match="there is no episode to split"):
+        data.split(rows, 0.1, 0.1, seed=0)
