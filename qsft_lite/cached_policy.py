@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol
@@ -310,9 +310,8 @@ class CachedPolicy:
             history = history.tolist()
         parts = list(history) if isinstance(history, Iterable) else [history]
         if parts and all(isinstance(part, Integral) for part in parts):
-            if parts[0] != self._start[0] or not 0 <= min(parts) <= max(parts) < len(
-                self.tokenizer
-            ):
+            known = 0 <= min(parts) and max(parts) < len(self.tokenizer)
+            if not known or parts[0] != self._start[0]:
                 raise ValueError(
                     f"Token ids begin with the start token {self._start[0]} and are below "
                     f"{len(self.tokenizer)}, as data.encode makes them: not {parts[:10]}..."
@@ -374,21 +373,22 @@ class CachedPolicy:
         An error in a history leaves everything as it was.
         """
         forms = [self._form(history) for history in histories]
-        known: dict[str, dict[Any, list[int]]] = {kind: {} for kind, _ in forms}
-        for kind, rows_of in known.items():
+        known: dict[str, dict[Any, Iterator[int]]] = {}
+        for kind in {kind for kind, _ in forms}:
+            numbers: dict[Any, list[int]] = {}
             for number, row in enumerate(self._rows):
                 if (key := row.key(kind)) is not None:
-                    rows_of.setdefault(key, []).append(number)
+                    numbers.setdefault(key, []).append(number)
+            known[kind] = {key: iter(its_rows) for key, its_rows in numbers.items()}
         lengths = {kind: sorted({len(k) for k in known[kind]}, reverse=True) for kind in known}
 
         sources: list[int | None] = []
-        taken: set[int] = set()
+        taken: set[int | None] = set()
         for kind, parts in forms:
             beginnings = (parts[:size] for size in lengths[kind] if size <= len(parts))
-            found = (n for begin in beginnings for n in known[kind].get(begin, ()))
-            source = next((number for number in found if number not in taken), None)
-            sources.append(source)
-            taken.add(source)
+            found = (number for begin in beginnings for number in known[kind].get(begin, ()))
+            sources.append(next((number for number in found if number not in taken), None))
+            taken.add(sources[-1])
         rows = self._continued(forms, sources)
         self._check_context([len(row.ids) for row in rows], histories)
 

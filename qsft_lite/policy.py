@@ -338,12 +338,13 @@ class QSFTPolicy(CachedPolicy):
 
 def _merged(model: PreTrainedModel) -> PreTrainedModel:
     """The model, or where it has adapters of peft, a copy with them merged into its weights."""
-    if not hasattr(model, "peft_config"):
+    adapted = any(hasattr(module, "base_layer") for module in model.modules())
+    if isinstance(model, PreTrainedModel) and not adapted:
         return model
     if not hasattr(model, "merge_and_unload"):
         raise ValueError(
-            f"A policy is saved as whole models, but {type(model).__name__} has adapters that "
-            "cannot be merged into its weights here: merge them before, or save it by itself."
+            f"A policy is saved as whole models of transformers, but {type(model).__name__} has "
+            "adapters that cannot be merged into its weights here: merge them before."
         )
     return copy.deepcopy(model).merge_and_unload()
 

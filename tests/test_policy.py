@@ -652,7 +652,7 @@ class Adapted(nn.Module):
 
     def __init__(self, base, merged):
         super().__init__()
-        self.base, self.merged, self.peft_config = base, merged, {"default": None}
+        self.base, self.merged = base, merged
         self.config = base.config
 
     def forward(self, *args, **options):
@@ -683,6 +683,10 @@ def test_adapters_that_cannot_be_merged_are_refused_before_anything_is_written(t
     prompt_tuned = QSFTPolicy(llama(0), Adapted(llama(0), llama(1)), TOKENIZER, 4.0)
     with pytest.raises(ValueError, match="Adapted has adapters that cannot be merged"):
         prompt_tuned.save_pretrained(tmp_path)
+    injected = llama(0)  # a layer in whose place peft has put one around it
+    injected.model.layers[0].mlp.up_proj.base_layer = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="LlamaForCausalLM has adapters"):
+        QSFTPolicy(injected, None, TOKENIZER, 0.0).save_pretrained(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
