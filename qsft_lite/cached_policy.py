@@ -193,7 +193,7 @@ class CachedPolicy:
         check_whole("seed", seed)
         self.transcript_tokens = 0
         self.computed_tokens = 0
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._generator = torch.Generator(self.device).manual_seed(int(seed))
         self._rows: list[_Row] = []  # what each row has read or written
         self._ids: list[list[int]] = []  # of each row in this call, the action so far included
         # How many of them are in the cache; on the CPU, so that a GPU need not wait for them.
@@ -235,9 +235,7 @@ class CachedPolicy:
             ContextError: a ValueError, for episodes longer than the models' context.
             FloatingPointError: log-weights without a finite maximum.
         """
-        if isinstance(histories, str) or not isinstance(histories, Iterable):
-            raise TypeError(f"act takes a list of histories, one for each episode: {histories!r}")
-        histories = list(histories)
+        histories = _as_list(histories)
         if not histories:
             return []
         refused_ids = self._refused_ids(len(histories), refused)
@@ -606,10 +604,18 @@ class LastLine:
         """See CachedPolicy.reset."""
         self.policy.reset(seed)
 
-    def act(self, histories: list[str]) -> list[str]:
-        """See CachedPolicy.act."""
-        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in histories]
-        return self.policy.act(lines, [_without_effect(text) for text in histories])
+    def act(self, histories: Sequence[str | Sequence[Segment]]) -> list[str]:
+        """See CachedPolicy.act; token ids have no lines, and are not taken."""
+        texts = [one if isinstance(one, str) else Transcript(one) for one in _as_list(histories)]
+        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in texts]
+        return self.policy.act(lines, [_without_effect(text) for text in texts])
+
+
+def _as_list(histories: Sequence[History]) -> list[History]:
+    """The histories; TypeError for a text alone, which would be taken for a list of letters."""
+    if isinstance(histories, str) or not isinstance(histories, Iterable):
+        raise TypeError(f"act takes a list of histories, one for each episode: {histories!r}")
+    return list(histories)
 
 
 def _without_effect(history: str) -> list[str]:

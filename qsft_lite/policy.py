@@ -264,7 +264,7 @@ class QSFTPolicy(CachedPolicy):
         models = {"behavior": self.behavior, "q_model": self.q_model}
         merged = {name: _merged(model) for name, model in models.items() if model is not None}
         settings = {name: getattr(self, name) for name in SAVED}
-        text = json.dumps(settings, indent=1) + "\n"
+        text = json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n"
         is_new = not folder.exists()
         # Within the folder, which may be a mounted one: renaming is then still at once.
         aside = folder / f"{ASIDE}{os.getpid()}"

@@ -189,6 +189,8 @@ def test_what_is_no_history_is_refused(history, error, message):
 def test_one_text_is_no_list_of_histories(histories):
     with pytest.raises(TypeError, match="a list of histories"):
         cloning(TOKENIZERS["characters"]).act(histories)
+    with pytest.raises(TypeError, match="a list of histories"):
+        LastLine(cloning(TOKENIZERS["characters"])).act(histories)
 
 
 def test_a_refused_text_leaves_everything_as_it_was():
@@ -221,6 +223,12 @@ def test_an_episode_that_is_too_long_is_named():
         policy.act(["a\n", long])
     assert raised.value.histories[0] is long
     assert len(raised.value.histories) == 1
+
+
+def test_the_last_line_of_segments_is_shown():
+    policy = cloning(TOKENIZERS["characters"], max_new_tokens=2)
+    LastLine(policy).act([EPISODE])
+    assert policy.behavior.read[:3] == [1, *TOKENIZERS["characters"]("E\n").input_ids]
 
 
 # Ends of actions

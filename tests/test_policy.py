@@ -691,7 +691,8 @@ def test_adapters_that_cannot_be_merged_are_refused_before_anything_is_written(t
 
 
 def test_settings_of_play_can_be_others_at_loading(tmp_path):
-    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, dummy=2, stop=["\n", "e"])
+    dummy = np.int64(2)
+    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, dummy=dummy, stop=["\n", "e"])
     policy.save_pretrained(tmp_path)
     assert QSFTPolicy.from_pretrained(tmp_path).stop == ["\n", "e"]
     others = {"beta": 0.5, "support": 0.2, "temperature": 0.7, "greedy": True, "stop": "e"}

@@ -112,7 +112,7 @@ def test_a_bad_line_is_named(own_data, run_template):
         ({"STOP": "!"}, ValueError, r"episode 1: the action '\w+\\n' does not end with STOP='!'"),
         ({"RETURN_LOW": 0, "RETURN_HIGH": 3}, ValueError, r"walks\.jsonl.*outside"),
         ({"DATA": "nowhere.jsonl"}, FileNotFoundError, r"nowhere\.jsonl: no such file"),
-        ({"MAX_TOKENS": 1}, ValueError, "would have 0 of 0 episodes"),
+        ({"MAX_TOKENS": 1}, ValueError, "no episode"),
     ],
 )
 def test_bad_settings_are_plain(own_data, monkeypatch, parameters, error, message):
