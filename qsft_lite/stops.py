@@ -99,15 +99,17 @@ class Stops:
     def ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow actions of one length that have not ended: (B, V) bool."""
         ruled_out = self.never.repeat(len(actions), 1)
-        left = self.max_new_tokens - len(actions[0])
-        if left <= len(self._last):
-            return ruled_out | ~self._last[-left]
         if self._beyond:
             for row, text in enumerate(self._shown_of(actions)):
                 for begin, beyond in self._beyond.items():
                     if text.endswith(begin):
                         ruled_out[row] |= beyond
-        return ruled_out
+        left = self.max_new_tokens - len(actions[0])
+        if left > len(self._last):
+            return ruled_out
+        others = ~self._last[-left]
+        nothing = (ruled_out | others).all(-1, keepdim=True)  # then an end is worth more
+        return torch.where(nothing, others, ruled_out | others)
 
     def _goes_past(self, text: str) -> bool:
         """Whether something follows a stop text; stop texts one after the other are an end."""

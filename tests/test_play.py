@@ -290,6 +290,16 @@ def test_no_token_goes_beyond_a_stop_text_that_others_began():
     assert any("Ds" in action for action in actions)  # elsewhere it may be written
 
 
+def test_an_action_that_has_to_end_does_not_go_beyond_a_stop_text_either():
+    tokenizer = word_tokenizer(["x "])
+    tokenizer.add_tokens(["E", "b", "bbEb"])
+    likes = favour(tokenizer, ["E", "bbEb"])
+    policy = cloning(tokenizer, likes, stop="Eb", max_new_tokens=2, greedy=True)
+    assert policy.act(["x "]) == ["bbEb"]
+    likes[tokenizer.convert_tokens_to_ids("bbEb")] = 5.0  # E, and then there is nothing else
+    assert policy.act(["x "]) == ["EbbEb"]
+
+
 def test_a_stop_text_of_several_bytes():
     tokenizer = byte_level(["ab"])  # no token has the whole of 。
     policy = cloning(tokenizer, stop="。", max_new_tokens=20)
