@@ -164,7 +164,8 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
     known = {hashlib.sha256(line).digest() for line in _lines(parts["train"])}
     repeated = sum(hashlib.sha256(line).digest() in known for line in _lines(parts["test"]))
     overlap = f"{repeated} of {sizes['test']} test episodes are also in train"
-    parts["test"].info.description += f"; {overlap}"
+    if repeated:
+        parts["test"].info.description += f"; {overlap}"
     if 2 * repeated > sizes["test"]:
         warnings.warn(f"{overlap}: what is learned there says little of others", stacklevel=2)
     return parts
