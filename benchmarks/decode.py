@@ -55,7 +55,7 @@ class Endless(QSFTPolicy):
 
     def log_weights(self, logits: list[torch.Tensor], *ruled_out: torch.Tensor) -> torch.Tensor:
         """pi_hat's, with tokens that would end the action made as good as impossible."""
-        return super().log_weights(logits, *ruled_out) - 1e4 * self._ends
+        return super().log_weights(logits, *ruled_out) - 1e4 * self._stops.ends
 
 
 def sides(

@@ -8,47 +8,93 @@ once, however many turns it has.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Protocol
+import re
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
+from numbers import Integral
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.encoding import start_id
-from qsft_lite.models import DUMMY, attention_mask
+from qsft_lite.models import attention_mask
 from qsft_lite.row_cache import RowCache
 from qsft_lite.stacked_llama import StackedLlama
+from qsft_lite.stops import Stops
+from qsft_lite.transcripts import ContextError, Reader, Segment, Transcript, cut, start_id
 
-__all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine"]
+__all__ = ["ActionList", "CachedPolicy", "Constraint", "History", "LastLine"]
+
+# A transcript so far: its text, its segments, or its token ids as data.encode makes them.
+History = str | Transcript | Sequence[Segment] | Sequence[int]
 
 
 class Constraint(Protocol):
-    """What an action may be."""
+    """What an action may be. It ends with a stop text, or where ``ends`` says so if there is one.
+
+    (``ends(ids: tuple[int, ...]) -> bool`` is left out here, since a constraint need not have it.)
+    """
 
     def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
         """The token ids that may follow the action's tokens so far."""
 
 
 class ActionList:
-    """The constraint that an action is one of a list of texts.
+    """The constraint that an action is one of a list of texts, which may have several lines.
 
     Args:
         tokenizer: the policy's.
-        actions: the allowed actions, each with the stop text at its end.
+        actions: the allowed actions, each with a stop text at its end.
+
+    Raises:
+        ValueError: no actions, an empty one, one that the tokenizer does not know, or one that
+            another one begins with.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, actions: Sequence[str]):
+        if isinstance(actions, str):
+            raise TypeError(f"An action list needs a list of texts, not the text {actions!r}.")
         if not actions or "" in actions:
             raise ValueError("An action list needs at least one action, and none of them empty.")
+        self.actions = tuple(actions)
         self._next: dict[tuple[int, ...], set[int]] = {}
-        for ids in token_ids(tokenizer, list(actions)):
+        all_ids = Reader(tokenizer).read([(text, True) for text in self.actions])
+        for ids in all_ids:
             for i, token_id in enumerate(ids):
                 self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
+        for text, ids in zip(self.actions, all_ids, strict=True):
+            if tuple(ids) in self._next:
+                raise ValueError(
+                    f"Another action of the list begins with {text!r}: nobody could tell where the "
+                    "action ends. Give each an end of its own."
+                )
+        self._whole = set(map(tuple, all_ids))
+        self.longest = max(map(len, all_ids))
 
     def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
         """The token ids that may follow the action's tokens so far."""
-        return self._next[ids]
+        return self._next.get(ids, ())
+
+    def ends(self, ids: tuple[int, ...]) -> bool:
+        """Whether these tokens are a whole action."""
+        return ids in self._whole
+
+
+class _Row(NamedTuple):
+    """A transcript that is read: its segments, unless only ids were given, and all its tokens."""
+
+    segments: tuple[Segment, ...] | None
+    ids: list[int]
+
+    def key(self, kind: str) -> Any:
+        """What a history of this kind, which continues the transcript, begins with."""
+        if kind == "ids":
+            return tuple(self.ids)
+        if kind == "segments" or self.segments is None:
+            return self.segments
+        return "".join(text for text, _ in self.segments)
 
 
 class CachedPolicy:
@@ -63,8 +109,9 @@ class CachedPolicy:
             and with .logits in what they return. Each needs parameters and a .config.
         tokenizer: the models'.
         greedy: take the most likely token rather than sample.
-        stop: text that ends an action. A token whose text ends with it ends the action.
-        max_new_tokens: longest action. Its last token is taken from those that end an action.
+        stop: text that ends an action, or several such texts, of one token or more each. That of
+            the tokenizer's eos token is this token.
+        max_new_tokens: longest action. Its last tokens are taken from those that end an action.
         constraint: what an action may be; None for any text.
         seed: of the samples.
 
@@ -73,7 +120,8 @@ class CachedPolicy:
         computed_tokens: tokens that each model has computed for them, padding included.
 
     Raises:
-        ValueError: no token ends with the stop text, or the vocabularies differ.
+        ValueError: a setting out of its range, a stop text that cannot be written, actions of a
+            list that have none at their end, or vocabularies that differ.
     """
 
     def __init__(
@@ -82,13 +130,14 @@ class CachedPolicy:
         tokenizer: PreTrainedTokenizerBase,
         *,
         greedy: bool = False,
-        stop: str = "\n",
+        stop: str | Sequence[str] = "\n",
         max_new_tokens: int = 32,
         constraint: Constraint | None = None,
         seed: int = 0,
     ):
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
+        check_whole("max_new_tokens", max_new_tokens, least=1)
+        if not isinstance(greedy, bool):
+            raise ValueError(f"greedy must be True or False, not {greedy!r}.")
         self.models = list(models)
         self.tokenizer = tokenizer
         self.greedy = greedy
@@ -104,8 +153,25 @@ class CachedPolicy:
         for model in self.models:
             model.eval()
         self.device = next(self.models[0].parameters()).device
-        self._never, self._ends = _token_masks(tokenizer, stop, self.device)
+        self._stops = Stops(tokenizer, stop, max_new_tokens, self.device)
+        self._reader = Reader(tokenizer)
+        self._start = [start_id(tokenizer)]  # what every transcript begins with
+        self._check_constraint()
         self.reset(seed)
+
+    def _check_constraint(self) -> None:
+        if isinstance(self.constraint, ActionList):
+            for text in self.constraint.actions:
+                if not text.endswith(self._stops.texts):
+                    raise ValueError(
+                        f"The action {text!r} of the constraint does not end with the stop text "
+                        f"{self.stop!r}."
+                    )
+            if self.constraint.longest > self.max_new_tokens:
+                raise ValueError(
+                    f"The constraint has actions of {self.constraint.longest} tokens, more than "
+                    f"max_new_tokens={self.max_new_tokens}."
+                )
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
@@ -124,12 +190,13 @@ class CachedPolicy:
 
         Call it when a model's weights have changed, too.
         """
+        check_whole("seed", seed)
         self.transcript_tokens = 0
         self.computed_tokens = 0
-        self._generator = torch.Generator(self.device).manual_seed(seed)
-        self._texts: list[str] = []  # what each row has read or written
-        self._pending: list[list[int]] = []  # the end of it that is not in the cache yet
-        # Tokens of each row in the cache; on the CPU, so that a GPU need not wait for them.
+        self._generator = torch.Generator(self.device).manual_seed(int(seed))
+        self._rows: list[_Row] = []  # what each row has read or written
+        self._ids: list[list[int]] = []  # of each row in this call, the action so far included
+        # How many of them are in the cache; on the CPU, so that a GPU need not wait for them.
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._stack = StackedLlama(self.models) if StackedLlama.fits(self.models) else None
         separate = self.models if self._stack is None else self.models[:1]
@@ -140,53 +207,60 @@ class CachedPolicy:
 
     @torch.inference_mode()
     def act(
-        self, histories: list[str], refused: Sequence[Collection[str]] | None = None
+        self, histories: Sequence[History], refused: Sequence[Collection[str]] | None = None
     ) -> list[str]:
         """The next action of each episode.
 
         A history that continues one of the last call's, its action included, costs only what is new
-        in it; the new text is tokenized by itself, as in the data. Other histories are read from
-        their start, and episodes that no history continues are forgotten.
+        in it. Other histories are read from their start, and episodes that no history continues are
+        forgotten.
+
+        Tokens are those of `data.encode`, wherever it is known where segments end: in segments (a
+        `Transcript` as `evaluate` gives it, or a list of (text, is_action)), in ids, and in plain
+        texts that continue what was read and written here, whose new part is one segment. A plain
+        text that is new is cut after each stop text, and a warning says where that matters. What
+        the policy has written stays in the tokens that it wrote.
 
         Args:
-            histories: the transcript so far of each episode.
+            histories: the transcript so far of each episode; ids begin with the start token.
             refused: of each episode, whole actions that are not played. What is sampled is the
                 policy given that it plays none of them.
 
         Returns:
-            One text each, with the stop text at its end.
+            One text each, with a stop text at its end.
 
         Raises:
-            ValueError: a text that the tokenizer does not know, or an episode longer than the
-                models' context.
+            TypeError: one text in place of a list of them, or what is no history.
+            ValueError: a text that the tokenizer does not know.
+            ContextError: a ValueError, for episodes longer than the models' context.
             FloatingPointError: log-weights without a finite maximum.
         """
+        histories = _as_list(histories)
         if not histories:
             return []
-        self._take_up(histories)
+        refused_ids = self._refused_ids(len(histories), refused)
+        new_rows = self._take_up(histories)
+        self._ids = [list(row.ids) for row in new_rows]
         actions: list[list[int]] = [[] for _ in histories]
-        refused_ids = [
-            [ids for ids in token_ids(self.tokenizer, sorted(set(texts))) if self._allows(ids)]
-            for texts in refused or []
-        ]
         rows = list(range(len(histories)))
         for _ in range(self.max_new_tokens):
             begun = [actions[row] for row in rows]
             ruled_out = self._ruled_out(begun)
             left = None
             if any(refused_ids):
-                texts = [histories[row] for row in rows]
-                left = self._log_left(texts, begun, [refused_ids[row] for row in rows])
+                read = [new_rows[row].ids for row in rows]
+                left = self._log_left(read, begun, [refused_ids[row] for row in rows])
                 # Beforehand, so that a support is one of what is left.
                 ruled_out |= left.isneginf()
+            self._check_context([len(self._ids[row]) for row in rows], [histories[r] for r in rows])
             log_weights = self._next_log_weights(rows, ruled_out)
             if left is not None:
                 log_weights += left
-            chosen = self._choose(log_weights)
-            ended = self._ends[chosen].tolist()
-            for row, token_id in zip(rows, chosen.tolist(), strict=True):
+            chosen = self._choose(log_weights).tolist()
+            for row, token_id in zip(rows, chosen, strict=True):
                 actions[row].append(token_id)
-                self._pending[row] = [token_id]
+                self._ids[row].append(token_id)
+            ended = self._ended([actions[row] for row in rows])
             rows = [row for row, end in zip(rows, ended, strict=True) if not end]
             if not rows:
                 break
@@ -195,54 +269,153 @@ class CachedPolicy:
                 f"The constraint has actions of more than max_new_tokens={self.max_new_tokens} "
                 f"tokens, or without the stop text {self.stop!r} at their end."
             )
-        texts = self.tokenizer.batch_decode(actions)
-        self._texts = [history + text for history, text in zip(histories, texts, strict=True)]
+        texts = self.tokenizer.batch_decode(actions, clean_up_tokenization_spaces=False)
+        self._rows = [
+            _Row(None if row.segments is None else (*row.segments, (text, True)), ids)
+            for row, text, ids in zip(new_rows, texts, self._ids, strict=True)
+        ]
         self.transcript_tokens += sum(len(action) for action in actions)
         return texts
 
-    def _take_up(self, histories: list[str]) -> None:
-        """Give row i to history i: one that it continues, or a new one; note what is to be read."""
-        known: dict[str, list[int]] = {}
-        for row, text in enumerate(self._texts):
-            known.setdefault(text, []).append(row)
-        lengths = sorted({len(text) for text in known}, reverse=True)
+    def _refused_ids(
+        self, episodes: int, refused: Sequence[Collection[str]] | None
+    ) -> list[list[list[int]]]:
+        """Token ids of the refused actions of each episode that could be played at all."""
+        if refused is None:
+            return [[] for _ in range(episodes)]
+        if len(refused) != episodes:
+            raise ValueError(f"{episodes} histories need as many refused, not {len(refused)}.")
+        if any(isinstance(texts, str) for texts in refused):
+            raise TypeError("refused has a list of texts for each history, not one text.")
+        unique = sorted(set(chain.from_iterable(refused)))
+        ids = self._reader.read([(text, True) for text in unique])
+        playable = {
+            text: its_ids
+            for text, its_ids in zip(unique, ids, strict=True)
+            if self._can_be_played(its_ids)
+        }
+        return [
+            [playable[text] for text in sorted(set(texts) & set(playable))] for texts in refused
+        ]
 
-        sources, increments = [], []
-        for history in histories:
-            prefixes = (history[:length] for length in lengths if length <= len(history))
-            prefix = next((prefix for prefix in prefixes if known.get(prefix)), None)
-            sources.append(None if prefix is None else known[prefix].pop(0))
-            increments.append(history if prefix is None else history[len(prefix) :])
+    def _form(self, history: History) -> tuple[str, Any]:
+        """The kind of a history, "text", "segments" or "ids", and its parts in order."""
+        if isinstance(history, Transcript):
+            return "segments", tuple(segment for segment in history.segments if segment[0])
+        if isinstance(history, str):
+            return "text", history
+        if hasattr(history, "tolist"):  # an array or a tensor
+            history = history.tolist()
+        parts = list(history) if isinstance(history, Iterable) else [history]
+        if parts and all(isinstance(part, Integral) for part in parts):
+            known = 0 <= min(parts) and max(parts) < len(self.tokenizer)
+            if not known or parts[0] != self._start[0]:
+                raise ValueError(
+                    f"Token ids begin with the start token {self._start[0]} and are below "
+                    f"{len(self.tokenizer)}, as data.encode makes them: not {parts[:10]}..."
+                )
+            return "ids", tuple([*self._start, *map(int, parts[1:])])
+        pairs = [isinstance(part, (tuple, list)) and len(part) == 2 for part in parts]
+        if not all(pairs) or not all(isinstance(text, str) for text, _ in parts):
+            raise TypeError(
+                "A history is a text, a list of segments (text, is_action) or one of token ids, "
+                f"not {str(history)[:200]}"
+            )
+        return "segments", tuple((text, bool(is_action)) for text, is_action in parts if text)
 
-        old_pending, start = self._pending, [start_id(self.tokenizer)]
-        self._pending = []
-        for source, ids in zip(sources, token_ids(self.tokenizer, increments), strict=True):
-            self._pending.append((start if source is None else old_pending[source]) + ids)
-            self.transcript_tokens += len(ids) + (source is None)
+    def _pieces(self, text: str) -> list[Segment]:
+        """A plain text cut after each stop text; a warning where that makes other tokens."""
+        texts = cut(text, self._stops.texts)
+        pieces = [(piece, self._reader.ends_with_eos(piece)) for piece in texts]
+        if len(pieces) > 1:
+            [whole], parts = self._reader.ids([(text, False)]), self._reader.ids(pieces)
+            if None not in (whole, *parts) and whole != [i for ids in parts for i in ids]:
+                warnings.warn(
+                    "A text alone does not say where its segments end, and the tokens depend on "
+                    f"it here: it was cut after each stop text {self.stop!r}. Give segments, "
+                    "[(text, is_action), ...], to have the tokens of training for certain.",
+                    stacklevel=2,
+                )
+        return pieces
 
-        if sources != list(range(len(self._texts))):
+    def _read(self, histories: Sequence[History]) -> list[_Row]:
+        """Each transcript by itself, whatever was read before."""
+        forms = [self._form(history) for history in histories]
+        return self._continued(forms, [None] * len(forms))
+
+    def _continued(self, forms: list[tuple[str, Any]], sources: list[int | None]) -> list[_Row]:
+        """Transcripts of these forms, each with the number of the row that it continues, if any."""
+        rests: list[Sequence[Segment]] = []
+        for (kind, parts), source in zip(forms, sources, strict=True):
+            if kind == "ids":
+                rests.append(())
+            elif source is None:
+                rests.append(self._pieces(parts) if kind == "text" else parts)
+            else:
+                rest = parts[len(self._rows[source].key(kind)) :]
+                rests.append([(rest, False)] if kind == "text" and rest else rest)
+        read = iter(self._reader.read(list(chain.from_iterable(rests))))
+        rows = []
+        for (kind, parts), source, rest in zip(forms, sources, rests, strict=True):
+            old = _Row((), self._start) if source is None else self._rows[source]
+            if kind == "ids":
+                rows.append(_Row(None, list(parts)))
+            else:
+                new = chain.from_iterable(next(read) for _ in rest)
+                rows.append(_Row((*old.segments, *rest), [*old.ids, *new]))
+        return rows
+
+    def _take_up(self, histories: list[History]) -> list[_Row]:
+        """The row of each history: one that it continues, or a new one. Caches follow.
+
+        An error in a history leaves everything as it was.
+        """
+        forms = [self._form(history) for history in histories]
+        known: dict[str, dict[Any, Iterator[int]]] = {}
+        for kind in {kind for kind, _ in forms}:
+            numbers: dict[Any, list[int]] = {}
+            for number, row in enumerate(self._rows):
+                if (key := row.key(kind)) is not None:
+                    numbers.setdefault(key, []).append(number)
+            known[kind] = {key: iter(its_rows) for key, its_rows in numbers.items()}
+        lengths = {kind: sorted({len(k) for k in known[kind]}, reverse=True) for kind in known}
+
+        sources: list[int | None] = []
+        taken: set[int | None] = set()
+        for kind, parts in forms:
+            beginnings = (parts[:size] for size in lengths[kind] if size <= len(parts))
+            found = (number for begin in beginnings for number in known[kind].get(begin, ()))
+            sources.append(next((number for number in found if number not in taken), None))
+            taken.add(sources[-1])
+        rows = self._continued(forms, sources)
+        self._check_context([len(row.ids) for row in rows], histories)
+
+        old = [0 if source is None else len(self._rows[source].ids) for source in sources]
+        self.transcript_tokens += sum(len(row.ids) for row in rows) - sum(old)
+        if sources != list(range(len(self._rows))):
             new = torch.tensor([source is None for source in sources])
             index = torch.tensor([source or 0 for source in sources])
-            if self._texts:
+            if self._rows:
                 self._lengths = self._lengths[index].masked_fill_(new, 0)
             else:
                 self._lengths = torch.zeros(len(histories), dtype=torch.long)
             for cache in self._caches:
                 cache.select(index)
         # Known again when this call has ended well: an error leaves nothing half-read.
-        self._texts = []
+        self._rows = []
+        return rows
 
     def _next_log_weights(self, rows: list[int], ruled_out: torch.Tensor) -> torch.Tensor:
         """Read what is pending in the rows; log-weights (len(rows), V) of what comes next."""
-        ids = [self._pending[row] for row in rows]
+        read = self._lengths.tolist()
+        ids = [self._ids[row][read[row] :] for row in rows]
         counts = torch.tensor([len(row_ids) for row_ids in ids])
         longest = int(counts.max())
         input_ids = torch.tensor([row_ids + [0] * (longest - len(row_ids)) for row_ids in ids])
-        index = None if len(rows) == len(self._pending) else torch.tensor(rows)
+        index = None if len(rows) == len(self._ids) else torch.tensor(rows)
         old_lengths = self._lengths if index is None else self._lengths[index]
         new_lengths = old_lengths + counts
         end = int(new_lengths.max())
-        self._check_context(end)
 
         # Padding comes after a row's own tokens: none of them sees it, and the next ones take its
         # place in the cache. Its position may lie outside the context, so it is clamped.
@@ -304,31 +477,40 @@ class CachedPolicy:
         noise = torch.empty_like(log_weights).exponential_(generator=self._generator)
         return log_weights.sub_(noise.log_()).argmax(-1)
 
-    def _allows(self, action: list[int]) -> bool:
-        """Whether the constraint allows this whole action."""
-        if self.constraint is None:
-            return True
-        places = range(len(action))
-        return all(action[i] in self.constraint.allowed(tuple(action[:i])) for i in places)
+    def _can_be_played(self, action: list[int]) -> bool:
+        """Whether these tokens are a whole action: nothing less, nothing more, and all allowed."""
+        if not action or not self._ended([action])[0]:
+            return False
+        beginnings = [action[:size] for size in range(1, len(action))]
+        if any(self._ended([begun])[0] for begun in beginnings):
+            return False
+        return self.constraint is None or all(
+            token_id in self.constraint.allowed(tuple(begun))
+            for begun, token_id in zip([[], *beginnings], action, strict=True)
+        )
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow the actions so far (B): (B, V) bool.
 
-        Special tokens, what the constraint does not allow, and what ends no action after all but
-        one of max_new_tokens.
+        Special tokens, what the constraint does not allow, what would put a stop text into the
+        middle of an action, and what ends none where max_new_tokens leaves room for no more.
         """
-        ruled_out = self._never.repeat(len(actions), 1)
-        if self.constraint is not None:
-            allowed = torch.zeros(ruled_out.shape, dtype=torch.bool)
-            for row, ids in enumerate(actions):
-                allowed[row, list(self.constraint.allowed(tuple(ids)))] = True
-            ruled_out |= ~allowed.to(self.device)
-        elif len(actions[0]) == self.max_new_tokens - 1:
-            ruled_out |= ~self._ends
-        return ruled_out
+        if self.constraint is None:
+            return self._stops.ruled_out(actions)
+        allowed = torch.zeros(len(actions), len(self.tokenizer), dtype=torch.bool)
+        for row, ids in enumerate(actions):
+            allowed[row, list(self.constraint.allowed(tuple(ids)))] = True
+        by_itself = hasattr(self.constraint, "ends")
+        return (self._stops.special if by_itself else self._stops.never) | ~allowed.to(self.device)
+
+    def _ended(self, actions: list[list[int]]) -> list[bool]:
+        """Whether each action has ended with its last token."""
+        if hasattr(self.constraint, "ends"):
+            return [self.constraint.ends(tuple(ids)) for ids in actions]
+        return self._stops.ended(actions)
 
     def _log_left(
-        self, histories: list[str], actions: list[list[int]], refused: list[list[list[int]]]
+        self, read: list[list[int]], actions: list[list[int]], refused: list[list[list[int]]]
     ) -> torch.Tensor:
         """log of how likely an action is not to be a refused one, after each next token: (B, V).
 
@@ -339,7 +521,7 @@ class CachedPolicy:
         rest: a sharpened policy may have 1e-9 there.
         """
         begun = len(actions[0])
-        left = torch.zeros(len(actions), len(self._never), device=self.device)
+        left = torch.zeros(len(actions), len(self.tokenizer), device=self.device)
         known = {  # of a row and the beginning of its action
             (row, *other): -math.inf
             for row, (ids, others) in enumerate(zip(actions, refused, strict=True))
@@ -355,23 +537,21 @@ class CachedPolicy:
             if length == begun + 1:
                 left[[row for row, *_ in ends], last] = values
             else:
-                texts = [histories[row] for row, *_ in places]
-                log_weights = self._after(texts, [ids for _, *ids in places])
+                histories = [read[row] for row, *_ in places]
+                log_weights = self._after(histories, [ids for _, *ids in places])
                 log_weights[[places[begin[:-1]] for begin in ends], last] += values
                 known.update(zip(places, log_weights.logsumexp(-1).tolist(), strict=True))
         return left
 
-    def _after(self, histories: list[str], actions: list[list[int]]) -> torch.Tensor:
+    def _after(self, histories: list[list[int]], actions: list[list[int]]) -> torch.Tensor:
         """Log-probabilities (N, V) of what follows each history and the beginning of an action.
 
         Read anew, without caches: what is refused is rare.
         """
-        start = start_id(self.tokenizer)
-        texts = token_ids(self.tokenizer, histories)
-        read = [[start, *ids, *begun] for ids, begun in zip(texts, actions, strict=True)]
+        read = [[*history, *begun] for history, begun in zip(histories, actions, strict=True)]
+        self._check_context([len(ids) for ids in read], [])
         lengths = torch.tensor([len(ids) for ids in read], device=self.device)
         longest, shortest = int(lengths.max()), int(lengths.min())
-        self._check_context(longest)
         padded = [[*ids, *[0] * (longest - len(ids))] for ids in read]
         input_ids = torch.tensor(padded, device=self.device)
         positions = torch.arange(longest, device=self.device).expand_as(input_ids)
@@ -394,14 +574,16 @@ class CachedPolicy:
         spare = logits[0].shape[-1] - ruled_out.shape[-1]
         ruled_out = nn.functional.pad(ruled_out, (0, spare), value=True)
         log_weights = self.log_weights(logits, ruled_out).masked_fill(ruled_out, -math.inf)
-        return log_weights[:, : len(self._never)]
+        return log_weights[:, : len(self.tokenizer)]
 
-    def _check_context(self, length: int) -> None:
+    def _check_context(self, lengths: list[int], histories: Sequence[History]) -> None:
         context = min(model.config.max_position_embeddings for model in self.models)
-        if length > context:
-            raise ValueError(
-                f"An episode has {length} tokens, but the models' context is {context}: "
-                "make models with a longer one, or end episodes earlier."
+        if max(lengths) > context:
+            long = [h for h, length in zip(histories, lengths, strict=False) if length > context]
+            raise ContextError(
+                f"An episode has {max(lengths)} tokens, but the models' context is {context}: "
+                "make models with a longer one, or end episodes earlier.",
+                long,
             )
 
 
@@ -422,15 +604,23 @@ class LastLine:
         """See CachedPolicy.reset."""
         self.policy.reset(seed)
 
-    def act(self, histories: list[str]) -> list[str]:
-        """See CachedPolicy.act."""
-        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in histories]
-        return self.policy.act(lines, [_without_effect(text) for text in histories])
+    def act(self, histories: Sequence[str | Sequence[Segment]]) -> list[str]:
+        """See CachedPolicy.act; token ids have no lines, and are not taken."""
+        texts = [one if isinstance(one, str) else Transcript(one) for one in _as_list(histories)]
+        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in texts]
+        return self.policy.act(lines, [_without_effect(text) for text in texts])
+
+
+def _as_list(histories: Sequence[History]) -> list[History]:
+    """The histories; TypeError for a text alone, which would be taken for a list of letters."""
+    if isinstance(histories, str) or not isinstance(histories, Iterable):
+        raise TypeError(f"act takes a list of histories, one for each episode: {histories!r}")
+    return list(histories)
 
 
 def _without_effect(history: str) -> list[str]:
     """The last actions of a transcript that were followed by the line that stood before them."""
-    lines = history.splitlines(keepends=True)
+    lines = re.findall(r"[^\n]*\n|[^\n]+", history)  # not splitlines, which knows other ends
     found = []
     for place in range(len(lines) - 3, -1, -2):
         if lines[place] != lines[-1]:
@@ -439,37 +629,21 @@ def _without_effect(history: str) -> list[str]:
     return found
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text by itself, without special tokens."""
-    unique = list(dict.fromkeys(texts))
-    if not unique:
-        return []
-    try:
-        ids = tokenizer(unique, add_special_tokens=False, return_attention_mask=False).input_ids
-    except Exception as error:  # the tokenizers library raises nothing finer
-        for text in unique:
-            try:
-                tokenizer(text, add_special_tokens=False)
-            except Exception:
-                raise ValueError(f"The tokenizer does not know all of {text!r}: {error}") from error
-        raise
-    by_text = dict(zip(unique, ids, strict=True))
-    return [by_text[text] for text in texts]
+def check_whole(name: str, value: Any, least: int | None = None) -> None:
+    """ValueError unless the value is a whole number, and at least this."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number, not {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}.")
 
 
-def _token_masks(
-    tokenizer: PreTrainedTokenizerBase, stop: str, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether a token is never chosen, and whether it ends an action: (V,) bool both."""
-    vocabulary = len(tokenizer)
-    texts = tokenizer.batch_decode([[token_id] for token_id in range(vocabulary)])
-    never = torch.zeros(vocabulary, dtype=torch.bool)
-    never[tokenizer.all_special_ids] = True
-    never[[i for token, i in tokenizer.get_vocab().items() if token == DUMMY]] = True
-    ends = torch.tensor([text.endswith(stop) for text in texts]) & ~never
-    if not ends.any():
-        raise ValueError(f"No token of the tokenizer ends with the stop text {stop!r}.")
-    return never.to(device), ends.to(device)
+def check_temperature(temperature: float) -> float:
+    """The temperature; ValueError unless it is positive and finite."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature must be positive and finite, not {temperature}; greedy=True for 0."
+        )
+    return temperature
 
 
 def check_support(support: float) -> float:

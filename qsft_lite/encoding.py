@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.packing import ENCODED, POSITIONS, ragged_indices, starts
 from qsft_lite.trajectories import check_choice, check_source, find_episode
+from qsft_lite.transcripts import Reader, start_id
 
 __all__ = ["RewardScale", "encode", "start_id"]
 
@@ -33,7 +35,8 @@ class RewardScale:
             must be done.
         "step": reward / (high - low) on each action, and the constant -low / (high - low) on the
             last action if the episode is done. What is yet to come can then be valued before it is
-            known how the episode ends, but each single reward may lie outside [0, 1].
+            known how the episode ends, but each single reward may lie outside [0, 1]. Whatever part
+            of an episode was seen, its rewards add up to something in [-1, 1].
     """
 
     low: float
@@ -54,17 +57,6 @@ class RewardScale:
         return value * (self.high - self.low) + self.low
 
 
-def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token that every episode begins with: bos, or eos where there is no bos.
-
-    Raises ValueError for a tokenizer that has neither.
-    """
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return token
-    raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
-
-
 def encode(
     dataset: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -74,11 +66,14 @@ def encode(
     discount: Literal["token", "turn"] = "token",
     memory: Literal["episode", "turn"] = "episode",
     max_length: int | None = None,
-    on_long: Literal["raise", "skip"] = "raise",
+    on_long: Literal["raise", "skip", "truncate"] = "raise",
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
 
     Segments are tokenized apart and joined, so that a token is all action or all state.
+
+    A special token that is spelt out in a text is read as its letters: text is text. But an action
+    that ends with the text of the tokenizer's eos token ends with that token.
 
     Args:
         dataset: as of `load_trajectories`.
@@ -89,8 +84,12 @@ def encode(
         memory: what the agent sees of the past: the "episode" so far, or this "turn" alone, for
             tasks whose last state says everything. Turns then begin with a start token each.
         max_length: the most tokens that an episode may have, the start token included.
-        on_long: "raise" for an episode with more, or "skip" them, with a warning that counts them
-            (when streaming, one for each 1,000 episodes).
+        on_long: "raise" for an episode with more, or "skip" them, or "truncate" them, with a
+            warning that counts them (when streaming, one for each 1,000 episodes). Truncated, an
+            episode ends before an action, so that the state after its last one is whole: it was
+            cut off there, and its value goes on with that of the state. An episode that is done,
+            and whose last state alone is too long, ends with its last action, and is done.
+            Those whose first two states are too long are skipped. Needs place="step".
 
     Returns:
         A dataset of these columns, lists of n, the number of tokens of the episode:
@@ -105,17 +104,26 @@ def encode(
 
     Raises:
         ValueError: naming file and line, or else the row: an episode that is too long; one that was
-            cut off with place="end"; one with a return to go outside [0, 1]; an action without
-            any token; a text that the tokenizer has no token for.
+            cut off with place="end"; one with a return to go outside [0, 1], or of a part outside
+            [-1, 1]; an action without any token; a text that the tokenizer has no token for.
+            No episode has at most max_length tokens.
     """
     check_choice("discount", discount, ("token", "turn"))
     check_choice("memory", memory, ("episode", "turn"))
-    check_choice("on_long", on_long, ("raise", "skip"))
+    check_choice("on_long", on_long, ("raise", "skip", "truncate"))
+    if on_long == "truncate" and scale.place == "end":
+        raise ValueError(
+            "on_long='truncate' needs RewardScale(..., place='step'): with place='end' the return "
+            "comes at the end, which is cut off"
+        )
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length must be at least 1 token, got {max_length}")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
     start_id(tokenizer)
     check_source(dataset)
     streaming = isinstance(dataset, IterableDataset)
+    long = None if streaming else Counter()
     one_batch = partial(
         _encode_batch,
         tokenizer=tokenizer,
@@ -124,8 +132,8 @@ def encode(
         per_turn=discount == "turn",
         turns_apart=memory == "turn",
         max_length=max_length,
-        skip_long=on_long == "skip",
-        streaming=streaming,
+        on_long=on_long,
+        long=long,
         files=list(dataset.info.download_checksums or {}),
     )
     # A function that takes and returns Arrow tables replaces all columns.
@@ -138,7 +146,10 @@ def encode(
         **({} if streaming else {"desc": "encode"}),
     )
     if not streaming:
-        _warn_skipped(len(dataset) - len(encoded), len(dataset), max_length)
+        if len(dataset) and not len(encoded):
+            least = "two states within" if on_long == "truncate" else "at most"
+            raise ValueError(f"no episode has {least} {max_length} tokens: raise max_length")
+        _warn_long(long["truncated"], len(dataset) - len(encoded), len(dataset), max_length)
     return encoded.with_format(None)
 
 
@@ -152,11 +163,14 @@ def _encode_batch(
     per_turn: bool,
     turns_apart: bool,
     max_length: int | None,
-    skip_long: bool,
-    streaming: bool,
+    on_long: str,
+    long: Counter | None,
     files: list[str],
 ) -> pa.Table:
-    """Encode all episodes of a batch at once. A "flat" array has the tokens of all of them."""
+    """Encode all episodes of a batch at once. A "flat" array has the tokens of all of them.
+
+    Episodes cut short are counted in ``long``; where it is None, a warning counts all long ones.
+    """
 
     def refuse(bad: np.ndarray, complaint: str, remedy: str) -> None:
         """Raise for the first episode of which bad, (episodes,) bool, is true."""
@@ -174,40 +188,59 @@ def _encode_batch(
     refuse(np.bincount(owner[is_action], minlength=len(done)) == 0, "no action", "check the data")
     if scale.place == "end":
         refuse(~done, "cut off (done is false)", "its return is unknown; use place='step'")
-    rewards = _scaled_rewards(_flat(episodes["reward"]), is_action, owner, done, scale)
+    rewards = _flat(episodes["reward"])
 
     # Every text is tokenized once, however often it occurs. The start token is a segment too.
+    reader = Reader(tokenizer)
     coded = texts.flatten().dictionary_encode()
     words = coded.dictionary.to_pylist()
-    pieces = _tokenize(words, tokenizer)
-    strange = np.array([piece is None for piece in pieces])[coded.indices.to_numpy()]
+    ended = [word for word in words if reader.ends_with_eos(word)]
+    pieces = reader.ids([*((word, False) for word in words), *((word, True) for word in ended)])
+    as_action = np.arange(len(words))  # the place among the pieces of each word, as an action
+    as_action[[reader.ends_with_eos(word) for word in words]] = len(words) + np.arange(len(ended))
+    piece = coded.indices.to_numpy()
+    piece = np.where(is_action, as_action[piece], piece)
+    strange = np.array([one is None for one in pieces])[piece]
     remedy = "use a tokenizer made for this data"
     refuse(_any(strange, owner, len(done)), "a text that the tokenizer cannot read", remedy)
+    start = len(pieces)
     pieces.append([start_id(tokenizer)])
     begin = starts(per_episode)
     if turns_apart:
         after_action = ~is_action & np.append(False, is_action[:-1])
         begin = np.union1d(begin, np.flatnonzero(after_action))
-    piece = np.insert(coded.indices.to_numpy(), begin, len(words))
+    piece = np.insert(piece, begin, start)
     is_action = np.insert(is_action, begin, False)
     rewards = np.insert(rewards, begin, 0.0)
     owner = np.insert(owner, begin, owner[begin])
 
     # Tokens.
-    piece_sizes = np.array([len(ids) for ids in pieces])
-    vocabulary = np.fromiter(chain.from_iterable(pieces), dtype=np.int32)
+    piece_sizes = np.array([len(ids or ()) for ids in pieces])
+    vocabulary = np.fromiter(chain.from_iterable(ids or () for ids in pieces), dtype=np.int32)
     sizes = piece_sizes[piece]
     empty = is_action & (sizes == 0)
     refuse(_any(empty, owner, len(done)), "an action without any token", "leave it out")
-    input_ids = vocabulary[ragged_indices(starts(piece_sizes)[piece], sizes)]
     lengths = np.bincount(owner, weights=sizes).astype(np.int64)
     too_long = lengths > (max_length or math.inf)
-    if not skip_long and too_long.any():
+    if on_long == "raise" and too_long.any():
         longest = int(lengths[too_long.argmax()])
-        remedy = f"raise max_length, now {max_length}, or pass on_long='skip'"
+        remedy = f"raise max_length, now {max_length}, or pass on_long='skip' or 'truncate'"
         refuse(too_long, f"the episode has {longest} tokens", remedy)
-    if streaming:
-        _warn_skipped(int(too_long.sum()), len(done), max_length)
+    truncated = 0
+    if on_long == "truncate" and too_long.any():
+        kept, done = _shortened(sizes, is_action, owner, done, max_length)
+        piece, sizes, is_action = piece[kept], sizes[kept], is_action[kept]
+        rewards, owner = rewards[kept], owner[kept]
+        long_ones = int(too_long.sum())
+        lengths = np.bincount(owner, weights=sizes).astype(np.int64)
+        too_long = lengths > max_length
+        truncated = long_ones - int(too_long.sum())
+    if long is None:
+        _warn_long(truncated, int(too_long.sum()), len(done), max_length)
+    else:
+        long["truncated"] += truncated
+    rewards = _scaled_rewards(rewards, is_action, owner, done, scale)
+    input_ids = vocabulary[ragged_indices(starts(piece_sizes)[piece], sizes)]
 
     # Action tokens. (T,) arrays, and `at` is where in the flat array each of them is.
     action_mask = np.repeat(is_action, sizes)
@@ -224,7 +257,13 @@ def _encode_batch(
     return_to_go = _returns_to_go(reward, factor, ends_episode)
 
     bounded = done[owner]
-    outside = bounded & ((return_to_go < -1e-6) | (return_to_go > 1 + 1e-6))
+    part_outside = ~(np.abs(return_to_go) <= 1 + 1e-6)  # so that NaN is, too
+    outside = part_outside | bounded & (return_to_go < -1e-6)
+    refuse(
+        _any(part_outside & ~bounded, owner, len(done)),
+        f"a part of an episode with rewards outside [-1, 1] by {scale}",
+        "widen low and high to all returns",
+    )
     refuse(
         _any(outside, owner, len(done)),
         f"a return to go outside [0, 1] by {scale}",
@@ -241,7 +280,7 @@ def _encode_batch(
         "return_to_go": _spread(return_to_go, at, len(input_ids)),
     }
     if turns_apart:
-        turn_sizes = np.add.reduceat(sizes, begin + np.arange(len(begin)))
+        turn_sizes = np.add.reduceat(sizes, np.flatnonzero(piece == start))
         positions = ragged_indices(np.zeros_like(turn_sizes), turn_sizes)
         columns["position_ids"] = positions.astype(np.int32)
     schema = _schema(turns_apart)
@@ -265,34 +304,47 @@ def _spread(values: np.ndarray, at: np.ndarray, size: int, elsewhere: int = 0) -
     return flat
 
 
-def _warn_skipped(count: int, total: int, max_length: int | None) -> None:
-    if count:
-        message = f"skipped {count} of {total} episodes longer than {max_length} tokens"
+def _shortened(
+    sizes: np.ndarray,
+    is_action: np.ndarray,
+    owner: np.ndarray,
+    done: np.ndarray,
+    max_length: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `on_long="truncate"` leaves: (S,) bool, segments kept; (episodes,) bool, done.
+
+    sizes, is_action, owner: (S,), tokens, kind and episode of each segment, start tokens included.
+    An episode that cannot be shortened is kept as it is.
+    """
+    kept, done = np.ones(len(sizes), dtype=bool), done.copy()
+    first = starts(np.bincount(owner, minlength=len(done)))
+    for episode, segments in enumerate(np.split(np.arange(len(sizes)), first[1:])):
+        before = np.cumsum(sizes[segments]) - sizes[segments]  # tokens before each segment
+        if before[-1] + sizes[segments[-1]] <= max_length:
+            continue
+        actions = np.flatnonzero(is_action[segments])
+        after = actions[-1] + 1
+        if done[episode] and after < len(segments) and before[after] <= max_length:
+            kept[segments[after:]] = False
+            continue
+        ends = actions[1:][before[actions[1:]] <= max_length]
+        if len(ends):
+            kept[segments[ends[-1] :]] = False
+            done[episode] = False
+    return kept, done
+
+
+def _warn_long(truncated: int, skipped: int, total: int, max_length: int | None) -> None:
+    counts = {"truncated": truncated, "skipped": skipped}
+    said = [f"{name} {count}" for name, count in counts.items() if count]
+    if said:
+        message = f"{' and '.join(said)} of {total} episodes longer than {max_length} tokens"
         warnings.warn(message, stacklevel=3)
 
 
 def _place(index: int, episode: dict[str, Any], files: list[str]) -> str:
     """Where an episode comes from: its file and line, whatever was shuffled since, or its row."""
     return find_episode(episode, files) or f"row {index}"
-
-
-def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int] | None]:
-    """The token ids of each text; None for one with a part that the tokenizer has no token for."""
-
-    def ids(some: list[str]) -> list[list[int]]:
-        return tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
-
-    try:
-        pieces = ids(texts)
-    except Exception:  # what a tokenizer without an unknown token raises: find the texts
-        pieces = []
-        for text in texts:
-            try:
-                pieces += ids([text])
-            except Exception:
-                pieces.append(None)
-    unknown = tokenizer.unk_token_id
-    return [None if piece is None or unknown in piece else piece for piece in pieces]
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:

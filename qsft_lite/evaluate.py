@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import gymnasium
 import numpy as np
+
+from qsft_lite.transcripts import ContextError, Transcript
 
 __all__ = [
     "Evaluation",
@@ -26,7 +29,7 @@ class Policy(Protocol):
     """Whatever plays. One that has ``reset(seed)``, too, is started anew by evaluate."""
 
     def act(self, histories: list[str]) -> list[str]:
-        """The next action text of each transcript so far."""
+        """The next action text of each transcript so far, given as a `Transcript`: a str."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Evaluation:
         lengths: (episodes,), int64, actions of an episode.
         transcripts: one dict an episode, a row of a data set: text, is_action, reward, done.
         seed: what the episodes were drawn with.
+        cut_off: episodes that were not let go on: by max_steps, or beyond the models' context.
     """
 
     mean: float
@@ -50,6 +54,7 @@ class Evaluation:
     lengths: np.ndarray
     transcripts: list[dict[str, Any]]
     seed: int
+    cut_off: int = 0
 
 
 def evaluate(
@@ -60,8 +65,12 @@ def evaluate(
     *,
     batch: int = 256,
     options: Sequence[dict[str, Any]] | None = None,
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Play episodes, many at a time.
+
+    An episode that would become longer than the models' context is cut off where it is, as one of
+    max_steps is, and the others go on: it is not done, it has the return so far, and it is counted.
 
     Episode i is reset with a seed made from (seed, i), whatever the batch and the policy, so that
     two policies meet the same episodes and their returns are paired.
@@ -74,11 +83,15 @@ def evaluate(
         seed: of the episodes and the policy.
         batch: episodes played at once.
         options: reset's options of each episode, such as a fixed start; drawn starts when None.
+        max_steps: the most actions of an episode; None for as many as the environment lets it have.
 
     Raises:
-        ValueError: fewer than one episode or place, or not as many options as episodes.
-        RuntimeError: the policy or the environment failed; the message names the episode.
+        ValueError: fewer than one episode, place or step, or not as many options as episodes.
+        RuntimeError: the policy or the environment failed; the message names the episode. An
+            episode whose first text is longer than the models' context is a failure, too.
     """
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, not {max_steps}.")
     if episodes < 1 or batch < 1:
         raise ValueError(f"episodes and batch must be at least 1, not {episodes} and {batch}.")
     if options is not None and len(options) != episodes:
@@ -89,11 +102,13 @@ def evaluate(
     places = [clone() for _ in range(min(batch, episodes))]
     transcripts: list[dict[str, Any]] = []
     successes: list[bool] = []
+    cut_off = 0
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        for transcript, success in _play(policy, places, numbers, seed, options):
-            transcripts.append(transcript)
-            successes.append(success)
+        for episode in _play(policy, places, numbers, seed, options, max_steps):
+            transcripts.append(episode.row())
+            successes.append(episode.success)
+            cut_off += episode.cut_off
 
     returns = np.array([sum(transcript["reward"]) for transcript in transcripts])
     return Evaluation(
@@ -104,6 +119,7 @@ def evaluate(
         lengths=np.array([sum(transcript["is_action"]) for transcript in transcripts]),
         transcripts=transcripts,
         seed=seed,
+        cut_off=cut_off,
     )
 
 
@@ -112,70 +128,137 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
+@dataclass
+class _Episode:
+    """An episode as it is played."""
+
+    number: int
+    env: gymnasium.Env
+    segments: list[tuple[str, bool]]
+    rewards: list[float]
+    done: bool = False
+    success: bool = False
+    cut_off: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """It as a row of a data set."""
+        texts, is_action = (list(column) for column in zip(*self.segments, strict=True))
+        return {"text": texts, "is_action": is_action, "reward": self.rewards, "done": self.done}
+
+    def step(self, action: str) -> bool:
+        """Take an action; whether the episode goes on."""
+        try:
+            text, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            raise RuntimeError(
+                f"Episode {self.number}: the environment failed at action {action!r}: {error}"
+            ) from error
+        _check_text(text, self.number)
+        try:
+            reward = float(reward)
+        except (TypeError, ValueError):
+            reward = math.nan
+        if not math.isfinite(reward):
+            raise RuntimeError(
+                f"Episode {self.number}: the environment's reward of action {action!r} is not a "
+                "finite number."
+            )
+        self.segments += [(action, True), (text, False)]
+        self.rewards += [reward, 0.0]
+        self.done = bool(terminated)
+        self.success = bool(info.get("success", False))
+        return not (terminated or truncated)
+
+
+def _check_text(text: Any, number: int) -> None:
+    if not isinstance(text, str):
+        raise RuntimeError(f"Episode {number}: the environment said {text!r}, which is no text.")
+
+
 def _play(
     policy: Policy,
     places: list[gymnasium.Env],
     numbers: range,
     seed: int,
     options: Sequence[dict[str, Any]] | None,
-) -> list[tuple[dict[str, Any], bool]]:
-    """Play the episodes of these numbers in lockstep; each one's transcript and success."""
-    transcripts = []
+    max_steps: int | None,
+) -> list[_Episode]:
+    """Play the episodes of these numbers in lockstep."""
+    episodes = []
     for env, number in zip(places, numbers, strict=False):
         start = options[number] if options else None
         text, _ = env.reset(seed=episode_seed(seed, number), options=start)
-        transcripts.append({"text": [text], "is_action": [False], "reward": [0.0], "done": False})
-    histories = [transcript["text"][0] for transcript in transcripts]
-    successes = [False] * len(transcripts)
+        _check_text(text, number)
+        episodes.append(_Episode(number, env, [(text, False)], [0.0]))
 
-    going = list(range(len(transcripts)))
+    going, steps = episodes, 0
     while going:
-        actions = _act(policy, [histories[i] for i in going], [numbers[i] for i in going])
-        still_going = []
-        for i, action in zip(going, actions, strict=True):
-            try:
-                text, reward, terminated, truncated, info = places[i].step(action)
-            except Exception as error:
-                raise RuntimeError(
-                    f"Episode {numbers[i]}: the environment failed at action {action!r}: {error}"
-                ) from error
-            transcript = transcripts[i]
-            transcript["text"] += [action, text]
-            transcript["is_action"] += [True, False]
-            transcript["reward"] += [float(reward), 0.0]
-            histories[i] += action + text
-            if terminated or truncated:
-                transcript["done"] = bool(terminated)
-                successes[i] = bool(info.get("success", False))
-            else:
-                still_going.append(i)
-        going = still_going
-    return list(zip(transcripts, successes, strict=True))
+        if steps == max_steps:
+            for episode in going:
+                episode.cut_off = True
+            break
+        acting, actions = _act(policy, going)
+        going = [
+            episode for episode, action in zip(acting, actions, strict=True) if episode.step(action)
+        ]
+        steps += 1
+    return episodes
 
 
-def _act(policy: Policy, histories: list[str], numbers: list[int]) -> list[str]:
-    """The policy's actions; an error says which episode it comes from."""
-    try:
-        actions = policy.act(histories)
-    except Exception as error:
-        number = _failing(policy, histories, numbers)
-        where = f"episode {number}" if number is not None else f"some of the episodes {numbers}"
-        raise RuntimeError(f"The policy failed in {where}: {error}") from error
+def _act(policy: Policy, going: list[_Episode]) -> tuple[list[_Episode], list[str]]:
+    """The episodes that go on, and the policy's actions; those beyond its context are cut off.
+
+    An error says which episode it comes from.
+    """
+    while going:
+        histories = [Transcript(episode.segments) for episode in going]
+        try:
+            actions = policy.act(histories)
+            break
+        except Exception as error:
+            long = _too_long(policy, histories, error)
+            for place in long:
+                going[place].cut_off = len(going[place].segments) > 1
+            if not all(going[place].cut_off for place in long) or not long:
+                _raise_failure(policy, histories, [e.number for e in going], error)
+            going = [episode for episode in going if not episode.cut_off]
+    else:
+        return [], []
+    numbers = [episode.number for episode in going]
     if len(actions) != len(histories):
         raise RuntimeError(f"The policy gave {len(actions)} actions for {len(histories)} episodes.")
     for action, number in zip(actions, numbers, strict=True):
         if not isinstance(action, str):
             raise RuntimeError(f"Episode {number}: the policy's action is {action!r}, not a text.")
-    return actions
+    return going, actions
 
 
-def _failing(policy: Policy, histories: list[str], numbers: list[int]) -> int | None:
-    """The first episode that the policy fails in alone, if there is one."""
-    for history, number in zip(histories, numbers, strict=True):
-        try:
-            policy.act([history])
-        except Exception:
-            return number
+def _too_long(policy: Policy, histories: list[Transcript], error: Exception) -> list[int]:
+    """Places of the histories that are too long for the policy; none for another error."""
+    if not isinstance(error, ContextError):
+        return []
+    named = [i for i, one in enumerate(histories) if any(one is long for long in error.histories)]
+    if named:
+        return named
+    return [i for i, one in enumerate(histories) if isinstance(_error(policy, one), ContextError)]
+
+
+def _raise_failure(
+    policy: Policy, histories: list[Transcript], numbers: list[int], error: Exception
+) -> NoReturn:
+    """Say which episode the policy fails in alone, if there is one."""
+    alone = (n for n, one in zip(numbers, histories, strict=True) if _error(policy, one))
+    number = next(alone, None)
+    where = f"episode {number}" if number is not None else f"some of the episodes {numbers}"
+    raise RuntimeError(f"The policy failed in {where}: {error}") from error
+
+
+def _error(policy: Policy, history: Transcript) -> Exception | None:
+    """What goes wrong where the policy is given this history alone."""
+    try:
+        policy.act([history])
+    except Exception as error:
+        return error
     return None
 
 

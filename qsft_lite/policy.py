@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
+import safetensors
+import tokenizers
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,17 +22,30 @@ from qsft_lite.cached_policy import (
     ActionList,
     CachedPolicy,
     Constraint,
+    History,
     LastLine,
     check_support,
+    check_temperature,
+    check_whole,
     outside_support,
-    token_ids,
 )
-from qsft_lite.encoding import start_id
 from qsft_lite.models import final_hidden, load_model, output_head
 
 __all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine", "QSFTPolicy"]
 
 SETTINGS = "policy.json"
+MODELS = ("behavior", "q_model")
+SAVED = (
+    "beta",
+    "score",
+    "greedy",
+    "temperature",
+    "support",
+    "dummy",
+    "stop",
+    "max_new_tokens",
+)
+ASIDE = ".saving-"  # what a folder in which a policy is being written begins with
 CANDIDATES_AT_ONCE = 64
 
 
@@ -72,15 +89,13 @@ class QSFTPolicy(CachedPolicy):
         temperature: float = 1.0,
         support: float = 0.0,
         dummy: int | None = None,
-        stop: str = "\n",
+        stop: str | Sequence[str] = "\n",
         max_new_tokens: int = 32,
         constraint: Constraint | None = None,
         seed: int = 0,
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}; see also greedy.")
         if score not in ("p", "ratio"):
             raise ValueError(f"score must be 'p' or 'ratio', not {score!r}.")
         if beta > 0 and q_model is None:
@@ -89,8 +104,12 @@ class QSFTPolicy(CachedPolicy):
         self.q_model = q_model
         self.beta = beta
         self.score = score
-        self.temperature = temperature
+        self.temperature = check_temperature(temperature)
         self.support = check_support(support)
+        if dummy is not None:
+            check_whole("dummy", dummy, least=0)
+            if dummy >= len(tokenizer):
+                raise ValueError(f"dummy must be a token id below {len(tokenizer)}, not {dummy}.")
         self.dummy = dummy
         super().__init__(
             [behavior, q_model] if beta > 0 else [behavior],
@@ -116,11 +135,12 @@ class QSFTPolicy(CachedPolicy):
         return log_weights + self.beta * log_score.exp().clamp(max=1.0)
 
     @torch.inference_mode()
-    def values(self, transcript: str | Sequence[tuple[str, bool]]) -> pd.DataFrame:
+    def values(self, transcript: History) -> pd.DataFrame:
         """What the two models say of each token of a transcript.
 
         Args:
-            transcript: its text, or its segments with whether each is an action.
+            transcript: its segments with whether each is an action, its text, or its token ids. The
+                tokens of segments are those of training; a text is cut as `act` says.
 
         Returns:
             One row a token: ``token``; ``is_action`` where the segments say it; ``pi``, ``p`` and
@@ -128,39 +148,38 @@ class QSFTPolicy(CachedPolicy):
             the state that the token was chosen in.
 
         Raises:
-            ValueError: there is no q_model, or the tokenizer does not know the text.
+            ValueError: there is no q_model or no token, or the tokenizer does not know the text.
         """
-        segments = [(transcript, None)] if isinstance(transcript, str) else list(transcript)
-        texts = [text for text, _ in segments]
-        ids = token_ids(self.tokenizer, texts)
-        sequence = [start_id(self.tokenizer), *(i for segment in ids for i in segment)]
+        kind, _ = self._form(transcript)
+        [row] = self._read([transcript])
+        sequence = row.ids
+        if len(sequence) == len(self._start):
+            raise ValueError("The transcript is empty: there is no token to say anything of.")
         log_pi, log_p = self._log_probabilities([sequence], 1)
         taken = torch.tensor(sequence[1:], device=self.device)[:, None]
         taken_log_pi = log_pi[0].gather(-1, taken)[:, 0]
         taken_log_p = log_p[0].gather(-1, taken)[:, 0]
         columns = {
             "token": [self.tokenizer.decode([token_id]) for token_id in sequence[1:]],
-            "is_action": [
-                is_action
-                for (_, is_action), segment in zip(segments, ids, strict=True)
-                for _ in segment
-            ],
             "pi": taken_log_pi.exp().tolist(),
             "p": taken_log_p.exp().tolist(),
             "ratio": (taken_log_p - taken_log_pi).exp().tolist(),
         }
-        if isinstance(transcript, str):
-            del columns["is_action"]
+        if kind == "segments":
+            sizes = map(len, self._reader.read(row.segments))
+            whose = zip(row.segments, sizes, strict=True)
+            is_action = [is_action for (_, is_action), size in whose for _ in range(size)]
+            columns = {"token": columns.pop("token"), "is_action": is_action, **columns}
         if self.dummy is not None:
             columns["V"] = (-log_p[0, :, self.dummy].expm1()).tolist()
         return pd.DataFrame(columns)
 
     @torch.inference_mode()
-    def candidates(self, history: str, actions: Sequence[str]) -> pd.DataFrame:
+    def candidates(self, history: History, actions: Sequence[str]) -> pd.DataFrame:
         """What the policy thinks of whole actions after a history.
 
         Args:
-            history: the transcript so far.
+            history: the transcript so far: segments, a text or token ids, see `values`.
             actions: texts, each with the stop text at its end.
 
         Returns:
@@ -171,12 +190,15 @@ class QSFTPolicy(CachedPolicy):
 
         Raises:
             ValueError: no actions, no q_model, or a text that the tokenizer does not know.
+            FloatingPointError: the models' logits are not numbers.
         """
+        if isinstance(actions, str):
+            raise TypeError(f"candidates needs a list of actions, not the text {actions!r}.")
         if not actions or "" in actions:
             raise ValueError("candidates needs at least one action, and none of them empty.")
-        [history_ids] = token_ids(self.tokenizer, [history])
-        prefix = [start_id(self.tokenizer), *history_ids]
-        action_ids = token_ids(self.tokenizer, list(actions))
+        [row] = self._read([history])
+        prefix = row.ids
+        action_ids = self._reader.read([(text, True) for text in actions])
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
             part = action_ids[first : first + CANDIDATES_AT_ONCE]
@@ -205,7 +227,7 @@ class QSFTPolicy(CachedPolicy):
         if self.q_model is None:
             raise ValueError("This policy has no q_model, and so no values.")
         longest = max(map(len, sequences))
-        self._check_context(longest)
+        self._check_context([longest], [])
         # The last token's own logits are not asked for.
         padded = [ids + [0] * (longest - len(ids)) for ids in sequences]
         input_ids = torch.tensor(padded, device=self.device)[:, :-1]
@@ -215,6 +237,8 @@ class QSFTPolicy(CachedPolicy):
         for model in (self.behavior, self.q_model):
             hidden = final_hidden(model, input_ids, position_ids, segment_ids)[:, first - 1 :]
             logits = output_head(model)(hidden)
+            if logits.isnan().any():
+                raise FloatingPointError("A model's logits are NaN: look at its weights.")
             log_probabilities.append(logits.log_softmax(-1, dtype=torch.float32))
         return log_probabilities[0], log_probabilities[1]
 
@@ -222,58 +246,159 @@ class QSFTPolicy(CachedPolicy):
         """Write both models, the tokenizer and the settings, as from_pretrained reads them.
 
         ``folder/behavior`` and ``folder/q_model`` are plain transformers models in safetensors,
-        each with the tokenizer. A constraint is not saved. An older policy there is replaced at
-        once, when the new one is complete.
+        each with the tokenizer; adapters of peft are merged into them. A constraint is not saved.
+        An older policy there is replaced when the new one is complete, and is as it was after any
+        error. Other files in its folder stay.
 
         Raises:
-            FileExistsError: the folder holds something that is not a policy.
+            FileExistsError: the folder holds something, but no policy.
+            ValueError: a model has adapters that cannot be merged.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+        folder = Path(folder).resolve()
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is no folder: name another.")
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        # Whoever was killed at the very end has left no settings, but the rest.
+        if there and SETTINGS not in there and not any(name.startswith(ASIDE) for name in there):
             raise FileExistsError(f"{folder} holds something that is not a policy: name another.")
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        models = {"behavior": self.behavior, "q_model": self.q_model}
+        merged = {name: _merged(model) for name, model in models.items() if model is not None}
+        settings = {name: getattr(self, name) for name in SAVED}
+        text = json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n"
+        is_new = not folder.exists()
+        # Within the folder, which may be a mounted one: renaming is then still at once.
+        aside = folder / f"{ASIDE}{os.getpid()}"
         try:
-            for name, model in (("behavior", self.behavior), ("q_model", self.q_model)):
-                if model is not None:
-                    model.save_pretrained(aside / name)
-                    self.tokenizer.save_pretrained(aside / name)
-            settings = {
-                "beta": self.beta,
-                "score": self.score,
-                "greedy": self.greedy,
-                "temperature": self.temperature,
-                "support": self.support,
-                "dummy": self.dummy,
-                "stop": self.stop,
-                "max_new_tokens": self.max_new_tokens,
-            }
-            (aside / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            for name, model in merged.items():
+                model.save_pretrained(aside / "new" / name)
+                self.tokenizer.save_pretrained(aside / "new" / name)
+            (aside / "new" / SETTINGS).write_text(text, encoding="utf-8")
+            _exchange(folder, aside / "new", aside / "old", [*MODELS, SETTINGS])
+        except BaseException:
+            shutil.rmtree(aside / "new", ignore_errors=True)
+            for left in (aside / "old", aside, *([folder] if is_new else [])):
+                with contextlib.suppress(OSError):  # not there, or not empty: nothing is lost
+                    left.rmdir()
+            raise
+        for left in folder.glob(f"{ASIDE}*"):  # of this call, and of killed ones
+            shutil.rmtree(left, ignore_errors=True)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, constraint: Constraint | None = None, seed: int = 0
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        constraint: Constraint | None = None,
+        seed: int = 0,
+        **settings: Any,
     ) -> QSFTPolicy:
         """The policy that save_pretrained wrote.
 
+        Args:
+            folder: where it was written.
+            device: of the models and of all that play needs; None for the CPU.
+            dtype: of the models' weights; None for float32.
+            constraint: what an action may be.
+            seed: of the samples.
+            settings: arguments of this class in place of the saved ones: beta, score, greedy,
+                temperature, support, dummy, stop, max_new_tokens.
+
         Raises:
             FileNotFoundError: the folder holds no policy.
-            ValueError: its settings are not a policy's; the message names the file.
+            TypeError: a setting that there is none of.
+            ValueError: a damaged file, or settings that are not a policy's; the message names the
+                file.
         """
         folder = Path(folder)
         path = folder / SETTINGS
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no policy: there is no {SETTINGS} in it.")
-        behavior, tokenizer = load_model(folder / "behavior")
-        q_model = load_model(folder / "q_model")[0] if (folder / "q_model").exists() else None
+        saved = _read_settings(path)
+        unknown = set(settings) - set(SAVED)
+        if unknown:
+            raise TypeError(f"No settings of a policy: {', '.join(sorted(unknown))}.")
+        behavior, tokenizer = _load(folder / "behavior")
+        q_model = None
+        if (folder / "q_model").exists():
+            q_model, its_tokenizer = _load(folder / "q_model")
+            if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+                raise ValueError(f"{folder}: behavior and q_model have different tokenizers.")
+        for model in (behavior, q_model):
+            if model is not None:
+                model.to(device=device, dtype=dtype)
+        where = "" if settings else f"{path}: "
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            return cls(behavior, q_model, tokenizer, **settings, constraint=constraint, seed=seed)
+            options = {**saved, **settings, "constraint": constraint, "seed": seed}
+            return cls(behavior, q_model, tokenizer, **options)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{where}{error}") from error
+
+
+def _merged(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, or where it has adapters of peft, a copy with them merged into its weights."""
+    adapted = any(hasattr(module, "base_layer") for module in model.modules())
+    if isinstance(model, PreTrainedModel) and not adapted:
+        return model
+    if not hasattr(model, "merge_and_unload"):
+        raise ValueError(
+            f"A policy is saved as whole models of transformers, but {type(model).__name__} has "
+            "adapters that cannot be merged into its weights here: merge them before."
+        )
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def _exchange(folder: Path, new: Path, old: Path, names: Sequence[str]) -> None:
+    """Move what has these names from ``folder`` to ``old``, and from ``new`` to ``folder``.
+
+    The last one is the first to go and the last to come: a folder that has it is complete. An error
+    moves all of it back.
+    """
+    old.mkdir(parents=True)
+    steps = [(folder / name, old / name) for name in reversed(names)]
+    steps += [(new / name, folder / name) for name in names]
+    begun = []
+    try:
+        for source, target in steps:
+            if source.exists():
+                begun.append((source, target))
+                os.rename(source, target)
+    except BaseException:
+        for source, target in reversed(begun):
+            if not source.exists():
+                os.rename(target, source)
+        raise
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is damaged, no settings of a policy: {error}") from error
+    if not isinstance(settings, dict) or "beta" not in settings or not set(settings) <= set(SAVED):
+        raise ValueError(f"{path} does not hold the settings of a policy: {', '.join(SAVED)}.")
+    return settings
+
+
+def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder. ValueError names the file that is damaged, or the folder."""
+    try:
+        return load_model(folder)
+    except Exception as error:  # each library raises its own
+        damaged = next(filter(_is_damaged, sorted(folder.glob("*"))), folder)
+        raise ValueError(f"{damaged} cannot be loaded: {error}") from error
+
+
+def _is_damaged(file: Path) -> bool:
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
+        ".safetensors": lambda path: safetensors.safe_open(path, framework="pt"),
+    }
+    if file.name == "tokenizer.json":
+        readers[".json"] = lambda path: tokenizers.Tokenizer.from_file(str(path))
+    try:
+        readers.get(file.suffix, lambda path: None)(file)
+    except Exception:
+        return True
+    return False

@@ -162,11 +162,14 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
     """Train, validation and test parts, by whole episodes drawn with the seed.
 
     validation and test are numbers of episodes (int) or shares of them (float below 1). Each part's
-    `info.description` records the seed and the `data_hash` of part and whole. Raises ValueError
-    when a part would be empty.
+    `info.description` records the seed and the `data_hash` of part and whole, and of the test how
+    many of its episodes are in the training part, too; a warning says so where most are. (Some
+    are in every task whose episodes are short.) Raises ValueError when a part would be empty.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError("split needs a Dataset in memory: keep one file a part when streaming")
+    if not len(dataset):
+        raise ValueError("there is no episode to split")
     sizes = {}
     for name, size in {"validation": validation, "test": test}.items():
         sizes[name] = round(size * len(dataset)) if isinstance(size, float) else size
@@ -185,6 +188,13 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
             f"sha256 {data_hash(part)} of {whole}"
         )
         parts[name], first = part, first + sizes[name]
+    known = {hashlib.sha256(line).digest() for line in _lines(parts["train"])}
+    repeated = sum(hashlib.sha256(line).digest() in known for line in _lines(parts["test"]))
+    overlap = f"{repeated} of {sizes['test']} test episodes are also in train"
+    if repeated:
+        parts["test"].info.description += f"; {overlap}"
+    if 2 * repeated > sizes["test"]:
+        warnings.warn(f"{overlap}: what is learned there says little of others", stacklevel=2)
     return parts
 
 

@@ -433,7 +433,7 @@ def test_options_of_a_policy(model, tokenizer):
         trained("bc", None).policy(beta=1.0, **play)
     with pytest.raises(ValueError, match="ilql takes no score"):
         trained("ilql", values).policy(beta=1.0, score="p", **play)
-    with pytest.raises(ValueError, match="temperature must be positive, got 0; greedy"):
+    with pytest.raises(ValueError, match="temperature must be positive and finite, not 0; greedy"):
         trained("bc", None).policy(temperature=0, **play)
 
 

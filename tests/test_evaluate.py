@@ -7,7 +7,8 @@ from qsft_lite import envs
 from qsft_lite.envs.wordle_players import ConsistentPlayer, RandomPlayer
 from qsft_lite.evaluate import Evaluation, evaluate, normalized_score, paired_difference
 from qsft_lite.models import character_tokenizer, small_model, word_tokenizer
-from qsft_lite.policy import ActionList, QSFTPolicy
+from qsft_lite.policy import ActionList, LastLine, QSFTPolicy
+from qsft_lite.transcripts import ContextError
 
 
 class Guess(gymnasium.Env):
@@ -112,6 +113,141 @@ def test_episodes_that_ended_leave_the_batch():
     assert sum(policy.batches) == result.lengths.sum()
     assert policy.batches[0] == 8
     assert min(policy.batches) < 8
+
+
+def test_policies_are_given_transcripts_that_know_their_segments():
+    seen = []
+
+    class Noting(Clever):
+        def act(self, histories):
+            seen.append(histories[0].segments)
+            return super().act([str(history) for history in histories])
+
+    result = evaluate(Noting(), Guess(), 1, seed=0)
+    [transcript] = result.transcripts
+    pairs = tuple(zip(transcript["text"], transcript["is_action"], strict=True))
+    assert seen == [pairs[: 2 * turn + 1] for turn in range(len(seen))]
+
+
+class Endless(gymnasium.Env):
+    """Its texts are of as many letters as were said before; the first one is drawn."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.letters = options["letters"]
+        return "a" * self.letters + "\n", {}
+
+    def step(self, action):
+        return "a" * self.letters + "\n", 1.0, self.letters == 3, False, {}
+
+
+def test_episodes_of_too_many_steps_are_cut_off_and_counted():
+    options = [{"letters": letters} for letters in (1, 3, 2, 3, 5)]
+    result = evaluate(Constant(0), Endless(), 5, seed=0, batch=4, options=options, max_steps=4)
+    assert result.cut_off == 3
+    assert result.returns.tolist() == [4, 1, 4, 1, 4]
+    assert result.lengths.tolist() == [4, 1, 4, 1, 4]
+    assert [transcript["done"] for transcript in result.transcripts] == [0, 1, 0, 1, 0]
+    assert all(transcript["text"][-1].startswith("a") for transcript in result.transcripts)
+    assert evaluate(Constant(0), Guess(), 9, seed=0, max_steps=3).cut_off == 0
+    with pytest.raises(ValueError, match="max_steps must be at least 1"):
+        evaluate(Constant(0), Guess(), 2, seed=0, max_steps=0)
+
+
+class Subset:
+    """Hands over half of the episodes, and answers the others itself."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def act(self, histories):
+        others = self.policy.act(histories[1::2]) if len(histories) > 1 else []
+        actions = ["b\n"] * len(histories)
+        actions[1::2] = others
+        return actions
+
+
+def endless_policy(context=20):
+    tokenizer = character_tokenizer("ab")
+    model = small_model(tokenizer, layers=1, width=16, heads=2, context=context, seed=0)
+    return QSFTPolicy(
+        model, None, tokenizer, 0.0, constraint=ActionList(tokenizer, ["b\n"]), max_new_tokens=2
+    )
+
+
+def test_episodes_beyond_the_context_are_cut_off_and_the_others_go_on():
+    letters = [4, 3, 9, 2, 16]
+    options = [{"letters": number} for number in letters]
+    policy = endless_policy()
+    result = evaluate(policy, Endless(), 5, seed=0, options=options, max_steps=5)
+    # After k actions there are 1 + (k + 1) (letters + 1) + 2 k tokens. The last token of the next
+    # action need not be read: there must be room for one more, in 20.
+    expected = [
+        1 if n == 3 else next(k for k in range(99) if k == 5 or (k + 1) * (n + 3) > 20)
+        for n in letters
+    ]
+    assert expected == [2, 1, 1, 4, 1]
+    assert result.lengths.tolist() == expected
+    assert result.cut_off == 4
+    assert [transcript["done"] for transcript in result.transcripts] == [0, 1, 0, 0, 0]
+    # Each is what it is alone.
+    alone = [
+        evaluate(endless_policy(), Endless(), 1, seed=0, options=[o], max_steps=5) for o in options
+    ]
+    assert [one.transcripts[0] for one in alone] == result.transcripts
+
+
+def test_a_wrapped_policy_cuts_off_the_right_episodes():
+    options = [{"letters": number} for number in (4, 2, 4, 4)]
+    result = evaluate(Subset(endless_policy()), Endless(), 4, seed=0, options=options, max_steps=3)
+    assert result.lengths.tolist() == [3, 3, 3, 2]
+    assert result.cut_off == 4
+
+    # LastLine hands over other texts: which of them is too long is then tried out.
+    class Growing(Endless):
+        def step(self, action):
+            self.letters *= 3
+            return super().step(action)
+
+    options = [{"letters": number} for number in (4, 1, 2)]
+    result = evaluate(
+        LastLine(endless_policy()), Growing(), 3, seed=0, options=options, max_steps=3
+    )
+    # 36 letters; done at 3; 18 letters, which leave no room for the whole action.
+    assert result.lengths.tolist() == [2, 1, 2]
+    assert result.cut_off == 2
+
+
+def test_a_first_text_beyond_the_context_is_an_error():
+    options = [{"letters": 3}, {"letters": 40}]
+    with pytest.raises(RuntimeError, match="episode 1: .* context is 20") as raised:
+        evaluate(endless_policy(), Endless(), 2, seed=0, options=options)
+    assert isinstance(raised.value.__cause__, ContextError)
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, None, "much"])
+def test_a_reward_that_is_no_number_is_named(reward):
+    class Odd(Guess):
+        def step(self, action):
+            text, _, *rest = super().step(action)
+            return text, reward, *rest
+
+    with pytest.raises(RuntimeError, match=r"Episode 0: .* action '5\\n' is not a finite number"):
+        evaluate(Clever(), Odd(), 3, seed=0)
+
+
+def test_an_observation_that_is_no_text_is_named():
+    class Silent(Guess):
+        def step(self, action):
+            return None, *super().step(action)[1:]
+
+    with pytest.raises(RuntimeError, match="Episode 0: .* said None"):
+        evaluate(Clever(), Silent(), 3, seed=0)
+    silent = Guess()
+    silent.reset = lambda **_: (None, {})
+    silent.clone = lambda: silent
+    with pytest.raises(RuntimeError, match="Episode 0: .* said None"):
+        evaluate(Clever(), silent, 3, seed=0)
 
 
 def test_an_environment_may_say_how_it_is_copied():

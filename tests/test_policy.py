@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import random
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -569,6 +571,197 @@ def test_a_failed_save_leaves_the_older_policy(tmp_path, monkeypatch):
         policy.save_pretrained(folder)
     assert QSFTPolicy.from_pretrained(folder).beta == 4.0
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert sorted(path.name for path in folder.iterdir()) == ["behavior", "policy.json", "q_model"]
+    with pytest.raises(OSError, match="disk full"):
+        policy.save_pretrained(tmp_path / "new" / "one")
+    assert not (tmp_path / "new" / "one").exists()
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("failing", range(6))
+def test_an_error_at_any_rename_leaves_the_older_policy(tmp_path, monkeypatch, failing, error):
+    folder = tmp_path / "policy"
+    QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0).save_pretrained(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    calls = []
+    rename = os.rename
+
+    def interrupted(source, target):
+        calls.append(source)
+        if len(calls) == failing + 1:
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(type(error)):
+        QSFTPolicy(llama(2), llama(3), TOKENIZER, 5.0).save_pretrained(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_may_hold_more_than_a_policy(tmp_path, monkeypatch):
+    folder = tmp_path / "policy"
+    policy = QSFTPolicy(llama(0), None, TOKENIZER, 0.0)
+    policy.save_pretrained(folder)
+    (folder / "my_notes.txt").write_text("dear")
+    (folder / "pictures").mkdir()
+    (folder / ".saving-1").mkdir()  # of a process that was killed
+    policy.save_pretrained(folder)
+    assert (folder / "my_notes.txt").read_text() == "dear"
+    names = ["behavior", "my_notes.txt", "pictures", "policy.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+    # A mounted folder cannot be renamed: nothing but its content is.
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("renamed"))
+    policy.save_pretrained(folder)
+
+
+def test_a_save_that_was_killed_at_its_end_can_be_made_again(tmp_path):
+    folder = tmp_path / "policy"
+    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0)
+    policy.save_pretrained(folder)
+    (folder / ".saving-1" / "old").mkdir(parents=True)
+    (folder / "policy.json").rename(folder / ".saving-1" / "old" / "policy.json")
+    with pytest.raises(FileNotFoundError, match="no policy.json"):
+        QSFTPolicy.from_pretrained(folder)
+    policy.save_pretrained(folder)
+    assert QSFTPolicy.from_pretrained(folder).beta == 4.0
+    assert sorted(path.name for path in folder.iterdir()) == ["behavior", "policy.json", "q_model"]
+
+
+def test_a_policy_is_saved_where_a_link_or_a_point_leads(tmp_path, monkeypatch):
+    policy = QSFTPolicy(llama(0), None, TOKENIZER, 0.0)
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for _ in range(2):
+        policy.save_pretrained(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "target" / "policy.json").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):
+        policy.save_pretrained(".")
+        assert QSFTPolicy.from_pretrained(".").beta == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "link", "here"}
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(FileExistsError, match="file is no folder"):
+        policy.save_pretrained(tmp_path / "file")
+
+
+class Adapted(nn.Module):
+    """A model with adapters, as peft makes them: its save_pretrained writes these alone."""
+
+    def __init__(self, base, merged):
+        super().__init__()
+        self.base, self.merged = base, merged
+        self.config = base.config
+
+    def forward(self, *args, **options):
+        return self.merged(*args, **options)
+
+    def save_pretrained(self, folder):
+        raise AssertionError("the adapters alone")
+
+
+class LoRA(Adapted):
+    def merge_and_unload(self):
+        return self.merged
+
+
+def test_adapters_are_merged_into_what_is_saved(tmp_path):
+    base, merged = llama(0), llama(1)
+    model = LoRA(base, merged)
+    policy = QSFTPolicy(model, None, TOKENIZER, 0.0, max_new_tokens=5)
+    expected = policy.act([START] * 4)
+    policy.save_pretrained(tmp_path)
+    assert QSFTPolicy.from_pretrained(tmp_path).act([START] * 4) == expected
+    assert policy.behavior is model
+
+
+def test_adapters_that_cannot_be_merged_are_refused_before_anything_is_written(tmp_path):
+    QSFTPolicy(llama(0), None, TOKENIZER, 0.0).save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    prompt_tuned = QSFTPolicy(llama(0), Adapted(llama(0), llama(1)), TOKENIZER, 4.0)
+    with pytest.raises(ValueError, match="Adapted has adapters that cannot be merged"):
+        prompt_tuned.save_pretrained(tmp_path)
+    injected = llama(0)  # a layer in whose place peft has put one around it
+    injected.model.layers[0].mlp.up_proj.base_layer = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="LlamaForCausalLM has adapters"):
+        QSFTPolicy(injected, None, TOKENIZER, 0.0).save_pretrained(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_settings_of_play_can_be_others_at_loading(tmp_path):
+    dummy = np.int64(2)
+    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, dummy=dummy, stop=["\n", "e"])
+    policy.save_pretrained(tmp_path)
+    assert QSFTPolicy.from_pretrained(tmp_path).stop == ["\n", "e"]
+    others = {"beta": 0.5, "support": 0.2, "temperature": 0.7, "greedy": True, "stop": "e"}
+    loaded = QSFTPolicy.from_pretrained(tmp_path, **others, dtype=torch.bfloat16, device="cpu")
+    assert {name: getattr(loaded, name) for name in others} == others
+    assert loaded.dummy == 2
+    assert {p.dtype for m in loaded.models for p in m.parameters()} == {torch.bfloat16}
+    assert all(action.endswith("e") for action in loaded.act([START] * 3))
+    with pytest.raises(TypeError, match="No settings of a policy: heat"):
+        QSFTPolicy.from_pretrained(tmp_path, heat=2.0)
+    with pytest.raises(ValueError, match="temperature must be"):
+        QSFTPolicy.from_pretrained(tmp_path, temperature=0.0)
+
+
+def test_a_policy_is_loaded_onto_a_device(tmp_path, monkeypatch):
+    QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0).save_pretrained(tmp_path)
+    generator, asked = torch.Generator, []
+    monkeypatch.setattr(torch, "Generator", lambda device: asked.append(device) or generator())
+    loaded = QSFTPolicy.from_pretrained(tmp_path, device="meta")  # one that every machine has
+    assert {p.device.type for m in loaded.models for p in m.parameters()} == {"meta"}
+    assert [device.type for device in asked] == ["meta"]
+    stops = loaded._stops
+    masks = [stops.special, stops.never, stops.ends, *stops._last, *stops._beyond.values()]
+    assert {mask.device.type for mask in masks} == {"meta"}
+
+
+def test_a_policy_of_an_older_version_loads(tmp_path):
+    QSFTPolicy(llama(0), None, TOKENIZER, 0.0).save_pretrained(tmp_path)
+    settings = {"beta": 0.0, "score": "ratio", "greedy": True, "stop": "\n", "max_new_tokens": 7}
+    (tmp_path / "policy.json").write_text(json.dumps(settings))
+    assert QSFTPolicy.from_pretrained(tmp_path).max_new_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("policy.json", b"{"),
+        ("policy.json", b"[]"),
+        ("policy.json", b"{}"),
+        ("policy.json", b"\xff"),
+        ("policy.json", b"[" * 100_000),
+        ("policy.json", b'{"beta": 1, "heat": 2}'),
+        ("policy.json", None),
+        ("q_model/config.json", b"{"),
+        ("q_model/tokenizer.json", b"{}"),
+        ("behavior/model.safetensors", b"half"),
+        ("behavior/model.safetensors", b"\x80\x04\x95"),
+        ("behavior/model.safetensors", None),
+    ],
+)
+def test_a_damaged_file_of_a_policy_is_named(tmp_path, file, content):
+    QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0).save_pretrained(tmp_path)
+    (tmp_path / file).unlink()
+    if content is None:
+        (tmp_path / file).mkdir()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=str(tmp_path / file)):
+        QSFTPolicy.from_pretrained(tmp_path)
+
+
+def test_models_of_two_tokenizers_are_no_policy(tmp_path):
+    QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0).save_pretrained(tmp_path / "one")
+    other = character_tokenizer("Wordle:\nabcdefghijklmnopqrstuvwxyZ")
+    QSFTPolicy(llama(0), None, other, 0.0).save_pretrained(tmp_path / "two")
+    shutil.rmtree(tmp_path / "one" / "q_model")
+    shutil.copytree(tmp_path / "two" / "behavior", tmp_path / "one" / "q_model")
+    with pytest.raises(ValueError, match="different tokenizers"):
+        QSFTPolicy.from_pretrained(tmp_path / "one")
 
 
 def test_a_folder_without_a_policy_or_with_bad_settings_is_named(tmp_path):
@@ -590,6 +783,17 @@ def test_a_folder_without_a_policy_or_with_bad_settings_is_named(tmp_path):
         ({"beta": -1.0}, "beta"),
         ({"beta": math.nan}, "beta"),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"support": math.nan}, "support"),
+        ({"greedy": "no"}, "greedy must be True or False"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"dummy": 10**6}, "dummy must be a token id below 9"),
+        ({"dummy": "x"}, "dummy must be a whole number"),
+        ({"stop": []}, "stop must be"),
+        ({"stop": ["\n", 3]}, "stop must be"),
+        ({"stop": 3}, "stop must be"),
         ({"score": "q"}, "score"),
         ({"support": 1.5}, "support"),
         ({"q_model": None}, "q_model"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines.heads import ActionValues
-from qsft_lite.cached_policy import CachedPolicy, check_support, outside_support
+from qsft_lite.cached_policy import (
+    CachedPolicy,
+    check_support,
+    check_temperature,
+    outside_support,
+)
 
 __all__ = ["ClonedPolicy", "ValuePolicy"]
 
@@ -17,8 +21,9 @@ __all__ = ["ClonedPolicy", "ValuePolicy"]
 class ClonedPolicy(CachedPolicy):
     """A language model as it is, at a temperature: pi(a|s)^(1 / temperature), normalised.
 
-    prompt: text put before every history, such as the token of the return to reach. support: as in
-    QSFTPolicy. Further options are CachedPolicy's.
+    prompt: text put before every history, such as the token of the return to reach; a special
+    token that is spelt out in it is that token. support: as in QSFTPolicy. Further options are
+    CachedPolicy's.
     """
 
     def __init__(
@@ -35,12 +40,8 @@ class ClonedPolicy(CachedPolicy):
         self.temperature = check_temperature(temperature)
         self.support = check_support(support)
         self.prompt = prompt
-
-    def act(
-        self, histories: list[str], refused: Sequence[Collection[str]] | None = None
-    ) -> list[str]:
-        """The next action of each episode; see CachedPolicy."""
-        return super().act([self.prompt + history for history in histories], refused)
+        # Not a part of any text, and so the one place where special tokens are read as such.
+        self._start += tokenizer(prompt, add_special_tokens=False).input_ids if prompt else []
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
@@ -70,6 +71,8 @@ class ValuePolicy(CachedPolicy):
         **options,
     ):
         super().__init__([behavior, values], tokenizer, **options)
+        if not math.isfinite(beta):
+            raise ValueError(f"beta must be finite, not {beta}.")
         self.beta = beta
         self.temperature = check_temperature(temperature)
         self.support = check_support(support)
@@ -83,10 +86,3 @@ class ValuePolicy(CachedPolicy):
         weights = log_pi / self.temperature + self.beta * values.float()
         outside = outside_support(log_pi, self.support, ruled_out)
         return weights.masked_fill(outside, -math.inf)
-
-
-def check_temperature(temperature: float) -> float:
-    """The temperature; ValueError unless it is positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}; greedy=True for 0")
-    return temperature

@@ -1,0 +1,151 @@
+"""Transcripts, and their tokens: the very same in training and in play.
+
+A transcript is segments: what the agent wrote, and what the world said in between. Each segment is
+tokenized by itself, so that a token is all action or all state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+__all__ = ["ContextError", "Reader", "Segment", "Transcript", "cut", "special_ids", "start_id"]
+
+Segment = tuple[str, bool]  # a text, and whether it is an action
+
+
+class ContextError(ValueError):
+    """Transcripts are longer than the models' context.
+
+    Attributes:
+        histories: those that are, as they were given.
+    """
+
+    def __init__(self, message: str, histories: Sequence):
+        super().__init__(message)
+        self.histories = list(histories)
+
+
+class Transcript(str):
+    """A transcript as one text that remembers its segments, (text, is_action) each.
+
+    It is a str in every other way. What is cut from it, or added to it, is a plain str.
+    """
+
+    segments: tuple[Segment, ...]
+
+    def __new__(cls, segments: Iterable[Segment] = ()) -> Transcript:
+        """The transcript of these segments."""
+        segments = tuple((text, bool(is_action)) for text, is_action in segments)
+        self = super().__new__(cls, "".join(text for text, _ in segments))
+        self.segments = segments
+        return self
+
+    def __getnewargs__(self) -> tuple:
+        return (self.segments,)
+
+
+def cut(text: str, stops: Sequence[str]) -> list[str]:
+    """The pieces of a text: each but the last one ends with a stop text, its first one."""
+    if "" in stops:
+        return [text] if text else []
+    longest_first = sorted(stops, key=len, reverse=True)
+    return re.findall(rf"(?s).*?(?:{'|'.join(map(re.escape, longest_first))})|.+", text)
+
+
+def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token that every episode begins with: bos, or eos where there is no bos.
+
+    Raises ValueError for a tokenizer that has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of all special tokens, the dummy included."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+
+
+class Reader:
+    """The tokens of segments.
+
+    A text is text: a special token that is spelt out in it is read as its letters. But an action
+    that ends with the text of the tokenizer's eos token ends with that token, so that models which
+    end what they say by it can be trained and played (with it as the stop text).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self._special = special_ids(tokenizer)
+        self._eos = tokenizer.eos_token or ""
+
+    def ends_with_eos(self, text: str) -> bool:
+        """Whether this text, as an action, ends with the eos token."""
+        return bool(self._eos) and text.endswith(self._eos)
+
+    def ids(self, segments: Sequence[Segment]) -> list[list[int] | None]:
+        """Token ids of each segment; None for one that the tokenizer cannot read.
+
+        It cannot where it has no token for a part, or no other one than a special token.
+        """
+        # Each text once, however often it occurs.
+        pieces = [(s, a and self.ends_with_eos(s)) for s, a in segments]
+        unique = list(dict.fromkeys(pieces))
+        texts = [text.removesuffix(self._eos) if ended else text for text, ended in unique]
+        found = dict(zip(unique, self._without_special_tokens(texts), strict=True))
+        for piece in unique:
+            ids = found[piece]
+            if ids is None or not self._special.isdisjoint(ids):
+                found[piece] = None
+            elif piece[1]:
+                found[piece] = [*ids, self.tokenizer.eos_token_id]
+        return [found[piece] for piece in pieces]
+
+    def read(self, segments: Sequence[Segment]) -> list[list[int]]:
+        """Token ids of each segment.
+
+        Raises:
+            ValueError: a text that the tokenizer cannot read; see `ids`.
+        """
+        found = self.ids(segments)
+        for (text, _), ids in zip(segments, found, strict=True):
+            if ids is None:
+                raise ValueError(
+                    f"The tokenizer does not know all of {_short(text)}: it has no token for a "
+                    "part of it, or a special one alone."
+                )
+        return found
+
+    def _without_special_tokens(self, texts: list[str]) -> list[list[int] | None]:
+        if not texts:
+            return []
+
+        def ids(some: list[str]) -> list[list[int]]:
+            return self.tokenizer(
+                some,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
+            )["input_ids"]
+
+        try:
+            return ids(texts)
+        except Exception:  # what a tokenizer without an unknown token raises: find the texts
+            pieces: list[list[int] | None] = []
+            for text in texts:
+                try:
+                    pieces += ids([text])
+                except Exception:
+                    pieces.append(None)
+            return pieces
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "...")
