@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
-from qsft_lite.models import final_hidden, output_head
+from qsft_lite.models import final_hidden, output_head, refuse_missing
 from qsft_lite.results import replace_file
 from qsft_lite.targets import head_precision
 
@@ -65,6 +65,10 @@ class ActionValues(nn.Module):
         """(..., H) -> (2, ..., V)."""
         return torch.stack([head(hidden) for head in self.q_heads])
 
+    def get_decoder(self) -> nn.Module:
+        """The backbone without anything on it."""
+        return self.backbone.get_decoder()
+
     @property
     def config(self):
         """The backbone's configuration."""
@@ -95,13 +99,19 @@ class ActionValues(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ActionValues:
-        """What save_pretrained wrote; FileNotFoundError for a folder without heads."""
+        """What save_pretrained wrote.
+
+        FileNotFoundError for a folder without heads, OSError for one that lacks weights.
+        """
         folder = Path(folder)
         for name in (HEADS_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: was it saved by ActionValues?")
         settings = json.loads((folder / SETTINGS_FILE).read_text())
-        backbone = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+        backbone, info = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        refuse_missing(info["missing_keys"], folder)
         values = cls(backbone, settings["vocabulary"])
         missing, unexpected = values.load_state_dict(load_file(folder / HEADS_FILE), strict=False)
         wrong = unexpected + [name for name in missing if not name.startswith("backbone.")]
