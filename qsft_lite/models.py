@@ -32,6 +32,7 @@ __all__ = [
     "add_dummy",
     "attention_mask",
     "character_tokenizer",
+    "check_head",
     "check_packing",
     "dummy_id",
     "final_hidden",
@@ -365,7 +366,10 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise TypeError(f"{type(model).__name__} has no linear output head.")
+        raise TypeError(
+            f"{type(model).__name__} has no linear output head, but {type(head).__name__}: an "
+            "adapter must leave the head out (target_modules, modules_to_save)."
+        )
     for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, option, None) not in (None, 1, 1.0):
             raise TypeError(f"{type(model).__name__} changes its logits by {option}: unsupported.")
@@ -528,4 +532,25 @@ def check_packing(model: PreTrainedModel) -> None:
         raise ValueError(
             f"{type(model).__name__} does not keep the episodes of a packed row apart (it differs "
             f"by {float(difference):.2g}): take a causal model that reads position_ids and a mask."
+        )
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """ValueError where the logits are not those of the head on the hidden states.
+
+    The losses here are worked out from the two; a model that scales in between would be trained on
+    other probabilities than it plays by.
+    """
+    training, device = model.training, next(model.parameters()).device
+    row = torch.tensor([[5, 11, 3, 7]], device=device) % output_head(model).out_features
+    model.eval()
+    logits = model(input_ids=row, use_cache=False).logits.float()
+    hidden = _decoder(model)(input_ids=row, use_cache=False).last_hidden_state
+    model.train(training)
+    difference = (output_head(model)(hidden).float() - logits).norm() / logits.norm().clamp(1e-6)
+    if not difference <= (1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1):
+        raise ValueError(
+            f"{type(model).__name__} changes its hidden states or logits around the head: "
+            "unsupported."
         )

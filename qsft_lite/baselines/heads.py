@@ -190,8 +190,10 @@ class HeadLearner(nn.Module):
                 torch.where(next_at >= 0, discount[row, action_at], 0.0),
             )
         taken = q.detach().amin(0).gather(-1, actions[:, None])[:, 0]
-        self._taken, self._returns = taken, return_to_go[row, action_at]
-        loss = losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+        if len(taken):
+            self._taken, self._returns = taken, return_to_go[row, action_at]
+        count = len(losses) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() / max(count, 1)
         if not loss.isfinite():
             raise FloatingPointError(
                 f"the {self.method} loss is {loss.item()}: lower the learning rate, and look "
@@ -200,7 +202,10 @@ class HeadLearner(nn.Module):
         return {"loss": loss}
 
     def statistics(self) -> dict[str, float]:
-        """Of the last batch: mean min_j Q_j of the actions taken, and that less their returns."""
+        """Mean min_j Q_j of the actions taken, and that less their returns.
+
+        Of the last batch that had any.
+        """
         return {
             "q_mean": self._taken.mean().item(),
             "q_minus_return": (self._taken - self._returns).mean().item(),
