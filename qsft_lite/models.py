@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -364,6 +365,8 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
         TypeError: the model has none, or changes its logits after it (soft-cap or scale), so that
             the head alone does not give them.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a model, not {model!r:.100}: see load_model.")
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise TypeError(
@@ -434,16 +437,15 @@ def attention_mask(
         ValueError: layers of a type that no such mask keeps to an episode (state spaces, linear
             attention, sparse attention), or an attention that reads no mask.
     """
-    distance = query_positions[:, None, :, None] - key_positions[:, None, None, :]
-    config = model.config.get_text_config()
+    config = _text_config(model)
+    query, key = query_positions[:, None, :, None], key_positions[:, None, None, :]
     masks = {}
     for layer_type in _layer_types(model):
         near = allowed
         if layer_type == "sliding_attention":
-            near = allowed & (distance < config.sliding_window)
+            near = allowed & (query - key < config.sliding_window)
         elif layer_type == "chunked_attention":
-            from_start = query_positions[:, None, :, None] % config.attention_chunk_size
-            near = allowed & (distance <= from_start)
+            near = allowed & (query - key <= query % config.attention_chunk_size)
         elif layer_type == "local" and allowed.shape[2] < allowed.shape[3] > config.window_size:
             raise ValueError(
                 f"{type(model).__name__} counts its window of {config.window_size} tokens from the "
@@ -471,7 +473,7 @@ def _in_the_form_read(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Te
 
 def _layer_types(model: PreTrainedModel) -> set[str]:
     """The kinds of attention that the model's code makes masks for, by transformers' names."""
-    config = model.config.get_text_config()
+    config = _text_config(model)
     found = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", ()))
     if not found:  # then all layers are alike
         named = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
@@ -483,6 +485,8 @@ def _layer_types(model: PreTrainedModel) -> set[str]:
             f"{type(model).__name__} has layers ({what}) that no mask keeps to one episode of a "
             "packed row: take a model of full, sliding or chunked attention."
         )
+    if found <= {"full_attention"}:
+        return {"full_attention"}
     # A configuration may name a window that the model's code does not have, as Llama's does.
     code = vars(sys.modules[type(_decoder(model)).__module__])
     own = {
@@ -490,6 +494,12 @@ def _layer_types(model: PreTrainedModel) -> set[str]:
         "chunked_attention": "create_chunked_causal_mask" in code,
     }
     return {kind for kind in found if own.get(kind, True)} or {"full_attention"}
+
+
+def _text_config(model: PreTrainedModel) -> Any:
+    """The configuration of the language model, where others are beside it."""
+    config = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _decoder(model: PreTrainedModel) -> nn.Module:
@@ -511,7 +521,7 @@ def check_packing(model: PreTrainedModel) -> None:
     """
     _layer_types(model)
     training, device = model.training, next(model.parameters()).device
-    vocabulary = model.config.get_text_config().vocab_size
+    vocabulary = _text_config(model).vocab_size
     row = torch.tensor([[5, 11, 3, 7, 13, 4, 9, 0]], device=device) % vocabulary
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0]], device=device)
     segments = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0]], device=device)

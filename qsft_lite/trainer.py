@@ -371,8 +371,6 @@ def check_stage(
             packed, or none.
     """
     name = type(model).__name__
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a model, not {model!r:.100}: see models.load_model")
     head = output_head(model)
     if head.bias is not None:
         raise ValueError(f"The head of {name} has a bias: not supported.")

@@ -98,6 +98,13 @@ def test_a_setting_makes_another_run_where_it_changes_the_weights(tmp_path, firs
     assert (run_settings(one) == run_settings(other)) == same
 
 
+def test_more_processes_make_a_larger_batch(tmp_path, monkeypatch):
+    alone = run_settings(config(tmp_path))
+    monkeypatch.setattr(QSFTConfig, "world_size", 2)
+    assert run_settings(config(tmp_path)) != alone
+    assert run_settings(config(tmp_path, per_device_train_batch_size=2)) == alone
+
+
 def test_other_rewards_or_validation_rows_are_another_run(tmp_path):
     trained = train(tmp_path)
     other = random_rows(30)[:20]
@@ -244,7 +251,7 @@ def test_too_little_room_is_refused(tmp_path, monkeypatch):
     def free(models):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=models * size))
 
-    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 9}
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
     # Stage two keeps two checkpoints and writes a third: 3 models and 2 moments each.
     free(15 - 1)
     with pytest.raises(OSError, match="3 checkpoints in .*two would take"):

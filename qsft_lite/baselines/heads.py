@@ -19,10 +19,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
 from qsft_lite.models import final_hidden, output_head, refuse_missing
 from qsft_lite.results import replace_file
+from qsft_lite.runs import named_if_damaged
 from qsft_lite.targets import head_precision
 
 HEADS_FILE = "heads.safetensors"
 SETTINGS_FILE = "heads.json"
+COPY = "copy the whole folder again"
 
 
 class ActionValues(nn.Module):
@@ -101,19 +103,24 @@ class ActionValues(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> ActionValues:
         """What save_pretrained wrote.
 
-        FileNotFoundError for a folder without heads, OSError for one that lacks weights.
+        FileNotFoundError for a folder without heads, OSError for one that lacks weights, ValueError
+        for a damaged file.
         """
         folder = Path(folder)
         for name in (HEADS_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: was it saved by ActionValues?")
-        settings = json.loads((folder / SETTINGS_FILE).read_text())
+        with named_if_damaged(folder / SETTINGS_FILE, COPY):
+            vocabulary = int(json.loads((folder / SETTINGS_FILE).read_text())["vocabulary"])
+        with named_if_damaged(folder / HEADS_FILE, COPY):
+            heads = load_file(folder / HEADS_FILE)
         backbone, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
         refuse_missing(info["missing_keys"], folder)
-        values = cls(backbone, settings["vocabulary"])
-        missing, unexpected = values.load_state_dict(load_file(folder / HEADS_FILE), strict=False)
+        values = cls(backbone, vocabulary)
+        with named_if_damaged(folder / HEADS_FILE, COPY):
+            missing, unexpected = values.load_state_dict(heads, strict=False)
         wrong = unexpected + [name for name in missing if not name.startswith("backbone.")]
         if wrong:
             raise ValueError(f"{folder / HEADS_FILE} does not fit: {', '.join(wrong)}")
