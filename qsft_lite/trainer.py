@@ -197,6 +197,9 @@ class QSFTTrainer(MuonTrainer):
         else:
             dummy = dummy_id(processing_class) if args.leftover == "dummy" else -1
             behavior = copy.deepcopy(model) if behavior_model is None else behavior_model
+            if output_head(behavior).out_features != output_head(model).out_features:
+                raise ValueError("model and behavior_model have vocabularies of different sizes.")
+            check_packing(behavior)
             module = ValueStage(model, behavior, args, dummy)
             callbacks.insert(0, _StageTwo())
         self._found: dict[str, torch.Tensor] = {}

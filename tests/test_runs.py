@@ -225,6 +225,10 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
         QSFTTrainer(model(), config(tmp_path), ROWS)
     with pytest.raises(ValueError, match="nothing to train"):
         QSFTTrainer(model().requires_grad_(False), config(tmp_path), ROWS, None, TOKENIZER)
+    larger = model()
+    larger.resize_token_embeddings(40, mean_resizing=False)
+    with pytest.raises(ValueError, match="vocabularies of different sizes"):
+        QSFTTrainer(model(), config(tmp_path), ROWS, None, TOKENIZER, larger)
     scaled = model()
     scaled.forward = lambda input_ids, **_: halved(model(), input_ids)
     with pytest.raises(ValueError, match="around the head"):
