@@ -137,6 +137,7 @@ def test_checkpoints_of_an_unknown_run_are_refused(tmp_path):
 # One process at a time
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the second process is a fork")
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     args = config(tmp_path / "two")
     end, begin = os.pipe()
