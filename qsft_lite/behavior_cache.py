@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
 import safetensors.torch
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -73,7 +74,8 @@ def cache_behavior(
     """The packed rows together with the behavior policy's answers, read or else written.
 
     The file ``folder/behavior-<key>.safetensors`` is found again by a hash of the rows, the
-    weights and the options, so that another policy never answers for this one.
+    weights and the options, so that another policy never answers for this one. A damaged one is
+    written anew.
 
     Args:
         behavior: pi_phi; evaluated where it is, in its own dtype.
@@ -88,13 +90,16 @@ def cache_behavior(
     """
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate)
     path = Path(folder) / f"behavior-{_key(behavior, loader, support, leftover)}.safetensors"
-    if not path.exists():
+    try:
+        cached = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError):  # none yet, or a damaged one
         training = behavior.training
         behavior.eval()
         parts = [_answers(behavior, batch, support, leftover) for batch in loader]
         behavior.train(training)
-        replace_file(path, safetensors.torch.save(_join(parts)))
-    return CachedBehavior(rows, safetensors.torch.load_file(path))
+        cached = _join(parts)
+        replace_file(path, safetensors.torch.save(cached))
+    return CachedBehavior(rows, cached)
 
 
 @torch.no_grad()

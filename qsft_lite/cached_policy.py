@@ -450,10 +450,11 @@ class CachedPolicy:
         if self._stack is not None:
             return list(self._stack(input_ids, seen, position_ids, self._caches[0], columns))
         outputs = []
+        keys = torch.arange(seen.shape[-1], device=self.device)[None]
         for model, cache in zip(self.models, self._caches, strict=True):
             logits = model(
                 input_ids=input_ids,
-                attention_mask=attention_mask(model, seen),
+                attention_mask=attention_mask(model, seen, position_ids, keys),
                 position_ids=position_ids,
                 past_key_values=cache,
                 use_cache=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass, field
 
 import torch
@@ -85,8 +87,14 @@ class QSFTConfig(TrainingArguments):
             raise ValueError(f"support must lie in [0, 1], not {self.support}")
         if not 0 <= self.returns_first <= 1:
             raise ValueError(f"returns_first must lie in [0, 1], not {self.returns_first}")
-        if self.target_refresh is not None and self.target_refresh < 1:
-            raise ValueError(f"target_refresh must be at least 1 step, not {self.target_refresh}")
+        if not math.isfinite(self.beta):
+            raise ValueError(f"beta must be finite, not {self.beta}")
+        self._check_whole_numbers()
+        for name in ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel"):
+            if getattr(self, name, None):
+                raise ValueError(f"{name} is not supported by the losses here: leave it out")
+        if self.save_only_model:
+            raise ValueError("save_only_model leaves out what a run needs to go on: leave it out")
         if self.backup == "behavior" and self.leftover == "uniform":
             raise ValueError('backup="behavior" needs leftover="dummy": by Eq. 3 it is always 1')
         if self.cache_behavior and self.train_behavior:
@@ -101,3 +109,28 @@ class QSFTConfig(TrainingArguments):
             self.load_best_model_at_end = True
             self.metric_for_best_model, self.greater_is_better = "eval_loss", False
         super().__post_init__()
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError("fp16 does nothing on a CPU: take bf16=True, or neither")
+
+    def _check_whole_numbers(self) -> None:
+        """ValueError for counts that are no whole numbers of at least 1."""
+        for name in (
+            "max_steps",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "target_refresh",
+            "early_stopping_patience",
+        ):
+            value = getattr(self, name)
+            if value is None or (name == "max_steps" and value == -1):  # then epochs are counted
+                continue
+            try:
+                whole = not isinstance(value, bool) and operator.index(value) >= 1
+            except TypeError:
+                whole = False
+            if not whole:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+            setattr(self, name, operator.index(value))
+        if self.max_steps == -1 and not self.num_train_epochs > 0:
+            raise ValueError(f"num_train_epochs must be above 0, not {self.num_train_epochs!r}")

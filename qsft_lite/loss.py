@@ -173,7 +173,8 @@ def bellman_target(
         TypeError: a dtype of the wrong kind.
         ValueError: shapes or devices that differ; an unknown or out-of-range option; and with
             validate: a reward that is not finite, a done that is not 0 or 1, and, where the episode
-            goes on, logits with NaN or +inf or with no finite value.
+            goes on, logits with NaN or +inf or with no finite value; the behavior policy's must
+            have one at another token than the dummy.
     """
     _check_backup(backup, support, beta, score)
     if not 0 <= gamma <= 1:
@@ -192,17 +193,19 @@ def bellman_target(
     if validate:
         _refuse("reward", reward, ~reward.isfinite(), "not finite", "Mask them out beforehand.")
         _check_binary("done", done)
-        for name, logits in (
-            ("next_q_logits", next_q_logits),
-            ("next_behavior_logits", next_behavior_logits),
-        ):
+        actions = next_behavior_logits
+        if dummy is not None:  # it is no action: another one must be possible
+            actions = actions.clone()
+            actions[..., dummy].masked_fill_(actions[..., dummy].isfinite(), -math.inf)
+        for name, logits in (("next_q_logits", next_q_logits), ("next_behavior_logits", actions)):
             largest = logits.amax(-1)
             _refuse(
                 name,
                 largest,
                 ~largest.isfinite() & ~done.bool(),
                 "with NaN, +inf or nothing but -inf among the logits",
-                "Each state needs at least one finite logit. Shown is its largest one.",
+                "Each state needs at least one finite logit, and the behavior policy one at "
+                "another token than the dummy. Shown is the largest one.",
             )
 
     dtype = torch.promote_types(_compute_dtype(next_q_logits), _compute_dtype(next_behavior_logits))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, Features, IterableDataset, Value
 
-__all__ = ["collate", "cut_turns", "pack"]
+__all__ = ["check_packed", "collate", "cut_turns", "pack"]
 
 # What `qsft_lite.data.encode` makes: of each episode, one list a column, all of one length.
 ENCODED = pa.schema(
@@ -77,6 +77,32 @@ def pack(
         **options,
     )
     return packed.with_format("numpy")
+
+
+def check_packed(train: Any, validation: Any) -> None:
+    """Refuse rows to train on and to evaluate on that `pack` has not made; either may be None.
+
+    Raises ValueError for rows of other columns, for none at all, and for a stream to evaluate on.
+    """
+    for name, rows in (("train", train), ("validation", validation)):
+        if rows is None:
+            continue
+        if hasattr(rows, "__len__") and not len(rows):
+            raise ValueError(f"{name} has no rows")
+        columns = getattr(rows, "column_names", None)
+        if columns is None and hasattr(rows, "__len__"):
+            columns = rows if isinstance(rows, dict) else rows[0]
+        missing = set(PACKED.names) - set(PACKED.names if columns is None else columns)
+        if missing:
+            raise ValueError(
+                f"{name} must be rows of pack(encode(games, ...), length), and has no column "
+                f"{', '.join(sorted(missing))}"
+            )
+    if validation is not None and not hasattr(validation, "__len__"):
+        raise ValueError(
+            "validation is a stream, of no known length: make it a data set in memory, as by "
+            "datasets.Dataset.from_list(list(stream))"
+        )
 
 
 def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: int) -> pa.Table:

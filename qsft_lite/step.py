@@ -48,9 +48,9 @@ def q_sft_step(
         statistics: whether to work out the statistics, which costs another head.
 
     Returns:
-        The loss, a scalar, mean over the batch's action tokens; with train_behavior the
-        cross-entropy of pi_phi is added to it. And the statistics, scalars by name, see
-        ``_statistics``.
+        The loss, a scalar, mean over the batch's action tokens, 0 where there are none; with
+        train_behavior the cross-entropy of pi_phi is added to it. And the statistics, scalars by
+        name, see ``_statistics``; none without action tokens.
 
     Raises:
         FloatingPointError: with clamp=False, a target outside [0, 1].
@@ -80,7 +80,7 @@ def q_sft_step(
         loss = linear_q_sft_loss(hidden, weight, tokens, y, leftover=leftover, validate=False)
     if config.train_behavior:
         loss = loss + _behavior_loss(behavior, behavior_hidden, actions, tokens)
-    if not statistics:
+    if not statistics or not len(actions):
         return loss, {}
 
     with torch.no_grad():

@@ -12,8 +12,6 @@ bit on a CPU.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 import shutil
 from collections import defaultdict
@@ -34,17 +32,29 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from qsft_lite.base_trainer import MuonTrainer
-from qsft_lite.behavior_cache import cache_behavior, collate_cached, weights_hash
+from qsft_lite.behavior_cache import cache_behavior, collate_cached
 from qsft_lite.config import STAGES, QSFTConfig
 from qsft_lite.data import collate
-from qsft_lite.models import dummy_id, output_head
-from qsft_lite.results import replace_file
+from qsft_lite.models import check_head, check_packing, dummy_id, output_head
+from qsft_lite.packing import check_packed
+from qsft_lite.runs import (
+    STATE,
+    WEIGHTS,
+    bytes_of,
+    check_room,
+    check_same_run,
+    checkpoints,
+    describe_run,
+    last_checkpoint,
+    lock_folder,
+    named_if_damaged,
+    rows_hash,
+    run_settings,
+    whole_state,
+)
 from qsft_lite.step import behavior_step, q_sft_step
 
 __all__ = ["QSFTConfig", "QSFTTrainer", "TrainedQSFT", "q_sft_step", "train_q_sft"]
-
-WEIGHTS = "model.safetensors"
-RUN = "run.json"
 
 
 # The two stages as modules
@@ -91,7 +101,10 @@ class ValueStage(Stage):
         super().__init__()
         self.q = q
         self.target = copy.deepcopy(q).requires_grad_(False)
-        self.behavior = behavior.requires_grad_(config.train_behavior)
+        self.behavior = behavior
+        # Of a policy that is trained, the frozen part stays frozen; all of it, if it was frozen.
+        if not config.train_behavior or not any(p.requires_grad for p in behavior.parameters()):
+            behavior.requires_grad_(config.train_behavior)
         self.settings = config
         self.dummy = dummy
         self.backup = config.backup
@@ -162,8 +175,7 @@ class QSFTTrainer(MuonTrainer):
         callbacks: further ones.
 
     Raises:
-        ValueError: a model whose head has a bias, which the losses here leave out; or
-            leftover="dummy" and a tokenizer without a dummy token.
+        TypeError, ValueError, OSError: what ``check_stage`` and MuonTrainer refuse.
     """
 
     def __init__(
@@ -176,8 +188,7 @@ class QSFTTrainer(MuonTrainer):
         behavior_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        if output_head(model).bias is not None:
-            raise ValueError(f"The head of {type(model).__name__} has a bias: not supported.")
+        check_stage(model, args, processing_class, train_dataset, eval_dataset)
         callbacks = list(callbacks or ())
         if args.stage == "behavior":
             module = BehaviorStage(model)
@@ -186,6 +197,9 @@ class QSFTTrainer(MuonTrainer):
         else:
             dummy = dummy_id(processing_class) if args.leftover == "dummy" else -1
             behavior = copy.deepcopy(model) if behavior_model is None else behavior_model
+            if output_head(behavior).out_features != output_head(model).out_features:
+                raise ValueError("model and behavior_model have vocabularies of different sizes.")
+            check_packing(behavior)
             module = ValueStage(model, behavior, args, dummy)
             callbacks.insert(0, _StageTwo())
         self._found: dict[str, torch.Tensor] = {}
@@ -223,7 +237,7 @@ class QSFTTrainer(MuonTrainer):
             )
         if found:
             self._found = found
-        share = inputs["action_mask"].sum() / num_items_in_batch
+        share = inputs["action_mask"].sum() / num_items_in_batch.clamp(min=1)
         # Gradients are averaged over processes, not added: the number of them makes up for it.
         loss = loss * share * self._processes
         return (loss, found) if return_outputs else loss
@@ -289,6 +303,8 @@ class QSFTTrainer(MuonTrainer):
         totals = torch.stack(list(sums.values()))
         if self._processes > 1:
             totals = self.accelerator.reduce(totals, "sum")
+        if not totals[0]:
+            raise ValueError("the evaluation rows have no action token: evaluate on other ones")
         means = dict(zip(sums, (totals / totals[0]).tolist(), strict=True))
         del means["count"]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
@@ -312,43 +328,72 @@ class QSFTTrainer(MuonTrainer):
         """As transformers.Trainer does; True resumes from the last complete checkpoint, if any."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
-        if resume_from_checkpoint and _was_last(Path(resume_from_checkpoint)):
+        if not resume_from_checkpoint:
+            return super().train(None, trial, ignore_keys_for_eval)
+        state = whole_state(Path(resume_from_checkpoint))
+        if state is None:
+            raise ValueError(
+                f"{resume_from_checkpoint} is no whole checkpoint: delete it, and go on from "
+                "another one with resume_from_checkpoint=True"
+            )
+        control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+        if control.get("args", {}).get("should_training_stop"):
             # Killed after the last step: there is nothing to train, only what comes after it.
             self._load_from_checkpoint(resume_from_checkpoint)
-            state_file = Path(resume_from_checkpoint) / "trainer_state.json"
-            self.state = TrainerState.load_from_json(str(state_file))
+            self.state = _read_state(Path(resume_from_checkpoint))
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
                 self._load_best_model()
             return None
-        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in the folder that was written to its end; None where there is none."""
-    steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-[0-9]*")]
-    for step in sorted(steps, reverse=True):
-        path = folder / f"checkpoint-{step}"
-        if _state(path) is not None:
-            return str(path)
-    return None
-
-
-def _state(checkpoint: Path) -> dict | None:
-    """The Trainer's state, which it writes last; None where it got no further than the weights."""
-    try:
-        return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
-def _was_last(checkpoint: Path) -> bool:
-    """Whether training was to stop after this checkpoint."""
-    control = (_state(checkpoint) or {}).get("stateful_callbacks", {}).get("TrainerControl", {})
-    return bool(control.get("args", {}).get("should_training_stop"))
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
 
 def _load_weights(module: nn.Module, folder: Path) -> None:
-    safetensors.torch.load_model(module, str(folder / WEIGHTS))
+    with named_if_damaged(folder, "delete it to go on from the one before it, or anew"):
+        safetensors.torch.load_model(module, str(folder / WEIGHTS))
+
+
+def _read_state(folder: Path) -> TrainerState:
+    with named_if_damaged(folder, "delete it to go on from the one before it, or anew"):
+        return TrainerState.load_from_json(str(folder / STATE))
+
+
+def check_stage(
+    model: PreTrainedModel,
+    args: QSFTConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    train: Any,
+    validation: Any,
+) -> None:
+    """Refuse what a stage cannot train with, before anything is done.
+
+    Raises:
+        TypeError: a model that is none, such as its name, or one without a linear head.
+        ValueError: a head with a bias, which the losses here leave out; a model that changes its
+            logits after the head, or does not keep packed episodes apart; one with nothing to
+            train, or with prompts in front of it; no dummy with leftover="dummy"; rows that are not
+            packed, or none.
+    """
+    name = type(model).__name__
+    head = output_head(model)
+    if head.bias is not None:
+        raise ValueError(f"The head of {name} has a bias: not supported.")
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(f"{name} has learned prompts in front of it: not supported, LoRA is.")
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(f"No weight of {name} has requires_grad: there is nothing to train.")
+    check_packing(model)
+    check_head(model)
+    if args.stage == "values" and args.leftover == "dummy":
+        if tokenizer is None:
+            raise ValueError('leftover="dummy" needs the tokenizer, which knows the dummy token.')
+        if dummy_id(tokenizer) >= head.out_features:
+            raise ValueError(
+                f"{name} has {head.out_features} logits, and the dummy is token "
+                f"{dummy_id(tokenizer)}: call add_dummy(model, tokenizer)."
+            )
+    check_packed(train, validation)
+    if args.stage == "values" and args.cache_behavior and not hasattr(train, "__len__"):
+        raise ValueError("cache_behavior needs rows in memory, and train is a stream.")
 
 
 # Both stages in one call
@@ -375,19 +420,24 @@ def train_q_sft(
 
     Called again with the same arguments after an interruption, it goes on where it was. The
     output_dir of each stage keeps the run's description, checkpoints, and the finished weights;
-    delete it to start anew.
+    delete it to start anew. After an interruption the first loss that is logged is a mean over the
+    steps since then; the weights are those of an unbroken run.
 
     Args:
         model: a causal language model; left as it is.
         tokenizer: its tokenizer, with a dummy token for leftover="dummy".
-        train: packed rows (``data.pack``).
+        train: packed rows (``data.pack``). Of a stream the rows are not compared to those of the
+            run that is gone on with.
         validation: packed rows for the held-out loss, or None.
         behavior_args: stage="behavior".
         value_args: stage="values", with another output_dir.
         callbacks: further callbacks, for both stages.
 
     Raises:
-        ValueError: the stages or folders are mixed up, or a folder holds another run.
+        ValueError: the stages or folders are mixed up, or a folder holds another run or a damaged
+            file; or what ``check_stage`` refuses, of either stage, before the first one is trained.
+        OSError: a folder cannot be written to, or has no room for the checkpoints.
+        RuntimeError: another process trains there.
     """
     if (behavior_args.stage, value_args.stage) != STAGES:
         raise ValueError(
@@ -397,16 +447,28 @@ def train_q_sft(
     if os.path.abspath(behavior_args.output_dir) == os.path.abspath(value_args.output_dir):
         raise ValueError(f"both stages have the output_dir {value_args.output_dir}: give each one")
 
+    weights, trained = bytes_of(model)
+    for args in (behavior_args, value_args):
+        check_stage(model, args, tokenizer, train, validation)
+        models = 1 if args.stage == "behavior" else 3
+        check_room(args, models * weights, (1 + args.train_behavior) * trained)
+    data = rows_hash(train), rows_hash(validation)
+
     def run(args: QSFTConfig, model: PreTrainedModel) -> QSFTTrainer:
         trainer = QSFTTrainer(
             model, args, train, validation, tokenizer, callbacks=list(callbacks or ())
         )
+        description = describe_run(args, trainer.model, *data)
+        check_same_run(Path(args.output_dir), description, write=args.should_save)
         _train_or_load(trainer)
         return trainer
 
-    first = run(behavior_args, copy.deepcopy(model))
-    behavior = first.model.behavior
-    second = run(value_args, copy.deepcopy(behavior))
+    with lock_folder(behavior_args), lock_folder(value_args):
+        known = {**run_settings(value_args), "rows": data[0], "validation": data[1]}
+        check_same_run(Path(value_args.output_dir), known, write=False)
+        first = run(behavior_args, copy.deepcopy(model))
+        behavior = first.model.behavior
+        second = run(value_args, copy.deepcopy(behavior))
     return TrainedQSFT(
         behavior=second.model.behavior.eval(),
         q_model=second.model.q.eval(),
@@ -417,12 +479,10 @@ def train_q_sft(
 def _train_or_load(trainer: QSFTTrainer) -> None:
     """Train to the end from wherever the last call got to; the finished weights are kept."""
     folder = Path(trainer.args.output_dir)
-    check_same_run(trainer, folder / RUN)
     finished = folder / "finished"
     if finished.exists():
         _load_weights(trainer.model, finished)
-        state_file = finished / "trainer_state.json"
-        trainer.state = TrainerState.load_from_json(str(state_file))
+        trainer.state = _read_state(finished)
         return
     trainer.train(resume_from_checkpoint=True)
     if trainer.args.should_save:
@@ -430,73 +490,8 @@ def _train_or_load(trainer: QSFTTrainer) -> None:
             shutil.rmtree(left_behind)
         aside = folder / f".finished.{os.getpid()}"
         trainer.save_model(str(aside))
-        trainer.state.save_to_json(str(aside / "trainer_state.json"))
+        trainer.state.save_to_json(str(aside / STATE))
         os.replace(aside, finished)
-        for checkpoint in folder.glob("checkpoint-[0-9]*"):
+        for checkpoint in checkpoints(folder):
             shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()
-
-
-# What makes a run the same run: going on from another one's checkpoint would be silent nonsense.
-_RUN_SETTINGS = (
-    "stage",
-    "leftover",
-    "backup",
-    "support",
-    "returns_first",
-    "beta",
-    "score",
-    "target_rate",
-    "target_refresh",
-    "train_behavior",
-    "clamp",
-    "early_stopping_patience",
-    "seed",
-    "learning_rate",
-    "muon",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "bf16",
-    "fp16",
-)
-
-
-def check_same_run(trainer: MuonTrainer, path: Path, **settings: Any) -> None:
-    """Write down what this run is, or compare it to what the file says.
-
-    settings: further ones that make it another run.
-
-    Raises:
-        ValueError: the file is of another run.
-    """
-    run = {name: getattr(trainer.args, name) for name in _RUN_SETTINGS} | settings
-    run["weights"] = weights_hash(trainer.model)
-    run["rows"] = _rows_hash(trainer.train_dataset)
-    run = json.loads(json.dumps(run))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in run if run[name] != before.get(name)]
-        if changed:
-            raise ValueError(
-                f"{path.parent} holds another run, of other {', '.join(changed)}: delete it, or "
-                "choose another output_dir"
-            )
-    elif trainer.args.should_save:
-        replace_file(path, (json.dumps(run, indent=1) + "\n").encode())
-
-
-def _rows_hash(rows: Any) -> str | None:
-    """SHA-256 of the number of rows and of about 100 of them; None for a stream."""
-    if not hasattr(rows, "__len__"):
-        return None
-    digest = hashlib.sha256(str(len(rows)).encode())
-    for index in range(0, len(rows), max(len(rows) // 100, 1)):
-        for name, value in sorted(collate([rows[index]]).items()):
-            digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()

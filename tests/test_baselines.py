@@ -283,6 +283,20 @@ def test_heads_resume_bit_for_bit(problem, tmp_path, monkeypatch):
         train_heads(problem, tmp_path / "broken", resume=True, own={"expectile": 0.5}, **often)
 
 
+def test_a_run_that_starts_anew_leaves_no_older_checkpoint(problem, tmp_path, monkeypatch):
+    often = {"save_strategy": "steps", "save_steps": 1}
+    train_heads(problem, tmp_path, max_steps=2, **often)
+
+    def killed(self, *arguments, **options):
+        raise InterruptedError
+
+    monkeypatch.setattr(HeadTrainer, "training_step", killed)
+    with pytest.raises(InterruptedError):
+        train_heads(problem, tmp_path, own={"expectile": 0.5}, max_steps=2, **often)
+    # Else the run with .5 would later go on from the weights of the run with .7.
+    assert not list(tmp_path.glob("ilql/checkpoint-*"))
+
+
 def test_accumulated_batches_are_one_batch(problem, tmp_path):
     whole = train_heads(problem, tmp_path, max_steps=3, per_device_train_batch_size=2)
     parts = train_heads(

@@ -167,6 +167,16 @@ def test_values_are_saved_whole(model, tokenizer, tmp_path):
         ActionValues.from_pretrained(tmp_path / "values")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("heads.json", b"[]"), ("heads.json", b""), ("heads.safetensors", b"x")]
+)
+def test_damaged_values_are_named(model, tmp_path, name, content):
+    random_values(model).save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} cannot be read.*copy the whole folder again"):
+        ActionValues.from_pretrained(tmp_path)
+
+
 def test_target_heads_follow_at_their_rate(model):
     values = random_values(model)
     learner = HeadLearner(

@@ -956,6 +956,11 @@ TARGET_ERRORS = {
         ValueError,
         "next_behavior_logits: 2 of 2 positions with NaN, +inf or nothing but -inf",
     ),
+    "no action but the dummy": (
+        {"next_behavior_logits": torch.tensor([[-INF, 0, -INF], [0, 0, 0]]), "leftover": 1},
+        ValueError,
+        "next_behavior_logits: 1 of 2 positions with NaN, +inf or nothing but -inf",
+    ),
 }
 
 

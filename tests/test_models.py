@@ -1,6 +1,8 @@
 import importlib.util
+import json
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,6 +144,71 @@ def test_pickled_weights_are_not_loaded(tmp_path):
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(OSError, match="nothing_here"):
         load_model(tmp_path / "nothing_here")
+
+
+PAYLOAD = """
+from pathlib import Path
+Path({written!r}).write_text("ran")
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+class Own(PreTrainedTokenizerFast): pass
+class OwnConfig(PreTrainedConfig): model_type = "own"
+"""
+
+
+@pytest.mark.parametrize("place", ["tokenizer", "config"])
+def test_code_that_comes_with_a_model_is_refused_without_asking(tmp_path, monkeypatch, place):
+    folder, written = tmp_path / "model", tmp_path / "written"
+    save_small(folder)
+    (folder / "own.py").write_text(PAYLOAD.format(written=str(written)))
+    if place == "tokenizer":
+        path = folder / "tokenizer_config.json"
+        new = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    else:
+        path = folder / "config.json"
+        new = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | new))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to "run the custom code?"
+    with pytest.raises(OSError, match="code of its own is not run"):
+        load_model(folder)
+    assert not written.exists()
+
+
+def save_small(folder) -> None:
+    tokenizer = character_tokenizer(WORDLE)
+    model = small_model(tokenizer, layers=2, width=16, heads=2, context=32, seed=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_missing_weights_are_not_made_up(tmp_path):
+    save_small(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(OSError, match="lack 1 weights .* model.layers.1.mlp.up_proj.weight"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"num_hidden_layers": 3}, "lack 9 weights"), ({"vocab_size": 60}, "(?s)Cannot load.*size")],
+)
+def test_weights_that_the_configuration_does_not_fit_are_refused(tmp_path, changed, message):
+    save_small(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(OSError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_file_of_a_model_is_refused_and_its_folder_named(tmp_path, name):
+    for content in (b"", b"{}", (b"[" * 50_000)):
+        save_small(tmp_path / "model")
+        (tmp_path / "model" / name).write_bytes(content)
+        with pytest.raises(OSError, match="Cannot load '.*model'"):
+            load_model(tmp_path / "model")
 
 
 def test_smollm2_says_what_to_install(monkeypatch):

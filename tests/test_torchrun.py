@@ -50,6 +50,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     train(tmp_path / "alone", rows_per_process=4)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]

@@ -10,7 +10,8 @@ from transformers import TrainerCallback
 from qsft_lite.base_trainer import MuonTrainer
 from qsft_lite.baselines.heads import HeadLearner
 from qsft_lite.config import QSFTConfig
-from qsft_lite.data import collate
+from qsft_lite.models import check_packing
+from qsft_lite.packing import check_packed, collate
 
 __all__ = ["HeadTrainer"]
 
@@ -32,6 +33,8 @@ class HeadTrainer(MuonTrainer):
     def __init__(
         self, learner: HeadLearner, args: QSFTConfig, train_dataset: Any, eval_dataset: Any
     ):
+        check_packed(train_dataset, eval_dataset)
+        check_packing(learner.values.backbone)
         super().__init__(
             model=learner,
             args=args,

@@ -17,12 +17,14 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
-from qsft_lite.models import final_hidden, output_head
+from qsft_lite.models import final_hidden, output_head, refuse_missing
 from qsft_lite.results import replace_file
+from qsft_lite.runs import named_if_damaged
 from qsft_lite.targets import head_precision
 
 HEADS_FILE = "heads.safetensors"
 SETTINGS_FILE = "heads.json"
+COPY = "copy the whole folder again"
 
 
 class ActionValues(nn.Module):
@@ -65,6 +67,10 @@ class ActionValues(nn.Module):
         """(..., H) -> (2, ..., V)."""
         return torch.stack([head(hidden) for head in self.q_heads])
 
+    def get_decoder(self) -> nn.Module:
+        """The backbone without anything on it."""
+        return self.backbone.get_decoder()
+
     @property
     def config(self):
         """The backbone's configuration."""
@@ -95,15 +101,26 @@ class ActionValues(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ActionValues:
-        """What save_pretrained wrote; FileNotFoundError for a folder without heads."""
+        """What save_pretrained wrote.
+
+        FileNotFoundError for a folder without heads, OSError for one that lacks weights, ValueError
+        for a damaged file.
+        """
         folder = Path(folder)
         for name in (HEADS_FILE, SETTINGS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}: was it saved by ActionValues?")
-        settings = json.loads((folder / SETTINGS_FILE).read_text())
-        backbone = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-        values = cls(backbone, settings["vocabulary"])
-        missing, unexpected = values.load_state_dict(load_file(folder / HEADS_FILE), strict=False)
+        with named_if_damaged(folder / SETTINGS_FILE, COPY):
+            vocabulary = int(json.loads((folder / SETTINGS_FILE).read_text())["vocabulary"])
+        with named_if_damaged(folder / HEADS_FILE, COPY):
+            heads = load_file(folder / HEADS_FILE)
+        backbone, info = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        refuse_missing(info["missing_keys"], folder)
+        values = cls(backbone, vocabulary)
+        with named_if_damaged(folder / HEADS_FILE, COPY):
+            missing, unexpected = values.load_state_dict(heads, strict=False)
         wrong = unexpected + [name for name in missing if not name.startswith("backbone.")]
         if wrong:
             raise ValueError(f"{folder / HEADS_FILE} does not fit: {', '.join(wrong)}")
@@ -180,8 +197,10 @@ class HeadLearner(nn.Module):
                 torch.where(next_at >= 0, discount[row, action_at], 0.0),
             )
         taken = q.detach().amin(0).gather(-1, actions[:, None])[:, 0]
-        self._taken, self._returns = taken, return_to_go[row, action_at]
-        loss = losses.sum() / (len(losses) if num_items_in_batch is None else num_items_in_batch)
+        if len(taken):
+            self._taken, self._returns = taken, return_to_go[row, action_at]
+        count = len(losses) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() / max(count, 1)
         if not loss.isfinite():
             raise FloatingPointError(
                 f"the {self.method} loss is {loss.item()}: lower the learning rate, and look "
@@ -190,7 +209,10 @@ class HeadLearner(nn.Module):
         return {"loss": loss}
 
     def statistics(self) -> dict[str, float]:
-        """Of the last batch: mean min_j Q_j of the actions taken, and that less their returns."""
+        """Mean min_j Q_j of the actions taken, and that less their returns.
+
+        Of the last batch that had any.
+        """
         return {
             "q_mean": self._taken.mean().item(),
             "q_minus_return": (self._taken - self._returns).mean().item(),

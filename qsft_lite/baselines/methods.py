@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,15 @@ from qsft_lite.data import pack
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import DUMMY, dummy_id, output_head
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.trainer import (
+from qsft_lite.runs import (
     RUN,
-    QSFTConfig,
-    QSFTTrainer,
     check_same_run,
+    checkpoints,
+    describe_run,
     last_checkpoint,
+    lock_folder,
 )
+from qsft_lite.trainer import QSFTConfig, QSFTTrainer
 
 __all__ = ["METHODS", "Method", "TrainedMethod", "choose_options", "train"]
 
@@ -344,10 +347,17 @@ def _train_heads(
 def _run(trainer: Trainer, resume: bool, method: str, options: dict[str, Any]) -> None:
     """Train, from the last checkpoint of the same run where that is asked for."""
     folder = Path(trainer.args.output_dir)
-    if not resume:
-        (folder / RUN).unlink(missing_ok=True)
-    check_same_run(trainer, folder / RUN, method=method, options=options)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+    main = trainer.args.should_save
+    rows = trainer.train_dataset, trainer.eval_dataset
+    run = describe_run(trainer.args, trainer.model, *rows, method=method, options=options)
+    with lock_folder(trainer.args):
+        if main and not resume:  # an older run's checkpoints must not be taken for this one's
+            (folder / RUN).unlink(missing_ok=True)
+            for checkpoint in checkpoints(folder):
+                shutil.rmtree(checkpoint)
+        trainer.accelerator.wait_for_everyone()
+        check_same_run(folder, run, write=main)
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
 
 
 def no_actions(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[int]:

@@ -1,0 +1,312 @@
+"""The folder of a training run: who may write there, what run it is, and what is in it.
+
+A run is described in run.json by its rows, its first weights and every setting that changes the
+weights: to go on from another run's checkpoint would be silent nonsense.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from qsft_lite.behavior_cache import weights_hash
+from qsft_lite.config import QSFTConfig
+from qsft_lite.packing import PACKED, collate
+from qsft_lite.results import replace_file
+
+__all__ = [
+    "WEIGHTS",
+    "check_room",
+    "check_same_run",
+    "checkpoints",
+    "describe_run",
+    "last_checkpoint",
+    "lock_folder",
+    "named_if_damaged",
+    "rows_hash",
+    "run_settings",
+    "whole_state",
+]
+
+RUN = "run.json"
+WEIGHTS = "model.safetensors"
+STATE = "trainer_state.json"
+
+
+# One process at a time
+
+
+@contextmanager
+def lock_folder(args: QSFTConfig) -> Iterator[None]:
+    """Hold the output folder, which is made if need be; of several processes of a run, the first.
+
+    The operating system gives it free when the process ends, however it ends.
+
+    Raises:
+        RuntimeError: another process trains there.
+        OSError: the folder cannot be made or written to.
+    """
+    if args.process_index:
+        yield
+        return
+    folder = Path(args.output_dir)
+    check_writable(folder)
+    with (folder / ".lock").open("a") as file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            raise RuntimeError(
+                f"another process trains in {folder}: wait for its end, or choose another "
+                "output_dir"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _lock(file: Any) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder if need be; OSError where that, or writing in it, cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"output_dir {folder} cannot be written to ({error}): choose another one"
+        ) from error
+
+
+def check_room(args: QSFTConfig, weights: int, trained: int) -> None:
+    """Refuse a run whose checkpoints do not fit on the disk.
+
+    Args:
+        args: how many are kept, and the optimizer; nothing is looked at with save_strategy="no".
+        weights: bytes of all weights of a checkpoint.
+        trained: bytes of those that are trained.
+
+    Raises:
+        OSError: there is too little room, or the folder cannot be written to.
+    """
+    folder = Path(args.output_dir)
+    if args.process_index or args.save_strategy == "no" or (folder / "finished").exists():
+        return
+    check_writable(folder)
+    moments = 1 if args.muon else 2 if "adam" in str(args.optim).lower() else 0
+    # A new checkpoint is written before the oldest is deleted.
+    count = (args.save_total_limit or 1) + 1
+    if args.max_steps > 0:
+        every = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
+        count = min(count, math.ceil(args.max_steps / max(every, 1)))
+    needed = count * (weights + moments * trained)
+    files = (file for path in checkpoints(folder) for file in path.iterdir())
+    room = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in files)
+    if needed > room:
+        raise OSError(
+            f"{count} checkpoints in {folder} would take {needed / 1e9:.1f} GB, and there are "
+            f"{room / 1e9:.1f} GB: free some, or choose another output_dir or a smaller "
+            "save_total_limit"
+        )
+
+
+def bytes_of(module: torch.nn.Module) -> tuple[int, int]:
+    """Bytes of a module's weights, tied ones counted once, and of those that are trained."""
+    sizes = [(p.nbytes, p.requires_grad) for p in module.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+# What makes a run the same run
+
+# Settings that leave the weights as they are. Any other, of a newer transformers too, makes
+# another run; the batch is compared as a whole, however it is cut up.
+NO_EFFECT = set(
+    """
+    output_dir per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size
+    activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
+    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu cache_behavior clamp
+    logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node
+    log_level log_level_replica include_num_input_tokens_seen disable_tqdm report_to run_name
+    project trackio_space_id trackio_bucket_id trackio_static_space_id logging_dir
+    prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps
+    include_for_metrics batch_eval_metrics save_only_model save_on_each_node save_total_limit
+    enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy
+    hub_always_push hub_revision dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
+    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
+    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
+    restore_callback_states_from_checkpoint local_rank remove_unused_columns label_names
+    """.split()
+)
+# Settings of stage two, which stage one does not read.
+OF_VALUES = set(
+    """
+    leftover backup support returns_first beta score target_rate target_refresh train_behavior
+    """.split()
+)
+# Settings that say when something is looked at or kept: they decide only what is best.
+OF_EVALUATION = set(
+    """
+    eval_strategy eval_steps eval_delay eval_on_start save_strategy save_steps bf16_full_eval
+    fp16_full_eval metric_for_best_model greater_is_better
+    """.split()
+)
+
+
+def run_settings(args: QSFTConfig) -> dict[str, Any]:
+    """Every setting that changes the weights, as JSON holds it."""
+    left_out = set(NO_EFFECT)
+    if args.stage == "behavior":
+        left_out |= OF_VALUES
+    if args.backup != "policy":
+        left_out |= {"beta", "score"}
+    if args.backup not in ("support", "policy"):
+        left_out |= {"support"}
+    if args.target_refresh is not None:
+        left_out |= {"target_rate"}
+    if args.max_steps > 0:
+        left_out |= {"num_train_epochs"}
+    # Random targets are drawn in evaluations, too, from the same stream.
+    if not args.load_best_model_at_end and args.backup != "random":
+        left_out |= OF_EVALUATION
+    names = [field.name for field in dataclasses.fields(args) if field.name not in left_out]
+    settings = {name: getattr(args, name) for name in names}
+    settings["global_batch"] = (
+        args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
+    return json.loads(json.dumps(settings, default=str))
+
+
+def describe_run(
+    args: QSFTConfig, module: torch.nn.Module, train: Any, validation: Any, **more: Any
+) -> dict[str, Any]:
+    """What a run is: its settings, rows, first weights, and which of them are trained.
+
+    train, validation: rows, or their rows_hash. more: further things that make it another run.
+    """
+    trained = [name for name, weight in module.named_parameters() if weight.requires_grad]
+    data = {
+        name: rows if isinstance(rows, str) else rows_hash(rows)
+        for name, rows in (("rows", train), ("validation", validation))
+    }
+    run = {
+        **run_settings(args),
+        **data,
+        **more,
+        "weights": weights_hash(module),
+        "trained": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
+    }
+    return json.loads(json.dumps(run, default=str))
+
+
+def check_same_run(folder: Path, run: dict[str, Any], *, write: bool) -> None:
+    """Compare a run, or as much of it as is known, to what the folder's run.json says.
+
+    write: whether to write it down where there is none.
+
+    Raises:
+        ValueError: the folder holds another run, or one that is not known.
+    """
+    path = folder / RUN
+    if path.exists():
+        with named_if_damaged(path, f"delete {folder} to start anew"):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            before.items()  # of a description, and of nothing else that JSON holds
+        # A setting that the older version did not know had its default.
+        defaults = {field.name: field.default for field in dataclasses.fields(QSFTConfig)}
+        changed = [name for name in run if run[name] != before.get(name, defaults.get(name))]
+        if changed:
+            raise ValueError(
+                f"{folder} holds another run, of other {', '.join(changed)}: delete it, or "
+                "choose another output_dir"
+            )
+    elif checkpoints(folder) or (folder / "finished").exists():
+        raise ValueError(
+            f"{folder} holds checkpoints, but no {RUN} that says of what run: choose another "
+            "output_dir"
+        )
+    elif write:
+        replace_file(path, (json.dumps(run, indent=1) + "\n").encode())
+
+
+def rows_hash(rows: Any) -> str | None:
+    """SHA-256 of all packed rows; None for no rows, and for a stream, which has no length."""
+    if not hasattr(rows, "__len__"):
+        return None
+    digest = hashlib.sha256(str(len(rows)).encode())
+    if isinstance(rows, datasets.Dataset):
+        for table in rows.with_format("arrow").iter(1000):
+            for name in sorted({*table.column_names} & {*PACKED.names}):
+                values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                digest.update(name.encode() + values.tobytes())
+    else:
+        for index in range(len(rows)):
+            for name, value in sorted(collate([rows[index]]).items()):
+                digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Checkpoints
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The folders checkpoint-1, checkpoint-2, ..., newest first."""
+    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    folders = [path for path in found if path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in the folder that was written to its end; None where there is none."""
+    return next((str(path) for path in checkpoints(folder) if whole_state(path)), None)
+
+
+def whole_state(checkpoint: Path) -> dict | None:
+    """The Trainer's state, which it writes last; None where the checkpoint lacks something.
+
+    Without the optimizer's, the schedule's and the random state a run would go on, to other
+    weights.
+    """
+    names = {path.name for path in checkpoint.iterdir()}
+    if not {WEIGHTS, "optimizer.pt", "scheduler.pt", STATE} <= names:
+        return None
+    if not any(name.startswith("rng_state") for name in names):
+        return None
+    try:
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = isinstance(state, dict) and isinstance(state.get("global_step"), int)
+    return state if whole else None
+
+
+@contextmanager
+def named_if_damaged(path: Path | str, advice: str) -> Iterator[None]:
+    """Name the file or folder, and what to do, in whatever error comes of reading it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read, it seems damaged: {advice}. "
+            f"({type(error).__name__}: {str(error)[:300]})"
+        ) from error
