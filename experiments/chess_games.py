@@ -94,13 +94,6 @@ PROFILES = {
 class ChessTask(Task):
     """One seed of whole games."""
 
-    # The temperature is what sharpened cloning chose for an earlier clone; beside it, greedy.
-    by_value = [
-        {"beta": weight / sharpened.get("temperature", 1.0), "support": 0.05, **sharpened}
-        for weight in (1.0, 2.0, 4.0, 8.0)
-        for sharpened in ({"temperature": 0.25}, {"greedy": True})
-    ]
-
     def __init__(self, settings: dict[str, Any], seed: int, folder: Path):
         super().__init__(settings, seed)
         self.acts = {"max_new_tokens": 2}

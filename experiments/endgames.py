@@ -93,13 +93,6 @@ ROWS: dict[str, Row] = {
 class EndgameTask(Task):
     """One seed of endgames."""
 
-    # pi^(1 / T) exp(beta Q) is pi exp(beta T Q), sharpened: four weights of Q, each at two T.
-    by_value = [
-        {"beta": weight / temperature, "support": 0.05, "temperature": temperature}
-        for weight in (1.0, 2.0, 4.0, 8.0)
-        for temperature in (0.4, 0.125)
-    ]
-
     def __init__(self, settings: dict[str, Any], seed: int):
         super().__init__(settings, seed)
         self.acts = {"max_new_tokens": 1}

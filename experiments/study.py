@@ -1,8 +1,13 @@
 """What the experiments share: every method on one task, several seeds, paired games.
 
-What is fixed before anything is seen: an experiment's settings, the grids below, and the seeds of
-the games. Options are chosen on validation games, then every method plays the same test games. What
-each training scored is kept in a folder, so that an interrupted run goes on where it was.
+What is fixed before anything is seen: an experiment's settings, the grids of ``choosing``, one for
+all that has values, whatever its score, and one for clones, and the seeds of the games. Options are
+chosen on validation games, then every method plays the same test games. What each training scored
+is kept in a folder, so that an interrupted run goes on where it was.
+
+    python -m experiments.study data/results/wordle_methods.record.json
+
+computes the tables of recorded results anew from the scores that they hold; nothing is trained.
 """
 
 from __future__ import annotations
@@ -21,16 +26,20 @@ import datasets
 import numpy as np
 import torch
 import transformers
+from scipy import stats
 
 from qsft_lite import notebook
 from qsft_lite.baselines import METHODS, TrainedMethod, train
-from qsft_lite.evaluate import Evaluation, bootstrap_interval, evaluate, normalized_score
+from qsft_lite.choosing import CLONING_GRID, ENDS, GREEDY_BETA, VALUE_GRID, Grid, choose
+from qsft_lite.evaluate import Evaluation, evaluate, normalized_score
 from qsft_lite.results import (
     RESULT_PROFILES,
+    load_result,
     markdown_table,
     project_root,
     provenance,
     replace_file,
+    write_result,
 )
 from qsft_lite.trainer import QSFTConfig
 
@@ -39,6 +48,7 @@ VALIDATION_SEED, TEST_SEED = 1_000, 2_000
 # A row of a study: its method, that method's options, and which scores its policy may act by.
 Row = tuple[str, dict[str, Any], list[str] | None]
 CLONING = "Behavior cloning"  # at its best temperature: what every other row is compared with
+UNITS = "positions"  # in a record's raw part: what each test game starts from
 ALONG = {"train_behavior": True}
 METHOD_ROWS: dict[str, Row] = {
     **{
@@ -57,14 +67,6 @@ METHOD_ROWS: dict[str, Row] = {
     "Random targets": ("random_targets", ALONG, ["ratio"]),
 }
 
-# Eight candidates for every method. The paper weighs by exp(beta p) alone.
-BY_P = [{"beta": beta} for beta in (4.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)]
-BY_VALUE = [
-    {"beta": beta, "support": support}
-    for beta in (128.0, 512.0)
-    for support in (0.0, 0.2, 0.5, 0.9)
-]
-
 
 class Task:
     """One seed of a task: its games and its untrained model.
@@ -72,8 +74,6 @@ class Task:
     A subclass sets env, model, tokenizer, episodes (as of data.encode), data_hash, data_mean (mean
     return of the data) and acts (options of every policy), and says what reference players score.
     """
-
-    by_value = BY_VALUE
 
     def __init__(self, settings: dict[str, Any], seed: int):
         self.settings, self.seed = settings, seed
@@ -130,29 +130,32 @@ class Task:
         )
 
 
-def grids_of(task: Task, method: str, scores: list[str] | None) -> dict[str, list[dict[str, Any]]]:
-    """The options to choose from, for each score that a method's policy may act by; "" for none."""
-    grids = {}
-    for score in scores or [""]:
-        cloned = METHODS[method].family == "cloning"
-        grid = METHODS[method].grid if cloned else BY_P if score == "p" else task.by_value
-        grids[score] = [{**options, "score": score} if score else options for options in grid]
-    return grids
+def grids_of(method: str, scores: list[str] | None) -> dict[str, Grid]:
+    """The grid to choose from, for each score that a method's policy may act by; "" for none."""
+    grid = CLONING_GRID if METHODS[method].family == "cloning" else VALUE_GRID
+    return dict.fromkeys(scores or [""], grid)
 
 
-def scores_of(
-    task: Task, trained: TrainedMethod, grids: dict[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
+def scores_of(task: Task, trained: TrainedMethod, grids: dict[str, Grid]) -> dict[str, Any]:
     """Choose options on validation games, play the test games; for each score p and p / pi."""
     found = {}
     for score, grid in grids.items():
-        tried = [task.play(task.policy(trained, options), test=False).mean for options in grid]
-        options = grid[int(np.argmax(tried))]
-        result = task.play(task.policy(trained, options), test=True)
+        by = {"score": score} if score else {}
+
+        def policy(options: dict[str, Any], by: dict[str, str] = by) -> Any:
+            return task.policy(trained, {**options, **by})
+
+        choice = choose(lambda options: task.play(policy(options), test=False).mean, grid)  # noqa: B023
+        if choice.message:
+            print(choice.message, flush=True)
+        result = task.play(policy(choice.options), test=True)
         found[score] = {
-            "options": options,
-            "grid": grid,
-            "tried": tried,
+            "options": {**choice.options, **by},
+            "grid": [
+                {name: value for name, value in {**row, **by}.items() if name != "mean"}
+                for row in choice.tried
+            ],
+            "tried": [row["mean"] for row in choice.tried],
             "returns": result.returns.tolist(),
             "success": result.success,
             "described": task.describe(result),
@@ -165,7 +168,7 @@ def run_seed(task: Task, rows: dict[str, Row], folder: Path) -> dict[str, Any]:
     cloned_folder = folder / "cloned"
     found = {}
     for title, (method, options, scores) in {CLONING: ("bc", {}, None), **rows}.items():
-        grids = grids_of(task, method, scores)
+        grids = grids_of(method, scores)
         kind = json.dumps([title, method, options, grids])
         path = folder / f"{hashlib.sha256(kind.encode()).hexdigest()[:12]}.json"
         if not path.exists():
@@ -206,47 +209,130 @@ def next_logits(model: Any, ids: list[list[int]]) -> torch.Tensor:
 
 
 def table(
-    found: list[dict[str, Any]], lowest: float, data_mean: float, best: float
+    found: list[dict[str, Any]],
+    lowest: float,
+    data_mean: float,
+    best: float,
+    units: list[Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row for each method: mean over seeds and games, with a bootstrap over games.
+    """A row for each method, see ``score_rows``, with normalised scores and what else is known.
 
     lowest, data_mean, best: the scores that are normalised to 0, 50 and 100.
-
-    A game's score is averaged over seeds before resampling: seeds share their test games.
     """
     rows = []
-    cloning = _paired(found, CLONING, "")
-    for title in found[0]:
-        for score in found[0][title]["scores"]:
-            games = _paired(found, title, score)
-            low, high = bootstrap_interval(games)
-            described = [seed[title]["scores"][score].get("described", {}) for seed in found]
-            difference = games - cloning
-            below, above = bootstrap_interval(difference)
-            rows.append(
-                {
-                    "method": title + {"": "", "p": ", by p", "ratio": ", by p/pi"}[score],
-                    "score": {"mean": games.mean(), "low": low, "high": high},
-                    "over sharpened cloning": {
-                        "mean": difference.mean(),
-                        "low": below,
-                        "high": above,
-                    },
-                    "seeds": ", ".join(
-                        f"{np.mean(seed[title]['scores'][score]['returns']):.2f}" for seed in found
-                    ),
-                    "normalised": normalized_score(
-                        max(games.mean(), lowest), lowest, data_mean, best
-                    )
-                    if lowest < data_mean < best
-                    else None,
-                    "wins": float(
-                        np.mean([seed[title]["scores"][score]["success"] for seed in found])
-                    ),
-                    **{name: _mean([one[name] for one in described]) for name in described[0]},
-                }
-            )
+    for row, (title, score) in zip(score_rows(found, units), _keys(found), strict=True):
+        entries = [seed[title]["scores"][score] for seed in found]
+        described = [entry.get("described", {}) for entry in entries]
+        mean = max(row["score"]["mean"], lowest)
+        known = lowest < data_mean < best
+        rows.append(
+            {
+                **row,
+                "normalised": normalized_score(mean, lowest, data_mean, best) if known else None,
+                "wins": float(np.mean([entry["success"] for entry in entries])),
+                **{name: _mean([one[name] for one in described]) for name in described[0]},
+            }
+        )
     return rows
+
+
+def score_rows(found: list[dict[str, Any]], units: list[Any] | None = None) -> list[dict[str, Any]]:
+    """A row for each method: its score, and its score less sharpened cloning's, game by game.
+
+    Intervals are those of ``interval``. The seeds' own means stand beside them, and how many seeds
+    chose an option at an end of what was tried, beyond which a better one may lie: such a score is
+    a lower bound of what the method can do.
+
+    units: what each test game is about, see ``interval``.
+    """
+
+    def returns(title: str, score: str) -> np.ndarray:
+        return np.array([seed[title]["scores"][score]["returns"] for seed in found])
+
+    cloning, rows = returns(CLONING, ""), []
+    for title, score in _keys(found):
+        games = returns(title, score)
+        edges = [
+            edge
+            for seed in found
+            for edge in edges_of(
+                *(seed[title]["scores"][score][key] for key in ("options", "grid"))
+            )
+        ]
+        counts = {edge: f"{edge} ({edges.count(edge)} of {len(found)})" for edge in sorted(edges)}
+        rows.append(
+            {
+                "method": title + {"": "", "p": ", by p", "ratio": ", by p/pi"}[score],
+                "score": interval(games, units),
+                "over sharpened cloning": interval(games - cloning, units),
+                "seeds": ", ".join(f"{mean:.2f}" for mean in games.mean(1)),
+                "at the grid's edge": ", ".join(counts.values()) or None,
+            }
+        )
+    return rows
+
+
+def interval(scores: np.ndarray, units: list[Any] | None = None) -> dict[str, float]:
+    """The mean of scores (S, G) of S seeds in the same G games, and its 95 % interval.
+
+    It says what other networks would score in other games. The seeds' part is a t interval of their
+    means, on S - 1 degrees of freedom (a bootstrap of three seeds is far too narrow); the games'
+    part is one of the games' means, of whose variance that within a game is left out, since the
+    seeds' means have it already. Half widths add up as squares (as Graybill and Wang, 1980), and
+    are never less than those over games alone: the means of three seeds may agree by chance. With
+    one seed it is over games alone, and says nothing of other networks.
+
+    units: what each game is about, where several are about the same, such as their start; those are
+    not independent, and count as one. Each game its own without it.
+    """
+    scores = np.asarray(scores, dtype=float)
+    mean = float(scores.mean())
+    if units is not None:
+        _, places = np.unique(units, return_inverse=True)
+        sums = np.array([np.bincount(places, row) for row in scores])
+        scores = sums * sums.shape[1] / scores.shape[1]  # has the same mean, over units
+    seeds, games = scores.shape
+    over_games = stats.t.ppf(0.975, games - 1) ** 2 * scores.mean(0).var(ddof=1) / games
+    squared = over_games
+    if seeds > 1:
+        rest = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+        within = (rest**2).sum() / ((seeds - 1) * (games - 1)) / scores.size
+        within *= stats.t.ppf(0.975, games - 1) ** 2
+        over_seeds = stats.t.ppf(0.975, seeds - 1) ** 2 * scores.mean(1).var(ddof=1) / seeds
+        squared = max(over_seeds + max(over_games - within, 0.0), over_games)
+    half = float(np.sqrt(squared))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def edges_of(options: dict[str, Any], grid: list[dict[str, Any]]) -> list[str]:
+    """Of the chosen beta and temperature, those that are the least or the largest tried.
+
+    grid: all options tried. Natural ends (greedy, beta 0, temperature 1) are no edges. A beta is
+    compared with those tried at the same temperature, and not at all where one alone was.
+    """
+
+    def temperature(one: dict[str, Any]) -> float | None:
+        return (
+            0.0 if one.get("greedy") and one.get("beta") != GREEDY_BETA else one.get("temperature")
+        )
+
+    own = temperature(options)
+    tried = {
+        "beta": {one.get("beta") for one in grid if temperature(one) == own},
+        "temperature": {temperature(one) for one in grid},
+    }
+    found = []
+    for axis, chosen in (("beta", options.get("beta")), ("temperature", own)):
+        values = sorted(tried[axis] - {None})
+        if len(values) > 1 and chosen not in ENDS[axis]:
+            found += [f"least {axis}"] * (chosen == values[0])
+            found += [f"largest {axis}"] * (chosen == values[-1])
+    return found
+
+
+def _keys(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Titles and scores, a pair for each row of a table."""
+    return [(title, score) for title, row in found[0].items() for score in row["scores"]]
 
 
 def _mean(numbers: list[float]) -> float | None:
@@ -268,12 +354,8 @@ def measures(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"method": title} | {name: mean(title, name) for name in names} for title in titles]
 
 
-def _paired(found: list[dict[str, Any]], title: str, score: str) -> np.ndarray:
-    return np.mean([seed[title]["scores"][score]["returns"] for seed in found], axis=0)
-
-
 def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
-    """The scores of one seed, with a method's returns on one line: a fifth of the file.
+    """The scores of one seed, with returns, and the grid as JSON, each on one line: short files.
 
     Also of each method how long it took and the commit that ran it: a record is written at the end,
     perhaps by another.
@@ -282,6 +364,7 @@ def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
         title: {
             score: {
                 **one,
+                "grid": json.dumps(one["grid"]),
                 "returns": " ".join(f"{value:.0f}" for value in one["returns"]),
                 "seconds": row["seconds"],
                 "commit": row["commit"],
@@ -292,7 +375,49 @@ def _on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _from_lines(seed: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of ``_on_a_line``, for what a table is computed from."""
+
+    def read(one: dict[str, Any]) -> dict[str, Any]:
+        returns = [float(value) for value in one["returns"].split()]
+        return {**one, "grid": json.loads(one["grid"]), "returns": returns}
+
+    return {
+        title: {"scores": {score: read(one) for score, one in row.items()}}
+        for title, row in seed.items()
+    }
+
+
+def retable(path: Path) -> None:
+    """Compute the scores, differences and edges of a recorded result's table anew, in its file.
+
+    All else in it stays; "recomputed" says when and by which commit.
+    """
+    result = load_result(path)
+    found = [_from_lines(seed) for seed in result["raw"]["seeds"]]
+    rows = score_rows(found, result["raw"].get(UNITS))
+    old = {row["method"]: row for row in result["tables"][result["name"]]}
+    result["tables"][result["name"]] = [
+        {
+            **row,
+            **{name: old[row["method"]][name] for name in old[row["method"]] if name not in row},
+        }
+        for row in rows
+    ]
+    result["headline"] |= {row["method"]: row["score"] for row in rows}
+    result["recomputed"] = {key: provenance()[key] for key in ("date", "commit")}
+    write_result(path.parent, result)
+
+
 # The command line
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: tables of recorded results, anew."""
+    command_line = argparse.ArgumentParser(prog="python -m experiments.study", description=__doc__)
+    command_line.add_argument("files", nargs="+", type=Path, help="data/results/*.record.json")
+    for path in command_line.parse_args(arguments).files:
+        retable(path)
 
 
 def parser(module: str, record: dict[str, Any], name: str | None) -> argparse.ArgumentParser:
@@ -376,7 +501,8 @@ def run_study(
         return
     levels = task.levels()
     data_mean = float(np.mean(means))
-    shown = table(found, lowest, data_mean, levels[best])
+    beside = raw(task)
+    shown = table(found, lowest, data_mean, levels[best], beside.get(UNITS))
     tables = {options["name"]: shown, f"{options['name']}_measured": measures(found)}
     tables = {name: rows for name, rows in tables.items() if rows}
     for rows in tables.values():
@@ -385,6 +511,10 @@ def run_study(
     run.record(
         headline={"Data": data_mean, **levels, **{row["method"]: row["score"] for row in shown}},
         tables=tables,
-        raw={**raw(task), "seeds": [_on_a_line(seed) for seed in found]},
+        raw={**beside, "seeds": [_on_a_line(seed) for seed in found]},
         data_hash=" ".join(hashes),
     )
+
+
+if __name__ == "__main__":
+    main()

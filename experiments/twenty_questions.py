@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from scipy.special import entr
 
-from experiments.study import BY_VALUE, METHOD_ROWS, TEST_SEED, Task, parser, run_study, start
+from experiments.study import METHOD_ROWS, TEST_SEED, Task, parser, run_study, start
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, data_hash, encode, start_id
 from qsft_lite.envs import make
@@ -38,14 +38,6 @@ from qsft_lite.models import line_tokenizer, small_model
 LOWEST = -20
 MEASURED_SEED = 3_000
 
-# pi^(1 / T) exp(beta Q) is pi exp(beta T Q), sharpened: four weights of Q, each at two T. Where pi
-# is blurred it has to be sharpened whatever the values say.
-SHARPENED = [
-    {"beta": weight / temperature, "support": 0.2, "temperature": temperature}
-    for weight in (8.0, 32.0, 64.0, 128.0)
-    for temperature in (0.5, 0.25)
-]
-
 RECORD = {
     "objects": 20,
     "games": 40_000,
@@ -59,7 +51,6 @@ RECORD = {
     "value epochs": 1.0,
     "learning rate": 3e-3,
     "value learning rate": 3e-3,
-    "sharpened": 0,  # whether policies by value are chosen from SHARPENED
     "muon": 1,
     "target rate": 0.04,
     "seeds": 3,
@@ -87,7 +78,6 @@ PROFILES = {
         "width": 256,
         "learning rate": 1e-3,
         "value learning rate": 3e-4,
-        "sharpened": 1,
     },
 }
 
@@ -108,7 +98,6 @@ class TwentyQuestionsTask(Task):
 
     def __init__(self, settings: dict[str, Any], seed: int):
         super().__init__(settings, seed)
-        self.by_value = SHARPENED if settings["sharpened"] else BY_VALUE
         self.env = make("twenty_questions", objects=some_objects(settings["objects"]))
         rules = self.env.rules
         self.tokenizer = line_tokenizer(self.env.texts)

@@ -48,6 +48,8 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "raw": (dict, list, type(None)),
 }
 
+ROUNDING = 1e-12  # what is smaller is the rounding of numbers near 1, and shown as 0
+
 _TABLE = re.compile(r"<!-- table:(\S+) -->\n(.*?)<!-- /table -->", re.DOTALL)
 
 
@@ -192,22 +194,38 @@ def _commit() -> tuple[str, bool]:
 
 
 def format_cell(value: Any) -> str:
-    """One cell: floats to 3 significant digits, ``{"mean", "low", "high"}`` as "m [l, h]"."""
+    """One cell: floats to 3 significant digits, ``{"mean", "low", "high"}`` as "m [l, h]".
+
+    The three numbers of an interval have the same decimals, as many as its width deserves; one
+    without width is its mean alone.
+    """
     if value is None:
         return "-"
     if isinstance(value, dict):
-        mean, low, high = (format_cell(value[key]) for key in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
+        return _interval(value["mean"], value["low"], value["high"])
     if isinstance(value, float):
         return _three_digits(value)
     return str(value).replace("|", "\\|")
 
 
+def _interval(mean: float, low: float, high: float) -> str:
+    half, largest = (high - low) / 2, max(abs(low), abs(high))
+    if half <= ROUNDING:
+        return format_cell(mean)
+    decimals = max(math.ceil(0.3 - math.log10(half)), 2 if largest < 10 else 0)
+    mean, low, high = (
+        f"{round(number, decimals) + 0.0:,.{decimals}f}" for number in (mean, low, high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
 def _three_digits(value: float) -> str:
     size = abs(value)
+    if size < ROUNDING:
+        return "0.00"
     if size >= 1000:
         return f"{value:,.0f}" if size < 1e6 else f"{value:.2e}"
-    if 0 < size < 1e-3:
+    if size < 1e-3:
         return f"{value:.2e}"
     return f"{value:#.3g}".rstrip(".")
 
@@ -252,11 +270,14 @@ def _named_table(name: str, results: list[dict[str, Any]]) -> str:
         raise ValueError(f"table {name!r}: {count} it; known are 'notebooks' and {known}")
     (result,) = found
     commit = result["commit"][:7] + (" with local changes" if result["dirty"] else "")
-    return (
-        f"{markdown_table(result['tables'][name])}\n\n"
+    source = (
         f"Source: `data/results/{name_of(result)}`, {result['date'][:10]}, commit {commit}, "
         f"`{result['command']}`."
     )
+    anew = result.get("recomputed")
+    if anew and name == result["name"]:
+        source += f" Table recomputed from its scores, {anew['date'][:10]}."
+    return f"{markdown_table(result['tables'][name])}\n\n{source}"
 
 
 def name_of(result: dict[str, Any]) -> str:

@@ -346,7 +346,7 @@ def test_every_method_has_a_grid_of_one_size():
         "q_sft_new_head",
         "random_targets",
     }
-    assert {len(method.grid) for method in baselines.METHODS.values()} == {8}
+    assert {len(method.grid) for method in baselines.METHODS.values()} == {9}
 
 
 def test_what_cannot_be_trained(problem):

@@ -452,4 +452,4 @@ def test_the_best_options_are_those_of_the_best_games(model, tokenizer):
     assert table["beta"].tolist() == [0.0, 100.0, 1.0]
     assert table["mean"][1] == table["success"][1] == 1.0
     assert table["mean"][0] < table["mean"][2] < 1.0
-    assert len(baselines.choose_options(trained, Bandit(), 2, 0, stop=" ")[1]) == 8
+    assert len(baselines.choose_options(trained, Bandit(), 2, 0, stop=" ")[1]) == 9

@@ -1,9 +1,9 @@
 """The experiments at their smallest: they run, record, and go on where they were."""
 
+import itertools
 import json
 import os
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import chess
@@ -15,6 +15,7 @@ from scipy import stats
 
 from experiments import chess_games, endgames, study, twenty_questions, wordle
 from qsft_lite.baselines import TrainedMethod
+from qsft_lite.choosing import GREEDY_BETA, as_options
 from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import white_moves
 from qsft_lite.envs.endgame_players import MixturePlayer
@@ -31,6 +32,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("QSFT_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("QSFT_THREADS", "1")
     monkeypatch.delenv("QSFT_COMMAND", raising=False)
+    # The grids have many candidates, and a smoke run has little else to do than to play them.
+    monkeypatch.setattr(study, "VALUE_GRID", {"beta": (0.0, 32.0, GREEDY_BETA), "support": (0.5,)})
+    monkeypatch.setattr(study, "CLONING_GRID", {"temperature": (0.0, 0.5), "support": (0.0, 0.5)})
 
     def run(experiment, *more):
         work = str(tmp_path / "work")
@@ -102,7 +106,7 @@ def test_one_seed_alone_is_read_when_all_are_recorded(run, tmp_path, monkeypatch
 
 def test_rows_are_means_over_seeds_paired_by_game():
     def seed(cloned, ours):
-        entry = {"options": {}, "tried": [], "success": 1.0}
+        entry = {"options": {}, "grid": [], "tried": [], "success": 1.0}
         return {
             "Behavior cloning": {"scores": {"": {**entry, "returns": cloned}}},
             "Ours": {"scores": {"ratio": {**entry, "returns": ours}}},
@@ -114,6 +118,148 @@ def test_rows_are_means_over_seeds_paired_by_game():
     assert ours["over sharpened cloning"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert ours["seeds"] == "-2.00, -3.33"
     assert ours["normalised"] == pytest.approx(50 + 50 * (-16 / 6 + 4) / 3)
+
+
+def test_both_scores_and_all_values_have_one_grid(run):
+    assert study.grids_of("q_sft", ["p", "ratio"]) == {
+        "p": study.VALUE_GRID,
+        "ratio": study.VALUE_GRID,
+    }
+    result = run(twenty_questions, "--only", "ILQL", "Q-SFT (ours)", "Filtered cloning")
+    [seed] = result["raw"]["seeds"]
+    tried = {
+        (title, score): {
+            tuple((name, value) for name, value in options.items() if name != "score")
+            for options in json.loads(one["grid"])
+        }
+        for title, row in seed.items()
+        for score, one in row.items()
+    }
+    for axes, keys in (
+        (study.VALUE_GRID, [("ILQL", ""), ("Q-SFT (ours)", "p"), ("Q-SFT (ours)", "ratio")]),
+        (study.CLONING_GRID, [("Behavior cloning", ""), ("Filtered cloning", "")]),
+    ):
+        places = [
+            dict(zip(axes, place, strict=True)) for place in itertools.product(*axes.values())
+        ]
+        all_have = {tuple(as_options(place).items()) for place in places}
+        assert all(all_have <= tried[key] for key in keys)  # beside what a grid was widened by
+    for row in seed.values():
+        for one in row.values():
+            chosen = json.loads(one["grid"]).index(one["options"])
+            assert one["tried"][chosen] == max(one["tried"])
+
+
+@pytest.mark.parametrize("score", ["p", "ratio"])
+def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
+    task = twenty_questions.TwentyQuestionsTask(twenty_questions.PROFILES["smoke"], seed=0)
+    own = {"leftover": "dummy"}
+    trained = TrainedMethod("q_sft", own, task.model, task.model, task.tokenizer, "", [])
+    options = as_options({"beta": GREEDY_BETA, "support": 0.1})
+    policy = task.policy(trained, {**options, "score": score})
+    pi = torch.tensor([0.6, 0.25, 0.14, 0.01, 0.0])  # the last one is the dummy
+    q = torch.tensor([0.2, 0.5, 0.501, 0.9, 0.0])  # the last but one is outside the support
+    p = pi * q
+    p[-1] = 1 - p.sum()
+    weights = policy.log_weights([pi.log()[None], p.log()[None]])
+    best = 2 if score == "ratio" else 1
+    assert policy.greedy and weights.argmax() == best
+
+
+def test_a_cloned_policy_has_a_support():
+    task = twenty_questions.TwentyQuestionsTask(twenty_questions.PROFILES["smoke"], seed=0)
+    trained = TrainedMethod("bc", {}, task.model, None, task.tokenizer, "", [])
+    logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
+    allowed = {0.0: 3, 0.5: 2, 0.9: 1}
+    for support, count in allowed.items():
+        policy = task.policy(trained, {"support": support, "temperature": 0.5})
+        weights = policy.log_weights([logits])
+        assert torch.isfinite(weights).sum() == count
+        assert weights[0, 0] == pytest.approx(2 * np.log(0.5))
+
+
+@pytest.mark.parametrize(("over_seeds", "over_games"), [(0.0, 1.0), (0.05, 1.0), (0.3, 0.3)])
+def test_intervals_hold_the_truth(over_seeds, over_games):
+    """Nineteen times in twenty or a little more, three seeds in 500 shared games."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(400):
+        scores = over_seeds * rng.normal(size=(3, 1)) + over_games * rng.normal(size=(1, 500))
+        found = study.interval(scores + rng.normal(size=(3, 500)))
+        held.append(found["low"] <= 0 <= found["high"])
+    assert 0.93 <= np.mean(held) <= 0.995
+
+
+def test_an_interval_of_one_part_alone_is_that_of_student():
+    means = np.array([1.0, 2.0, 4.0])
+    seeds = study.interval(np.tile(means[:, None], 10))
+    expected = stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
+    assert (seeds["low"], seeds["high"]) == pytest.approx(expected)
+    games = np.random.default_rng(0).normal(size=20)
+    expected = stats.t.interval(0.95, 19, games.mean(), stats.sem(games))
+    for scores in (games[None], np.tile(games, (3, 1))):
+        found = study.interval(scores)
+        assert (found["low"], found["high"]) == pytest.approx(expected)
+
+
+def test_games_from_one_start_count_as_one():
+    once = np.random.default_rng(0).normal(size=(3, 50))
+    start = list(range(50))
+    assert study.interval(np.c_[once, once], start + start) == pytest.approx(study.interval(once))
+    more = np.c_[once, once[:, :1]]  # the mean stays that of all games
+    assert study.interval(more, [*start, 0])["mean"] == pytest.approx(more.mean())
+
+
+def test_edges_of_a_grid():
+    betas = [{"beta": beta} for beta in (4.0, 16.0, 64.0)]
+    assert study.edges_of(betas[0], betas) == ["least beta"]
+    assert study.edges_of(betas[1], betas) == []
+    assert study.edges_of(betas[2], betas) == ["largest beta"]
+    ends = [{"beta": 0.0}, *betas, {"beta": GREEDY_BETA, "greedy": True}]
+    assert not any(study.edges_of(options, ends) for options in ends)
+    cloning = [{"temperature": t} for t in (0.5, 1.0)]
+    assert study.edges_of(cloning[0], cloning) == ["least temperature"]
+    assert study.edges_of(cloning[1], cloning) == []
+    assert study.edges_of(cloning[0], [*cloning, {"greedy": True}]) == []
+    pairs = [  # a beta is at an end of those at its own temperature
+        {"beta": weight / t, "temperature": t, "support": 0.05}
+        for weight in (1.0, 2.0, 4.0)
+        for t in (0.5, 0.25)
+    ]
+    assert study.edges_of(pairs[0], pairs) == ["least beta", "largest temperature"]
+    assert study.edges_of(pairs[3], pairs) == ["least temperature"]
+    assert study.edges_of({}, [{}]) == []
+
+
+def test_a_table_is_computed_anew_from_its_scores(run, tmp_path):
+    result = run(wordle, "--only", "ILQL")
+    [path] = (tmp_path / "results").glob("*.json")
+    stale = json.loads(json.dumps(result))
+    for row in stale["tables"]["wordle_methods"]:
+        row["score"] = {"mean": 0.0, "low": 0.0, "high": 0.0}
+        del row["at the grid's edge"]
+    path.write_text(json.dumps(stale))
+    study.main([str(path)])
+    anew = json.loads(path.read_text())
+    assert set(anew.pop("recomputed")) == {"date", "commit"}
+    for old, new in zip(*(r["tables"]["wordle_methods"] for r in (result, anew)), strict=True):
+        assert new == old
+    assert anew == result
+
+
+def test_recorded_tables_are_those_of_their_scores(tmp_path):
+    """What data/results shows is what its scores say, for every recorded study."""
+    paths = sorted((study.project_root() / "data" / "results").glob("*.record.json"))
+    assert len(paths) >= 10
+    for path in paths:
+        copied = tmp_path / path.name
+        copied.write_bytes(path.read_bytes())
+        study.main([str(copied)])
+        old, new = (json.loads(p.read_text()) for p in (path, copied))
+        assert old["tables"] == new["tables"] and old["headline"] == new["headline"], path.name
+        for row in new["tables"][new["name"]]:
+            single = len(new["raw"]["seeds"]) == 1
+            assert single or row["score"]["low"] < row["score"]["mean"]
 
 
 def test_words_are_spread_over_the_list():
@@ -263,13 +409,12 @@ def test_a_row_that_does_not_exist_is_named(tmp_path):
 def test_another_grid_is_another_row(run, tmp_path, monkeypatch):
     first = run(twenty_questions, "--only")
     monkeypatch.setattr(study, "train", None)  # the clone is kept, and read
-    grid = ({"temperature": 0.3},)
-    methods = {"bc": replace(study.METHODS["bc"], grid=grid)}
-    monkeypatch.setattr(study, "METHODS", {**study.METHODS, **methods})
-    monkeypatch.setattr("qsft_lite.baselines.methods.METHODS", study.METHODS)
+    monkeypatch.setattr(study, "CLONING_GRID", {"temperature": (0.0, 0.3, 1.0)})
     second = run(twenty_questions, "--only")
     one, other = (result["raw"]["seeds"][0]["Behavior cloning"][""] for result in (first, second))
-    assert len(one["grid"]) == 8 and other["grid"] == [*grid]
+    assert {"temperature": 0.5, "support": 0.5} in json.loads(one["grid"])
+    assert {"greedy": True} in json.loads(other["grid"])
+    assert {"temperature": 1.0} in json.loads(other["grid"])
     assert one["seconds"] > other["seconds"] > 0 and len(one["commit"]) >= 7
 
 

@@ -132,14 +132,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         (20, "20"),
         (None, "-"),
         ("max |y - Q*|", r"max \|y - Q*\|"),
-        ({"mean": 0.5, "low": 0.25, "high": 1.0}, "0.500 [0.250, 1.00]"),
+        (6.89e-19, "0.00"),
+        (-6.89e-19, "0.00"),
+        ({"mean": 0.5, "low": 0.25, "high": 1.0}, "0.50 [0.25, 1.00]"),
+        ({"mean": 0.0109, "low": 6.89e-19, "high": 0.0217}, "0.011 [0.000, 0.022]"),
+        ({"mean": -4.35e-4, "low": -1.37e-3, "high": 3.52e-4}, "-0.0004 [-0.0014, 0.0004]"),
+        ({"mean": -1.186, "low": -1.212, "high": -1.1596}, "-1.19 [-1.21, -1.16]"),
+        ({"mean": -0.004, "low": -0.5, "high": 0.5}, "0.00 [-0.50, 0.50]"),
+        ({"mean": -23.95, "low": -26.2, "high": -21.7}, "-24 [-26, -22]"),
+        ({"mean": 1.0, "low": 1.0, "high": 1.0}, "1.00"),
     ],
 )
 def test_cells(value, shown):
     assert results.format_cell(value) == shown
 
 
-@given(st.floats(min_value=1e-30, max_value=1e30))
+@given(st.floats(min_value=1e-11, max_value=1e30))
 def test_a_shown_float_is_right_to_three_digits(value):
     shown = float(results.format_cell(value).replace(",", ""))
     assert shown == pytest.approx(value, rel=0.005 + 1e-9)
@@ -204,6 +212,17 @@ def test_a_wrong_marker_is_refused(project, text, message):
         results.render(text, project)
 
 
+def test_a_recomputed_table_says_so(project):
+    text = "<!-- table:{0} -->\n<!-- /table -->\n"
+    anew = {"recomputed": {"date": "2025-12-01T00:00:00+00:00", "commit": "76543210fedcba"}}
+    rows = [{"method": "BC"}]
+    tables = {"tables": {"03_study": rows, "03_study_measured": rows}}
+    results.write_result(project / "data/results", example(name="03_study", **tables, **anew))
+    shown = results.render(text.format("03_study"), project)
+    assert "commit 0123456" in shown and "recomputed from its scores, 2025-12-01." in shown
+    assert "recomputed" not in results.render(text.format("03_study_measured"), project)
+
+
 def test_a_table_in_two_results_is_refused(project):
     results.write_result(project / "data/results", example(name="02_loss"))
     with pytest.raises(ValueError, match="2 results hold it"):
@@ -216,3 +235,16 @@ def test_the_address_is_that_of_pyproject():
 
 def test_the_readme_is_current():
     assert results.main([str(ROOT / "README.md"), "--check"]) == 0
+
+
+def test_captions_of_studies_say_how_many_networks():
+    """In one of the three paragraphs before the table, tables and their sources left out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    studies = [path.name.split(".")[0] for path in (ROOT / "data/results").glob("*.record.json")]
+    shown = [name for name in studies if f"<!-- table:{name} -->" in readme]
+    assert len(shown) >= 10
+    for name in shown:
+        before = readme[: readme.index(f"<!-- table:{name} -->")]
+        paragraphs = results._TABLE.sub("", before).strip().split("\n\n")
+        text = " ".join(paragraphs[-3:])
+        assert "three networks" in text or "one network" in text, name

@@ -7,8 +7,8 @@
 
 Behavior cloning starts from the model as it is, every other method from the cloned weights; one of
 Q-SFT's loss can also go on from another one. A method's grid lists the options that are tried on
-validation games before it is compared: eight for each, temperatures where it clones, and beta where
-it has values.
+validation games before it is compared: nine for each, temperatures where it clones, and beta where
+it has values, both down to greedy. (`choosing` has the grids that also know supports, and widen.)
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from qsft_lite.baselines.head_trainer import HeadTrainer
 from qsft_lite.baselines.heads import ActionValues, HeadLearner
 from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
 from qsft_lite.cached_policy import CachedPolicy
+from qsft_lite.choosing import GREEDY_BETA, as_options
 from qsft_lite.data import pack
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import DUMMY, dummy_id, output_head
@@ -52,9 +53,10 @@ from qsft_lite.trainer import (
 
 __all__ = ["METHODS", "Method", "TrainedMethod", "choose_options", "train"]
 
-TEMPERATURES = tuple({"temperature": t} for t in (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1))
-CLONING_GRID = (*TEMPERATURES, {"greedy": True})
-VALUE_GRID = tuple({"beta": b} for b in (1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0))
+TEMPERATURES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.0)
+BETAS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, GREEDY_BETA)
+CLONING_GRID = tuple(as_options({"temperature": temperature}) for temperature in TEMPERATURES)
+VALUE_GRID = tuple(as_options({"beta": beta}) for beta in BETAS)
 
 
 @dataclass(frozen=True)

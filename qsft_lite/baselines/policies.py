@@ -17,8 +17,8 @@ __all__ = ["ClonedPolicy", "ValuePolicy"]
 class ClonedPolicy(CachedPolicy):
     """A language model as it is, at a temperature: pi(a|s)^(1 / temperature), normalised.
 
-    prompt: text put before every history, such as the token of the return to reach. Further
-    options are CachedPolicy's.
+    prompt: text put before every history, such as the token of the return to reach. support: as in
+    QSFTPolicy. Further options are CachedPolicy's.
     """
 
     def __init__(
@@ -27,11 +27,13 @@ class ClonedPolicy(CachedPolicy):
         tokenizer: PreTrainedTokenizerBase,
         *,
         temperature: float = 1.0,
+        support: float = 0.0,
         prompt: str = "",
         **options,
     ):
         super().__init__([model], tokenizer, **options)
         self.temperature = check_temperature(temperature)
+        self.support = check_support(support)
         self.prompt = prompt
 
     def act(
@@ -44,8 +46,9 @@ class ClonedPolicy(CachedPolicy):
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(B, V), float32."""
-        [logits] = logits
-        return logits.float() / self.temperature
+        log_pi = logits[0].float().log_softmax(-1)
+        outside = outside_support(log_pi, self.support, ruled_out)
+        return (log_pi / self.temperature).masked_fill(outside, -math.inf)
 
 
 class ValuePolicy(CachedPolicy):
