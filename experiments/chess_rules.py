@@ -91,10 +91,11 @@ def log_probabilities(model: PreTrainedModel, positions: Sequence[Position]) -> 
         seen[row, begun:, begun:] = torch.eye(longest - begun, dtype=torch.bool)
         for number, (man, its_goals) in enumerate(goals.items(), row * longest + begun):
             moves += [(row * longest + begun - 1, man, number, goal) for goal in its_goals]
+    places = places.to(device)
     hidden = model.base_model(
         input_ids=ids.to(device),
-        attention_mask=attention_mask(model, seen[:, None].to(device)),
-        position_ids=places.to(device),
+        attention_mask=attention_mask(model, seen[:, None].to(device), places, places),
+        position_ids=places,
     )[0]
     man_at, man, goal_at, goal = torch.tensor(moves).T
     used, index = torch.unique(torch.stack([man_at, goal_at]), return_inverse=True)

@@ -43,6 +43,7 @@ def torch_wheel(folder: Path) -> Path:
 
 
 @pytest.mark.network
+@pytest.mark.slow
 def test_the_install_cell_keeps_an_older_torch_and_numpy(tmp_path):
     """Run the cell in an environment with a real old numpy and a stand-in for an old torch.
 
