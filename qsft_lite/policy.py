@@ -44,6 +44,7 @@ SAVED = (
     "dummy",
     "stop",
     "max_new_tokens",
+    "chat_template",
 )
 ASIDE = ".saving-"  # what a folder in which a policy is being written begins with
 CANDIDATES_AT_ONCE = 64
@@ -93,6 +94,7 @@ class QSFTPolicy(CachedPolicy):
         max_new_tokens: int = 32,
         constraint: Constraint | None = None,
         seed: int = 0,
+        chat_template: bool = False,
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
@@ -119,6 +121,7 @@ class QSFTPolicy(CachedPolicy):
             max_new_tokens=max_new_tokens,
             constraint=constraint,
             seed=seed,
+            chat_template=chat_template,
         )
 
     def log_weights(
@@ -303,7 +306,7 @@ class QSFTPolicy(CachedPolicy):
             constraint: what an action may be.
             seed: of the samples.
             settings: arguments of this class in place of the saved ones: beta, score, greedy,
-                temperature, support, dummy, stop, max_new_tokens.
+                temperature, support, dummy, stop, max_new_tokens, chat_template.
 
         Raises:
             FileNotFoundError: the folder holds no policy.
