@@ -349,7 +349,21 @@ def _merged(model: PreTrainedModel) -> PreTrainedModel:
             f"A policy is saved as whole models of transformers, but {type(model).__name__} has "
             "adapters that cannot be merged into its weights here: merge them before."
         )
-    return copy.deepcopy(model).merge_and_unload()
+    merged = copy.deepcopy(model).eval()
+    some = next(model.parameters())
+    row = torch.arange(min(64, model.config.vocab_size), device=some.device)[None]
+    with torch.no_grad():
+        expected = merged(input_ids=row).logits.float()
+        merged = merged.merge_and_unload()
+        difference = (merged(input_ids=row).logits.float() - expected).norm()
+    tolerance = 1e-4 if some.dtype in (torch.float32, torch.float64) else 0.05
+    if difference > tolerance * expected.norm():
+        raise ValueError(
+            f"The adapters of {type(model).__name__}, merged into its weights, make another model "
+            "of it (one of an embedding that is tied to the head does, and one that is disabled): "
+            "merge them before, or save the model by itself."
+        )
+    return merged
 
 
 def _exchange(folder: Path, new: Path, old: Path, names: Sequence[str]) -> None:
