@@ -134,6 +134,11 @@ def _is_transition(record: Any) -> bool:
     return isinstance(record, dict) and "action" in record and ("state" in record or _FEN in record)
 
 
+def form_of(record: Any) -> str | None:
+    """The form of a record, one of FORMATS; None for none of them."""
+    return next((name for name, (fits, _) in FORMATS.items() if fits(record)), None)
+
+
 def convert(
     record: Any,
     format: str | None = None,
@@ -147,7 +152,7 @@ def convert(
     if isinstance(record, ValueError):
         raise record
     if format is None:
-        format = next((name for name, (fits, _) in FORMATS.items() if fits(record)), None)
+        format = form_of(record)
         if format is None:
             keys = f" with the keys {brief(list(record))}" if isinstance(record, dict) else ""
             raise ValueError(
@@ -297,6 +302,8 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[..., list[Episode]]]] =
     "pairs": (_has("chosen", "rejected"), _pairs),
     "messages": (_has("messages"), _messages),
 }
+
+CHATS = {"conversations", "pairs", "messages"}  # the forms that a chat template may write
 
 
 # What they share
