@@ -340,10 +340,10 @@ class CachedPolicy:
                 "A history is a text, a list of segments (text, is_action) or one of token ids, "
                 f"not {str(history)[:200]}"
             )
-        segments = [(text, bool(is_action)) for text, is_action in parts if text]
-        if segments:
-            segments[0] = (segments[0][0].removeprefix(self._written_start), segments[0][1])
-        return "segments", tuple(segment for segment in segments if segment[0])
+        parts = Transcript(parts).segments
+        if parts:
+            parts = ((parts[0][0].removeprefix(self._written_start), parts[0][1]), *parts[1:])
+        return "segments", tuple(segment for segment in parts if segment[0])
 
     def _pieces(self, text: str) -> list[Segment]:
         """A plain text cut after each stop text; a warning where that makes other tokens."""
@@ -511,6 +511,12 @@ class CachedPolicy:
             token_id in self.constraint.allowed(tuple(begun))
             for begun, token_id in zip([[], *beginnings], action, strict=True)
         )
+
+    def _is_whole(self, text: str, ids: list[int]) -> bool:
+        """Whether a text with these tokens is one action, of the constraint or by the stops."""
+        if hasattr(self.constraint, "ends") and self.constraint.ends(tuple(ids)):
+            return True
+        return text.endswith(self._stops.texts) and cut(text, self._stops.texts) == [text]
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow the actions so far (B): (B, V) bool.

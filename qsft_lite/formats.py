@@ -336,6 +336,8 @@ def _needed(reward: float | None) -> float:
 
 def _told(record: dict) -> tuple[Any, Any]:
     """The reward of a conversation, None if it tells none, and whether it came to its end."""
+    if "rewards" in record:
+        raise ValueError("rewards: a conversation has one number, 'reward', for the whole of it")
     meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
     reward = record.get("reward", meta.get("reward"))
     return reward, record.get("done", meta.get("finished", True))

@@ -183,7 +183,8 @@ class QSFTPolicy(CachedPolicy):
 
         Args:
             history: the transcript so far: segments, a text or token ids, see `values`.
-            actions: texts, each with the stop text at its end.
+            actions: texts, each with the stop text at its end, and nowhere else (but for those of a
+                constraint).
 
         Returns:
             One row an action, in the order given: ``action``; ``log_pi`` and ``log_pi_hat``, sums
@@ -192,16 +193,24 @@ class QSFTPolicy(CachedPolicy):
             nothing is left to choose after it.
 
         Raises:
-            ValueError: no actions, no q_model, or a text that the tokenizer does not know.
+            ValueError: no actions, one that is not whole, no q_model, or a text that the tokenizer
+                does not know.
             FloatingPointError: the models' logits are not numbers.
         """
         if isinstance(actions, str):
             raise TypeError(f"candidates needs a list of actions, not the text {actions!r}.")
+        actions = list(actions)
         if not actions or "" in actions:
             raise ValueError("candidates needs at least one action, and none of them empty.")
         [row] = self._read([history])
         prefix = row.ids
         action_ids = self._reader.read([(text, True) for text in actions])
+        for text, ids in zip(actions, action_ids, strict=True):
+            if not self._is_whole(text, ids):
+                raise ValueError(
+                    f"{text!r} is no whole action: it must end with the stop text {self.stop!r}, "
+                    "and have it nowhere else."
+                )
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
             part = action_ids[first : first + CANDIDATES_AT_ONCE]

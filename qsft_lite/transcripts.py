@@ -49,7 +49,11 @@ class Transcript(str):
     segments: tuple[Segment, ...]
 
     def __new__(cls, segments: Iterable[Segment] = ()) -> Transcript:
-        """The transcript of these segments."""
+        """The transcript of these segments; TypeError for an is_action like "user" or None."""
+        segments = tuple(segments)
+        for text, is_action in segments:
+            if not isinstance(text, str) or is_action not in (True, False):
+                raise TypeError(f"A segment is (text, is_action), not {(text, is_action)!r:.200}")
         segments = tuple((text, bool(is_action)) for text, is_action in segments)
         self = super().__new__(cls, "".join(text for text, _ in segments))
         self.segments = segments
