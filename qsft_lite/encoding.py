@@ -78,8 +78,8 @@ def encode(
     the texts are those of `load_trajectories(tokenizer=tokenizer)` and of `formats.chat_segments`:
     special tokens in them are tokens, and an episode's are those that tokenizer.apply_chat_template
     gives, after the start token (which is not doubled where the template writes it), but that no
-    token holds the end of a state and the beginning of an action. In play, too, the model goes on
-    after the tokens of its prompt.
+    token holds the end of a state and the beginning of an action, and that a tokenizer that puts a
+    space before every text puts one before every segment. Play has the same tokens.
 
     Args:
         dataset: as of `load_trajectories`.
@@ -186,7 +186,10 @@ def _encode_batch(
         """Raise for the first episode of which bad, (episodes,) bool, is true."""
         if bad.any():
             row = int(bad.argmax())
-            place = _place(indices[row], episodes.slice(row, 1).to_pylist()[0], files)
+            [episode] = episodes.slice(row, 1).to_pylist()
+            tokenizer = reader.tokenizer if reader.chat_template else None
+            # Its file and line, whatever was shuffled since, or its row.
+            place = find_episode(episode, files, tokenizer) or f"row {indices[row]}"
             raise ValueError(f"{place}: {complaint}: {remedy}")
 
     # Segments. (S,) arrays, and `owner` is the episode of each.
@@ -374,11 +377,6 @@ def _warn_marks(texts: list[str], reader: Reader) -> None:
             "wrote them, pass chat_template=True, to encode and to the policy",
             stacklevel=3,
         )
-
-
-def _place(index: int, episode: dict[str, Any], files: list[str]) -> str:
-    """Where an episode comes from: its file and line, whatever was shuffled since, or its row."""
-    return find_episode(episode, files) or f"row {index}"
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
