@@ -47,20 +47,26 @@ class ActionList:
     Args:
         tokenizer: the policy's.
         actions: the allowed actions, each with a stop text at its end.
+        chat_template: the policy's.
 
     Raises:
         ValueError: no actions, an empty one, one that the tokenizer does not know, or one that
             another one begins with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, actions: Sequence[str]):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        actions: Sequence[str],
+        chat_template: bool = False,
+    ):
         if isinstance(actions, str):
             raise TypeError(f"An action list needs a list of texts, not the text {actions!r}.")
         if not actions or "" in actions:
             raise ValueError("An action list needs at least one action, and none of them empty.")
         self.actions = tuple(actions)
         self._next: dict[tuple[int, ...], set[int]] = {}
-        all_ids = Reader(tokenizer).read([(text, True) for text in self.actions])
+        all_ids = Reader(tokenizer, chat_template).read([(text, True) for text in self.actions])
         for ids in all_ids:
             for i, token_id in enumerate(ids):
                 self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
@@ -70,7 +76,7 @@ class ActionList:
                     f"Another action of the list begins with {text!r}: nobody could tell where the "
                     "action ends. Give each an end of its own."
                 )
-        self._whole = set(map(tuple, all_ids))
+        self.whole = set(map(tuple, all_ids))
         self.longest = max(map(len, all_ids))
 
     def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
@@ -79,7 +85,7 @@ class ActionList:
 
     def ends(self, ids: tuple[int, ...]) -> bool:
         """Whether these tokens are a whole action."""
-        return ids in self._whole
+        return ids in self.whole
 
 
 class _Row(NamedTuple):
@@ -114,6 +120,9 @@ class CachedPolicy:
         max_new_tokens: longest action. Its last tokens are taken from those that end an action.
         constraint: what an action may be; None for any text.
         seed: of the samples.
+        chat_template: whether the tokenizer's own chat template writes the transcripts, as in
+            data.encode: then special tokens in them are tokens, and a stop text may be one of them.
+            Take `formats.chat_segments` of the messages so far as the history.
 
     Attributes:
         transcript_tokens: tokens of all transcripts so far, each counted once.
@@ -121,7 +130,7 @@ class CachedPolicy:
 
     Raises:
         ValueError: a setting out of its range, a stop text that cannot be written, actions of a
-            list that have none at their end, or vocabularies that differ.
+            list that have none at their end or have other tokens, or vocabularies that differ.
     """
 
     def __init__(
@@ -134,6 +143,7 @@ class CachedPolicy:
         max_new_tokens: int = 32,
         constraint: Constraint | None = None,
         seed: int = 0,
+        chat_template: bool = False,
     ):
         check_whole("max_new_tokens", max_new_tokens, least=1)
         if not isinstance(greedy, bool):
@@ -153,9 +163,12 @@ class CachedPolicy:
         for model in self.models:
             model.eval()
         self.device = next(self.models[0].parameters()).device
-        self._stops = Stops(tokenizer, stop, max_new_tokens, self.device)
-        self._reader = Reader(tokenizer)
+        self.chat_template = chat_template
+        self._reader = Reader(tokenizer, chat_template)
+        self._stops = Stops(tokenizer, stop, max_new_tokens, self.device, chat_template)
         self._start = [start_id(tokenizer)]  # what every transcript begins with
+        # Many chat templates write it, too.
+        self._written_start = (tokenizer.bos_token or "") if chat_template else ""
         self._check_constraint()
         self.reset(seed)
 
@@ -167,6 +180,12 @@ class CachedPolicy:
                         f"The action {text!r} of the constraint does not end with the stop text "
                         f"{self.stop!r}."
                     )
+            read = self._reader.ids([(text, True) for text in self.constraint.actions])
+            if {tuple(ids or ()) for ids in read} != self.constraint.whole:
+                raise ValueError(
+                    "The constraint was made with another tokenizer or chat_template than the "
+                    "policy's: make it with these."
+                )
             if self.constraint.longest > self.max_new_tokens:
                 raise ValueError(
                     f"The constraint has actions of {self.constraint.longest} tokens, more than "
@@ -301,9 +320,9 @@ class CachedPolicy:
     def _form(self, history: History) -> tuple[str, Any]:
         """The kind of a history, "text", "segments" or "ids", and its parts in order."""
         if isinstance(history, Transcript):
-            return "segments", tuple(segment for segment in history.segments if segment[0])
+            history = history.segments
         if isinstance(history, str):
-            return "text", history
+            return "text", history.removeprefix(self._written_start)
         if hasattr(history, "tolist"):  # an array or a tensor
             history = history.tolist()
         parts = list(history) if isinstance(history, Iterable) else [history]
@@ -321,7 +340,10 @@ class CachedPolicy:
                 "A history is a text, a list of segments (text, is_action) or one of token ids, "
                 f"not {str(history)[:200]}"
             )
-        return "segments", tuple((text, bool(is_action)) for text, is_action in parts if text)
+        parts = Transcript(parts).segments
+        if parts:
+            parts = ((parts[0][0].removeprefix(self._written_start), parts[0][1]), *parts[1:])
+        return "segments", tuple(segment for segment in parts if segment[0])
 
     def _pieces(self, text: str) -> list[Segment]:
         """A plain text cut after each stop text; a warning where that makes other tokens."""
@@ -489,6 +511,12 @@ class CachedPolicy:
             token_id in self.constraint.allowed(tuple(begun))
             for begun, token_id in zip([[], *beginnings], action, strict=True)
         )
+
+    def _is_whole(self, text: str, ids: list[int]) -> bool:
+        """Whether a text with these tokens is one action, of the constraint or by the stops."""
+        if hasattr(self.constraint, "ends") and self.constraint.ends(tuple(ids)):
+            return True
+        return text.endswith(self._stops.texts) and cut(text, self._stops.texts) == [text]
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
         """What may not follow the actions so far (B): (B, V) bool.

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.packing import ENCODED, POSITIONS, ragged_indices, starts
 from qsft_lite.trajectories import check_choice, check_source, find_episode
-from qsft_lite.transcripts import Reader, start_id
+from qsft_lite.transcripts import Reader, special_texts, start_id
 
 __all__ = ["RewardScale", "encode", "start_id"]
 
@@ -67,13 +67,19 @@ def encode(
     memory: Literal["episode", "turn"] = "episode",
     max_length: int | None = None,
     on_long: Literal["raise", "skip", "truncate"] = "raise",
+    chat_template: bool = False,
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
 
     Segments are tokenized apart and joined, so that a token is all action or all state.
 
     A special token that is spelt out in a text is read as its letters: text is text. But an action
-    that ends with the text of the tokenizer's eos token ends with that token.
+    that ends with the text of the tokenizer's eos token ends with that token. With chat_template,
+    the texts are those of `load_trajectories(tokenizer=tokenizer)` and of `formats.chat_segments`:
+    special tokens in them are tokens, and an episode's are those that tokenizer.apply_chat_template
+    gives, after the start token (which is not doubled where the template writes it), but that no
+    token holds the end of a state and the beginning of an action, and that a tokenizer that puts a
+    space before every text puts one before every segment. Play has the same tokens.
 
     Args:
         dataset: as of `load_trajectories`.
@@ -90,6 +96,8 @@ def encode(
             cut off there, and its value goes on with that of the state. An episode that is done,
             and whose last state alone is too long, ends with its last action, and is done.
             Those whose first two states are too long are skipped. Needs place="step".
+        chat_template: whether the tokenizer's own chat template wrote the texts. Say the same to
+            the policy.
 
     Returns:
         A dataset of these columns, lists of n, the number of tokens of the episode:
@@ -105,7 +113,8 @@ def encode(
     Raises:
         ValueError: naming file and line, or else the row: an episode that is too long; one that was
             cut off with place="end"; one with a return to go outside [0, 1], or of a part outside
-            [-1, 1]; an action without any token; a text that the tokenizer has no token for.
+            [-1, 1]; an action without any token, or with a special one before its end, which no
+            policy writes; a text that the tokenizer has no token for.
             No episode has at most max_length tokens.
     """
     check_choice("discount", discount, ("token", "turn"))
@@ -121,12 +130,13 @@ def encode(
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
     start_id(tokenizer)
+    reader = Reader(tokenizer, chat_template)
     check_source(dataset)
     streaming = isinstance(dataset, IterableDataset)
     long = None if streaming else Counter()
     one_batch = partial(
         _encode_batch,
-        tokenizer=tokenizer,
+        reader=reader,
         scale=scale,
         gamma=gamma,
         per_turn=discount == "turn",
@@ -157,7 +167,7 @@ def _encode_batch(
     episodes: pa.Table,
     indices: list[int],
     *,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     scale: RewardScale,
     gamma: float,
     per_turn: bool,
@@ -176,7 +186,10 @@ def _encode_batch(
         """Raise for the first episode of which bad, (episodes,) bool, is true."""
         if bad.any():
             row = int(bad.argmax())
-            place = _place(indices[row], episodes.slice(row, 1).to_pylist()[0], files)
+            [episode] = episodes.slice(row, 1).to_pylist()
+            tokenizer = reader.tokenizer if reader.chat_template else None
+            # Its file and line, whatever was shuffled since, or its row.
+            place = find_episode(episode, files, tokenizer) or f"row {indices[row]}"
             raise ValueError(f"{place}: {complaint}: {remedy}")
 
     # Segments. (S,) arrays, and `owner` is the episode of each.
@@ -191,9 +204,9 @@ def _encode_batch(
     rewards = _flat(episodes["reward"])
 
     # Every text is tokenized once, however often it occurs. The start token is a segment too.
-    reader = Reader(tokenizer)
     coded = texts.flatten().dictionary_encode()
     words = coded.dictionary.to_pylist()
+    _warn_marks(words, reader)
     ended = [word for word in words if reader.ends_with_eos(word)]
     pieces = reader.ids([*((word, False) for word in words), *((word, True) for word in ended)])
     as_action = np.arange(len(words))  # the place among the pieces of each word, as an action
@@ -203,9 +216,17 @@ def _encode_batch(
     strange = np.array([one is None for one in pieces])[piece]
     remedy = "use a tokenizer made for this data"
     refuse(_any(strange, owner, len(done)), "a text that the tokenizer cannot read", remedy)
+    inside = np.array([bool(reader.writable.intersection((ids or ())[:-1])) for ids in pieces])
+    remedy = "no policy writes that: make it part of the state"
+    bad = _any(inside[piece] & is_action, owner, len(done))
+    refuse(bad, "an action with a special token before its end", remedy)
     start = len(pieces)
-    pieces.append([start_id(tokenizer)])
+    pieces.append([start_id(reader.tokenizer)])
     begin = starts(per_episode)
+    if reader.chat_template:
+        doubled = np.array([ids[:1] == [reader.tokenizer.bos_token_id] for ids in pieces[:start]])
+        remedy = "leave it out, encode adds it"
+        refuse(doubled[piece[begin]], "a text that begins with the start token", remedy)
     if turns_apart:
         after_action = ~is_action & np.append(False, is_action[:-1])
         begin = np.union1d(begin, np.flatnonzero(after_action))
@@ -342,9 +363,20 @@ def _warn_long(truncated: int, skipped: int, total: int, max_length: int | None)
         warnings.warn(message, stacklevel=3)
 
 
-def _place(index: int, episode: dict[str, Any], files: list[str]) -> str:
-    """Where an episode comes from: its file and line, whatever was shuffled since, or its row."""
-    return find_episode(episode, files) or f"row {index}"
+def _warn_marks(texts: list[str], reader: Reader) -> None:
+    """Warn where texts that are read as letters look like those of a chat template."""
+    template = str(reader.tokenizer.chat_template or "")
+    if reader.chat_template or not template:
+        return
+    marks = [mark for mark in special_texts(reader.tokenizer) if mark in template]
+    states = [text for text in texts if not reader.ends_with_eos(text)]
+    found = next((mark for mark in marks if any(mark in text for text in states)), None)
+    if found is not None:
+        warnings.warn(
+            f"texts spell {found!r}, which is read as letters: where the tokenizer's chat template "
+            "wrote them, pass chat_template=True, to encode and to the policy",
+            stacklevel=3,
+        )
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:

@@ -20,7 +20,9 @@ files of JSON lines and in whole JSON documents:
 Conversations become one text a turn, each with a newline at its end. With a tokenizer, they and
 messages become what its chat template makes of them. An action is then all that the model itself
 would write, the mark at the end of its turn included; white space behind that mark, which the
-template adds, begins the next text. A bos token in front is left out: `encode` adds one.
+template adds, begins the next text. A bos token in front is left out: `encode` adds one. Texts of
+the template hold its special tokens, so `encode` and the policy need `chat_template=True`, and no
+message may spell one: `chat_segments` gives the policy the same texts in play.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.files import open_unpacked
+from qsft_lite.transcripts import special_texts
 
 Episode = dict[str, Any]  # text, is_action, reward, done
 Segments = list[tuple[str, bool]]  # (text, is_action)
@@ -131,6 +134,11 @@ def _is_transition(record: Any) -> bool:
     return isinstance(record, dict) and "action" in record and ("state" in record or _FEN in record)
 
 
+def form_of(record: Any) -> str | None:
+    """The form of a record, one of FORMATS; None for none of them."""
+    return next((name for name, (fits, _) in FORMATS.items() if fits(record)), None)
+
+
 def convert(
     record: Any,
     format: str | None = None,
@@ -144,7 +152,7 @@ def convert(
     if isinstance(record, ValueError):
         raise record
     if format is None:
-        format = next((name for name, (fits, _) in FORMATS.items() if fits(record)), None)
+        format = form_of(record)
         if format is None:
             keys = f" with the keys {brief(list(record))}" if isinstance(record, dict) else ""
             raise ValueError(
@@ -155,6 +163,22 @@ def convert(
     if not fits(record):
         raise ValueError(f"this does not have the form {format!r}, see qsft_lite.formats")
     return read(record, reward, tokenizer)
+
+
+def chat_segments(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Segments:
+    """A chat so far as segments, by the tokenizer's chat template: what a policy goes on from.
+
+    Args:
+        messages: {"role", "content"} each, as `apply_chat_template` takes them. After the last one
+            comes what asks the assistant to speak, unless it spoke itself.
+        tokenizer: a chat model's.
+
+    Raises:
+        ValueError: as of `load_trajectories`: turns that the template refuses or writes anew, or a
+            message that spells a special token.
+    """
+    messages, acts = _turns(messages, "messages")
+    return _templated(messages, acts, tokenizer, prompt=bool(acts) and not acts[-1])
 
 
 # One function a form: (record, reward, tokenizer) -> episodes
@@ -279,6 +303,8 @@ FORMATS: dict[str, tuple[Callable[[Any], bool], Callable[..., list[Episode]]]] =
     "messages": (_has("messages"), _messages),
 }
 
+CHATS = {"conversations", "pairs", "messages"}  # the forms that a chat template may write
+
 
 # What they share
 
@@ -310,6 +336,8 @@ def _needed(reward: float | None) -> float:
 
 def _told(record: dict) -> tuple[Any, Any]:
     """The reward of a conversation, None if it tells none, and whether it came to its end."""
+    if "rewards" in record:
+        raise ValueError("rewards: a conversation has one number, 'reward', for the whole of it")
     meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
     reward = record.get("reward", meta.get("reward"))
     return reward, record.get("done", meta.get("finished", True))
@@ -353,8 +381,20 @@ def _spoken(
 
 
 def _templated(
-    messages: list[dict[str, Any]], acts: list[bool], tokenizer: PreTrainedTokenizerBase
+    messages: list[dict[str, Any]],
+    acts: list[bool],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: bool = False,
 ) -> Segments:
+    special = special_texts(tokenizer)
+    for number, message in enumerate(messages, start=1):
+        texts = list(_texts_of(message))
+        spelt = next((token for token in special if any(token in text for text in texts)), None)
+        if spelt is not None:
+            raise ValueError(
+                f"turn {number} holds the text of the special token {spelt!r}, which only the chat "
+                "template may write: change that text"
+            )
     segments: Segments = []
     said = ""
     for number, act in enumerate(acts):
@@ -366,11 +406,12 @@ def _templated(
         _check_begins(after, before, number + 1)
         action = after[len(before) :]
         content = messages[number].get("content")
-        if not (isinstance(content, str) and action.rstrip().endswith(content.rstrip())):
-            action = action.rstrip()  # up to the mark that ends the turn
+        content = content.rstrip() if isinstance(content, str) else ""
+        if not content or not action.rstrip().endswith(content):
+            action = action.rstrip() or action  # up to the mark that ends the turn
         segments += [(before[len(said) :], False), (action, True)]
         said = before + action
-    whole = _template(messages, tokenizer)
+    whole = _template(messages, tokenizer, prompt)
     _check_begins(whole, said, len(messages))
     return [*segments, (whole[len(said) :], False)] if whole != said else segments
 
@@ -383,6 +424,19 @@ def _template(
     except Exception as error:  # a template is a program: whatever it raises
         raise ValueError(f"the chat template refuses the turns: {error}") from error
     return text.removeprefix(tokenizer.bos_token or "")
+
+
+def _texts_of(message: dict[str, Any]) -> Iterator[str]:
+    """All texts of a message, those in the arguments of tools included."""
+    left: list[Any] = [message]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += [*part, *part.values()]
+        elif isinstance(part, list):
+            left += part
+        elif isinstance(part, str):
+            yield part
 
 
 def _check_begins(text: str, beginning: str, number: int) -> None:

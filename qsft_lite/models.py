@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from qsft_lite.encoding import start_id
+from qsft_lite.transcripts import DUMMY, start_id
 
 __all__ = [
     "add_dummy",
@@ -47,7 +47,7 @@ __all__ = [
     "word_tokenizer",
 ]
 
-PAD, BOS, DUMMY = "<pad>", "<bos>", "<dummy>"
+PAD, BOS = "<pad>", "<bos>"
 CHARACTER = r" ?[^ \n]|\n| "
 WORD = r"[^ \n]*[ \n]|[^ \n]+"
 LINE = r"[^\n]*\n|[^\n]+"

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -23,10 +23,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite import models
 from qsft_lite.config import LEFTOVERS
-from qsft_lite.data import RewardScale
+from qsft_lite.data import RewardScale, load_trajectories
+from qsft_lite.formats import CHATS, form_of, read_records
 from qsft_lite.loss import BACKUPS, SCORES
 from qsft_lite.notebook import user_path
-from qsft_lite.policy import SETTINGS
+from qsft_lite.policy import SETTINGS, QSFTPolicy
+from qsft_lite.transcripts import Reader, Segment, cut
 
 # Parameters
 
@@ -55,6 +57,7 @@ _SHARE = _number(0, 1), "a number from 0 to 1"
 _ABOVE_0 = math.ulp(0.0)  # the least number above 0
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "REWARD": (_or_none(_number()), "a number, or None"),
     "RETURN_LOW": (_or_none(_number()), "a number, or None"),
     "RETURN_HIGH": (_or_none(_number()), "a number, or None"),
     "REWARD_PLACE": _one_of("step", "end", None),
@@ -158,6 +161,34 @@ def check_disk(folder: Path, model: PreTrainedModel, checkpoints: bool) -> None:
 # Data
 
 
+def load_episodes(
+    path: str | os.PathLike, reward: float | None, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[Dataset, bool]:
+    """The episodes of a file or folder in any form, and whether a chat template wrote them.
+
+    Args:
+        path: see ``data.load_trajectories``.
+        reward: REWARD.
+        tokenizer: MODEL's; None without one. Where it has a chat template, that writes chats.
+
+    Raises:
+        ValueError: a record that is none, or chats and others together.
+    """
+    if tokenizer is not None and not tokenizer.chat_template:
+        tokenizer = None
+    episodes = load_trajectories(path, reward=reward, tokenizer=tokenizer)
+    files = episodes.info.download_checksums
+    forms = {form_of(record) for file in files for _, record in read_records(file)}
+    if tokenizer is None or not forms & CHATS:
+        return episodes, False
+    if forms - CHATS:
+        raise ValueError(
+            f"{path} has chats, which MODEL's chat template writes, and other episodes "
+            f"({', '.join(sorted(forms - CHATS))}), which it does not: keep them apart"
+        )
+    return episodes, True
+
+
 def check_actions(episodes: Dataset, stop: str, path: str | os.PathLike) -> set[str]:
     """The texts of all actions; ValueError for one that has STOP not just at its end."""
     actions = set()
@@ -166,18 +197,24 @@ def check_actions(episodes: Dataset, stop: str, path: str | os.PathLike) -> set[
             if not is_action or text in actions:
                 continue
             where = f"{path}, episode {number}: the action {_short(text)}"
+            actions.add(text)
+            if text.endswith(stop) and cut(text, [stop]) == [text]:
+                continue
             if not text.endswith(stop):
                 raise ValueError(
                     f"{where} does not end with STOP={stop!r}: choose STOP, or end every action "
                     "with it"
                 )
-            if text.find(stop) != len(text) - len(stop):
-                raise ValueError(
-                    f"{where} has STOP={stop!r} before its end, too, and the policy would stop "
-                    "there: choose a STOP that only ends actions, or change what they hold"
-                )
-            actions.add(text)
+            raise ValueError(
+                f"{where} has STOP={stop!r} before its end, too, and the policy would stop there: "
+                "choose a STOP that only ends actions, or change what they hold"
+            )
     return actions
+
+
+def longest_action(actions: Iterable[str], tokenizer: PreTrainedTokenizerBase, chat: bool) -> int:
+    """The most tokens that an action has."""
+    return max(map(len, Reader(tokenizer, chat).read([(text, True) for text in actions])))
 
 
 def _short(text: str) -> str:
@@ -237,7 +274,12 @@ _WORDS = {
     r"\bplace='step'": "REWARD_PLACE='step'",
     r"\blow and high\b": "RETURN_LOW and RETURN_HIGH",
     r"\bgamma < 1": "GAMMA below 1",
-    r"the stop text ('.*')": r"STOP=\1: choose a STOP that is the end of a token",
+    r"pass reward=": "set REWARD",
+    r"pass tokenizer=, the model's": "set MODEL to a model that has one",
+    r", or load with on_bad='skip'": "",
+    r"No token of .* the stop text ('.*'), nor do .* of them": (
+        r"STOP=\1 is not what the tokenizer makes of it: choose another STOP"
+    ),
 }
 
 
@@ -265,22 +307,44 @@ def check_lengths(
         held_out: HELD_OUT.
     """
     kept = sum(size <= limit for size in sizes)
+    if not kept:
+        raise ValueError(
+            f"no episode has at most {limit} tokens (MAX_TOKENS={max_tokens}); the shortest has "
+            f"{min(sizes)}"
+        )
     if max_tokens is None and kept < len(sizes):
         raise ValueError(
             f"{len(sizes) - kept} of {len(sizes)} episodes have more tokens than the model's "
             f"context of {limit}, the longest {max(sizes)}: shorten them, or skip them with "
             f"MAX_TOKENS={limit}"
         )
-    if not kept:
-        raise ValueError(
-            f"no episode has at most {limit} tokens (MAX_TOKENS={max_tokens}); the shortest has "
-            f"{min(sizes)}"
-        )
     if round(held_out * kept) < 1 or kept - 2 * round(held_out * kept) < 1:
         raise ValueError(
             f"{kept} episodes are too few for HELD_OUT={held_out}: validation and test need at "
             "least one each, and training the rest"
         )
+
+
+# The policy
+
+
+def mean_opinion(
+    policy: QSFTPolicy, histories: Sequence[Sequence[Segment]], actions: Sequence[str]
+) -> dict[str, float | None]:
+    """Mean ``Q`` and ``log_pi`` of the action after each history; None where there is none.
+
+    Texts that the tokenizer cannot read are left out: a tokenizer of words may write two of them as
+    one that it does not know.
+    """
+    ids = Reader(policy.tokenizer, policy.chat_template).ids([(text, True) for text in actions])
+    tables = [
+        policy.candidates(history, [action])
+        for history, action, known in zip(histories, actions, ids, strict=True)
+        if known
+    ]
+    if not tables:
+        return {"Q": None, "log_pi": None}
+    return pd.concat(tables)[["Q", "log_pi"]].mean().to_dict()
 
 
 # The verdict

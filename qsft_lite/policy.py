@@ -44,6 +44,7 @@ SAVED = (
     "dummy",
     "stop",
     "max_new_tokens",
+    "chat_template",
 )
 ASIDE = ".saving-"  # what a folder in which a policy is being written begins with
 CANDIDATES_AT_ONCE = 64
@@ -93,6 +94,7 @@ class QSFTPolicy(CachedPolicy):
         max_new_tokens: int = 32,
         constraint: Constraint | None = None,
         seed: int = 0,
+        chat_template: bool = False,
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
@@ -119,6 +121,7 @@ class QSFTPolicy(CachedPolicy):
             max_new_tokens=max_new_tokens,
             constraint=constraint,
             seed=seed,
+            chat_template=chat_template,
         )
 
     def log_weights(
@@ -180,7 +183,8 @@ class QSFTPolicy(CachedPolicy):
 
         Args:
             history: the transcript so far: segments, a text or token ids, see `values`.
-            actions: texts, each with the stop text at its end.
+            actions: texts, each with the stop text at its end, and nowhere else (but for those of a
+                constraint).
 
         Returns:
             One row an action, in the order given: ``action``; ``log_pi`` and ``log_pi_hat``, sums
@@ -189,16 +193,24 @@ class QSFTPolicy(CachedPolicy):
             nothing is left to choose after it.
 
         Raises:
-            ValueError: no actions, no q_model, or a text that the tokenizer does not know.
+            ValueError: no actions, one that is not whole, no q_model, or a text that the tokenizer
+                does not know.
             FloatingPointError: the models' logits are not numbers.
         """
         if isinstance(actions, str):
             raise TypeError(f"candidates needs a list of actions, not the text {actions!r}.")
+        actions = list(actions)
         if not actions or "" in actions:
             raise ValueError("candidates needs at least one action, and none of them empty.")
         [row] = self._read([history])
         prefix = row.ids
         action_ids = self._reader.read([(text, True) for text in actions])
+        for text, ids in zip(actions, action_ids, strict=True):
+            if not self._is_whole(text, ids):
+                raise ValueError(
+                    f"{text!r} is no whole action: it must end with the stop text {self.stop!r}, "
+                    "and have it nowhere else."
+                )
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
             part = action_ids[first : first + CANDIDATES_AT_ONCE]
@@ -303,7 +315,7 @@ class QSFTPolicy(CachedPolicy):
             constraint: what an action may be.
             seed: of the samples.
             settings: arguments of this class in place of the saved ones: beta, score, greedy,
-                temperature, support, dummy, stop, max_new_tokens.
+                temperature, support, dummy, stop, max_new_tokens, chat_template.
 
         Raises:
             FileNotFoundError: the folder holds no policy.
@@ -346,7 +358,21 @@ def _merged(model: PreTrainedModel) -> PreTrainedModel:
             f"A policy is saved as whole models of transformers, but {type(model).__name__} has "
             "adapters that cannot be merged into its weights here: merge them before."
         )
-    return copy.deepcopy(model).merge_and_unload()
+    merged = copy.deepcopy(model).eval()
+    some = next(model.parameters())
+    row = torch.arange(min(64, model.config.vocab_size), device=some.device)[None]
+    with torch.no_grad():
+        expected = merged(input_ids=row).logits.float()
+        merged = merged.merge_and_unload()
+        difference = (merged(input_ids=row).logits.float() - expected).norm()
+    tolerance = 1e-4 if some.dtype in (torch.float32, torch.float64) else 0.05
+    if difference > tolerance * expected.norm():
+        raise ValueError(
+            f"The adapters of {type(model).__name__}, merged into its weights, make another model "
+            "of it (one of an embedding that is tied to the head does, and one that is disabled): "
+            "merge them before, or save the model by itself."
+        )
+    return merged
 
 
 def _exchange(folder: Path, new: Path, old: Path, names: Sequence[str]) -> None:

@@ -23,10 +23,11 @@ class Stops:
         stop: one text or several; the text of the tokenizer's eos token means this token.
         max_new_tokens: the longest action.
         device: of the masks.
+        chat_template: see transcripts.Reader; then the text of any special token means this token.
 
     Attributes:
         texts: the stop texts.
-        special: (V,) bool, special tokens, but for eos where it is a stop.
+        special: (V,) bool, special tokens, but for those that are a stop.
         never: (V,) bool, these, and tokens with a stop text in their middle.
         ends: (V,) bool, tokens whose own text ends with a stop text.
 
@@ -40,6 +41,7 @@ class Stops:
         stop: str | Sequence[str],
         max_new_tokens: int,
         device: torch.device | str,
+        chat_template: bool = False,
     ):
         texts = [stop] if isinstance(stop, str) else stop
         self.texts = tuple(texts) if isinstance(texts, Sequence) else ()
@@ -51,10 +53,10 @@ class Stops:
         longest = max(len(text.encode()) for text in self.texts)
         self._shown = longest + 1 if longest > 1 else 1
 
-        special = special_ids(tokenizer)
-        if tokenizer.eos_token in self.texts:
-            special.remove(tokenizer.eos_token_id)
+        reader = Reader(tokenizer, chat_template)
         tokens = self._decode([[token_id] for token_id in range(len(tokenizer))])
+        special = special_ids(tokenizer)
+        special -= {i for i in reader.writable if tokens[i] in self.texts}
 
         def mask(ids: list[int] | set[int]) -> torch.Tensor:
             found = torch.zeros(len(tokenizer), dtype=torch.bool)
@@ -81,7 +83,7 @@ class Stops:
         # What an action that has not ended must be written with in the end, token by token.
         self._last = [self.ends]
         if not self._end_ids:
-            spelt = [ids for ids in Reader(tokenizer).ids([(text, True) for text in self.texts])]
+            spelt = reader.ids([(text, True) for text in self.texts])
             spelt = [ids for ids in spelt if ids and self.ended([ids]) == [True]]
             if not spelt or len(min(spelt, key=len)) > max_new_tokens:
                 raise ValueError(

@@ -274,16 +274,19 @@ def _rows(dataset: Dataset | IterableDataset) -> Iterator[tuple[str, Episode]]:
             number += 1
 
 
-def find_episode(episode: Episode, files: list[str]) -> str | None:
+def find_episode(
+    episode: Episode, files: list[str], tokenizer: PreTrainedTokenizerBase | None = None
+) -> str | None:
     """File and line of the first such episode in the files; None where there is none.
 
-    One that a chat template wrote is not found.
+    One that a chat template wrote is found by its tokenizer.
     """
     reward = math.fsum(episode["reward"])  # what load_trajectories was told, where it was
     for file in filter(os.path.isfile, files):
         for place, record in read_records(file):
             try:
-                if episode in [_checked(found, None) for found in convert(record, reward=reward)]:
+                found = convert(record, reward=reward, tokenizer=tokenizer)
+                if episode in [_checked(one, None) for one in found]:
                     return place
             except ValueError:  # this line was skipped when the files were loaded
                 continue

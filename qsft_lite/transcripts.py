@@ -11,7 +11,19 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ContextError", "Reader", "Segment", "Transcript", "cut", "special_ids", "start_id"]
+__all__ = [
+    "DUMMY",
+    "ContextError",
+    "Reader",
+    "Segment",
+    "Transcript",
+    "cut",
+    "special_ids",
+    "special_texts",
+    "start_id",
+]
+
+DUMMY = "<dummy>"
 
 Segment = tuple[str, bool]  # a text, and whether it is an action
 
@@ -37,7 +49,11 @@ class Transcript(str):
     segments: tuple[Segment, ...]
 
     def __new__(cls, segments: Iterable[Segment] = ()) -> Transcript:
-        """The transcript of these segments."""
+        """The transcript of these segments; TypeError for an is_action like "user" or None."""
+        segments = tuple(segments)
+        for text, is_action in segments:
+            if not isinstance(text, str) or is_action not in (True, False):
+                raise TypeError(f"A segment is (text, is_action), not {(text, is_action)!r:.200}")
         segments = tuple((text, bool(is_action)) for text, is_action in segments)
         self = super().__new__(cls, "".join(text for text, _ in segments))
         self.segments = segments
@@ -66,6 +82,13 @@ def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
     raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
 
 
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of all special tokens, the longest first."""
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return sorted(texts, key=lambda text: (-len(text), text))
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of all special tokens, the dummy included."""
     added = tokenizer.added_tokens_decoder.items()
@@ -78,15 +101,31 @@ class Reader:
     A text is text: a special token that is spelt out in it is read as its letters. But an action
     that ends with the text of the tokenizer's eos token ends with that token, so that models which
     end what they say by it can be trained and played (with it as the stop text).
+
+    With ``chat_template``, the texts are those that the tokenizer's own chat template writes, and
+    every special token in them is that token, but for the unknown one and the dummy.
+
+    Attributes:
+        writable: ids of the special tokens that texts may hold: these, or eos.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: bool = False):
+        if not isinstance(chat_template, bool):
+            raise ValueError(f"chat_template must be True or False, not {chat_template!r}.")
         self.tokenizer = tokenizer
-        self._special = special_ids(tokenizer)
-        self._eos = tokenizer.eos_token or ""
+        self.chat_template = chat_template
+        special = special_ids(tokenizer)
+        self._eos = "" if chat_template else tokenizer.eos_token or ""
+        if chat_template:
+            no_text = {tokenizer.unk_token_id, tokenizer.get_vocab().get(DUMMY)}
+            self.writable = special - no_text
+            self._never = special & no_text
+        else:
+            self.writable = {tokenizer.eos_token_id} if self._eos else set()
+            self._never = special
 
     def ends_with_eos(self, text: str) -> bool:
-        """Whether this text, as an action, ends with the eos token."""
+        """Whether this text, as an action, ends with the eos token, which its letters do not."""
         return bool(self._eos) and text.endswith(self._eos)
 
     def ids(self, segments: Sequence[Segment]) -> list[list[int] | None]:
@@ -98,10 +137,10 @@ class Reader:
         pieces = [(s, a and self.ends_with_eos(s)) for s, a in segments]
         unique = list(dict.fromkeys(pieces))
         texts = [text.removesuffix(self._eos) if ended else text for text, ended in unique]
-        found = dict(zip(unique, self._without_special_tokens(texts), strict=True))
+        found = dict(zip(unique, self._all_ids(texts), strict=True))
         for piece in unique:
             ids = found[piece]
-            if ids is None or not self._special.isdisjoint(ids):
+            if ids is None or not self._never.isdisjoint(ids):
                 found[piece] = None
             elif piece[1]:
                 found[piece] = [*ids, self.tokenizer.eos_token_id]
@@ -122,7 +161,7 @@ class Reader:
                 )
         return found
 
-    def _without_special_tokens(self, texts: list[str]) -> list[list[int] | None]:
+    def _all_ids(self, texts: list[str]) -> list[list[int] | None]:
         if not texts:
             return []
 
@@ -130,7 +169,7 @@ class Reader:
             return self.tokenizer(
                 some,
                 add_special_tokens=False,
-                split_special_tokens=True,
+                split_special_tokens=not self.chat_template,
                 return_attention_mask=False,
                 verbose=False,
             )["input_ids"]

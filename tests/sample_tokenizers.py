@@ -53,3 +53,32 @@ MAKERS = {
     "characters": character_tokenizer,
     "lines": line_tokenizer,
 }
+
+
+# Of chat models: the templates that these write, and no bos token for the first.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim }}"
+    "{{ '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+
+def chat(template, texts):
+    """A chat model's tokenizer with the template: bytes, byte pairs, and the template's marks."""
+    if template == CHATML:  # as Qwen's: no bos token
+        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+        more = ["<|im_start|>"]
+    else:  # as Llama 3's: the end of a turn is not the end of the text
+        names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
+        more = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    core = byte_level(texts).backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
+    tokenizer.add_special_tokens({"additional_special_tokens": more})
+    tokenizer.chat_template = template
+    return tokenizer

@@ -76,6 +76,9 @@ def test_a_transcript_is_a_text_that_knows_its_segments():
     assert transcript.segments == (("a\n", False), ("b\n", True))
     assert pickle.loads(pickle.dumps(transcript)).segments == transcript.segments  # noqa: S301
     assert type(transcript + "c") is str
+    for wrong in ("user", "False", None, 2):
+        with pytest.raises(TypeError, match="A segment is .text, is_action., not .'a', "):
+            Transcript([("b", True), ("a", wrong)])
 
 
 @pytest.mark.parametrize(

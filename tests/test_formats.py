@@ -418,6 +418,7 @@ WRONG = {
     "no agent": ({"conversations": [FIRST]}, "no action in this episode"),
     "no role": ({"messages": [{"content": "Hi."}]}, "messages 1 has no role"),
     "a text of a pair": (PAIR | {"chosen": "go"}, "chosen must be a list of turns, got 'go'"),
+    "many rewards": (ETO | {"rewards": [1.0]}, "rewards: a conversation has one number, 'reward'"),
     "a reward of words": (ETO | {"reward": "good"}, "reward 1 is 'good', not a finite number"),
 }
 

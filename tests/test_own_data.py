@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from sample_tokenizers import CHATML, chat
 
 from qsft_lite import data, models, own_data
 from qsft_lite.parameters import default_parameters
@@ -34,6 +35,7 @@ def test_the_template_s_own_parameters_are_good(parameters):
         ({"MAX_TOKENS": [3]}, "MAX_TOKENS"),
         ({"ACCUMULATE": 0}, "ACCUMULATE"),
         ({"LEARNING_RATE": 0}, "LEARNING_RATE must be a number above 0"),
+        ({"REWARD": "good"}, "REWARD must be a number, or None"),
         ({"RETURN_LOW": "0"}, "RETURN_LOW"),
         ({"RETURN_HIGH": float("inf")}, "RETURN_HIGH"),
         ({"RETURN_LOW": 1, "RETURN_HIGH": 1}, "RETURN_LOW=1 must be below RETURN_HIGH=1"),
@@ -196,8 +198,45 @@ def test_errors_of_the_package_in_the_template_s_words(tmp_path):
 
     tokenizer = models.character_tokenizer("END")
     model = models.small_model(tokenizer, layers=1, width=8, heads=1, context=8, seed=0)
-    with pytest.raises(ValueError, match="STOP='END'.*a token"), own_data.own_words():
-        QSFTPolicy(model, None, tokenizer, 0.0, stop="END")
+    with pytest.raises(ValueError, match="^STOP='END' is not what"), own_data.own_words():
+        QSFTPolicy(model, None, tokenizer, 0.0, stop="END", max_new_tokens=2)
+
+
+def test_the_form_of_the_data_is_found(tmp_path):
+    path, tokenizer = tmp_path / "games.jsonl", chat(CHATML, ["go"])
+    turns = [{"role": "user", "content": "A door."}, {"role": "assistant", "content": "go"}]
+    record = {"messages": turns, "reward": 0.5}
+    plain = {"sequence": [["a\n", False], ["go\n", True]], "reward": [0, 1], "done": True}
+
+    def found(*records, reward=None, tokenizer=tokenizer):
+        path.write_text("".join(json.dumps(one) + "\n" for one in records))
+        with own_data.own_words():
+            episodes, written = own_data.load_episodes(path, reward, tokenizer)
+        return episodes["text"][0][1], sum(episodes["reward"][0]), written
+
+    assert found(record) == ("go<|im_end|>", 0.5, True)
+    assert found({"messages": turns}, reward=2.0) == ("go<|im_end|>", 2.0, True)
+    assert found(plain) == ("go\n", 1, False)
+    assert found({"conversations": turns, "reward": 1}, tokenizer=None) == ("go\n", 1, False)
+    with pytest.raises(ValueError, match="has chats, .* and other episodes .sequence."):
+        found(record, plain)
+    with pytest.raises(ValueError, match=r"games.jsonl:1: no reward in this form: set REWARD, .*"):
+        found({"messages": turns})
+    with pytest.raises(ValueError, match=r"games.jsonl:1: .*: set MODEL to a model.*\. Mend it$"):
+        found(record, tokenizer=None)
+
+
+def test_opinions_of_texts_that_a_tokenizer_of_words_knows():
+    tokenizer = models.word_tokenizer(["go\n", "left", "a\n"])
+    model = models.small_model(tokenizer, layers=1, width=8, heads=1, context=8, seed=0)
+    policy = QSFTPolicy(model, model, tokenizer, 1.0, dummy=models.dummy_id(tokenizer))
+    history = [("a\n", False)]
+    known = policy.candidates(history, ["go\n"])
+    found = own_data.mean_opinion(policy, [history, history], ["go\n", "leftgo\n"])
+    assert found == {"Q": known["Q"][0], "log_pi": known["log_pi"][0]}
+    nothing = own_data.mean_opinion(policy, [history], ["leftgo\n"])
+    assert nothing == {"Q": None, "log_pi": None}
+    assert own_data.longest_action(["go\n", "leftgo\n", "go\ngo\n"][::2], tokenizer, False) == 2
 
 
 @pytest.mark.parametrize(
@@ -205,6 +244,7 @@ def test_errors_of_the_package_in_the_template_s_words(tmp_path):
     [
         ([3, 9], 8, None, 0.1, "1 of 2 episodes have more tokens.*8, the longest 9"),
         ([4, 9], 3, 3, 0.1, r"no episode has at most 3 tokens \(MAX_TOKENS=3\).*shortest has 4"),
+        ([4, 9], 3, None, 0.1, "no episode has at most 3 tokens"),
         ([1] * 4, 3, None, 0.1, "4 episodes are too few for HELD_OUT=0.1"),
         ([1] * 2, 3, None, 0.49, "2 episodes are too few"),
     ],

@@ -508,7 +508,7 @@ def test_candidates_agree_with_values():
 
 
 def test_candidates_weigh_actions_as_play_does():
-    policy = QSFTPolicy(FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, 1.5)
+    policy = QSFTPolicy(FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, 1.5, stop="b")
     policy._log_probabilities = lambda ids, first: tuple(  # the fixed logits have no hidden states
         m.logits.log_softmax(-1).expand(len(ids), max(map(len, ids)) - first, -1)
         for m in policy.models
@@ -518,6 +518,16 @@ def test_candidates_weigh_actions_as_play_does():
     pi_hat /= pi_hat.sum()
     assert row.log_pi_hat == pytest.approx(np.log(pi_hat[5] * pi_hat[8]), abs=1e-5)
     assert pytest.approx(1.0) == row.Q  # .15 / .1, clamped
+
+
+@pytest.mark.parametrize("action", ["c r", "c\nr\n", "\n\n"])
+def test_candidates_are_whole_actions(action):
+    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0)
+    with pytest.raises(ValueError, match="is no whole action"):
+        policy.candidates(START, ["a\n", action])
+    lines = ActionList(TOKENIZER, ["a\n", action + "\n"])  # a list's may have several lines
+    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, constraint=lines)
+    assert len(policy.candidates(START, (text for text in lines.actions))) == 2
 
 
 # Saving

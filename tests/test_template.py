@@ -4,10 +4,11 @@ import json
 
 import nbformat
 import pytest
+import sample_tokenizers
 import test_notebook_hygiene
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qsft_lite import envs, models, notebook, trainer, trajectories
+from qsft_lite import envs, formats, models, notebook, trainer, trajectories
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.results import project_root
 from qsft_lite.runner import NotebookError
@@ -99,6 +100,37 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
     assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
 
 
+@pytest.mark.slow
+def test_a_chat_and_its_model(tmp_path, run_template):
+    """Chats of a file without rewards in every one, and a chat model: its end mark is STOP."""
+    tokenizer = sample_tokenizers.chat(sample_tokenizers.LLAMA_3, ["go left", "go right"])
+    model = models.small_model(tokenizer, layers=1, width=16, heads=2, context=128, seed=0)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    turns = [("user", "A hall.\n\nTwo doors."), ("assistant", "go left"), ("user", "A wall.")]
+    turns += [("assistant", "go right")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    chats = [
+        {"messages": messages[: 2 + i % 3]} | ({"reward": 0} if i % 2 else {}) for i in range(40)
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in chats))
+    executed = run_template(
+        DATA=str(path),
+        MODEL=str(tmp_path / "model"),
+        OUTPUT=str(tmp_path / "run"),
+        REWARD=1.0,
+        STOP="<|eot_id|>",
+    )
+    test_notebook_hygiene.check_executed_in_order(executed, TEMPLATE.name)
+    policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
+    assert policy.chat_template
+    [action] = policy.act([formats.chat_segments(messages[:1], policy.tokenizer)])
+    assert action.endswith("<|eot_id|>")
+    end = policy.tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    assert policy._rows[0].ids.count(end) == 2  # the one of the user, and its own
+
+
 def test_a_bad_line_is_named(own_data, run_template):
     path, _ = own_data
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -119,15 +151,12 @@ def test_a_bad_line_is_named(own_data, run_template):
         ({"MAX_TOKENS": 1}, ValueError, "no episode has at most 1 tokens"),
         ({"BEHAVIOR_STEPS": 12.0}, ValueError, "BEHAVIOR_STEPS must be a whole number"),
         ({"OUTPUT": "file/run"}, ValueError, "OUTPUT: nothing can be written"),
-        ({"STOP": "n\n", "TOKENS": "characters"}, ValueError, r"STOP='n\\n': .*end of a token"),
+        ({"REWARD": "1"}, ValueError, "REWARD must be a number, or None"),
     ],
 )
 def test_bad_settings_are_plain(tmp_path, own_data, monkeypatch, parameters, error, message):
     """Before training. The cells are run here: a kernel for each would take long to start."""
     path, _ = own_data
-    if parameters.get("STOP") == "n\n":  # every action gets that end
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace('\\n", true', 'n\\n", true'), encoding="utf-8")
     (tmp_path / "shell").mkdir()
     (tmp_path / "shell" / "file").write_text("")
     monkeypatch.setenv("QSFT_CALLER_FOLDER", str(tmp_path / "shell"))
