@@ -2,7 +2,8 @@
 
 Every method chooses from the same grids, whatever its score: cloning from ``CLONING_GRID``, all
 that has values from ``VALUE_GRID``. Where the best candidate lies at an edge, or beside a natural
-end, the grid grows there, so that no method is held back by a range that fits another one.
+end, the grid grows there, so that no method is held back by a range that fits another one. That
+holds for beta and temperature: supports are a fixed list, whose first or last may well be chosen.
 
     choice = choose(lambda options: play(policy_of(**options)).mean, VALUE_GRID)
     policy = policy_of(**choice.options)
@@ -46,7 +47,8 @@ class Choice:
         options: the best candidate, as a policy takes them.
         score: its score.
         tried: one row a candidate in the order of evaluation: its options, and "mean", its score.
-        edges: axes whose chosen value has no tried neighbour on one side, though there could be.
+        edges: beta or temperature, if the chosen value has no tried neighbour on one side, though
+            there could be.
         message: a sentence about these edges; empty where there are none.
     """
 
