@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.loss import ratio
 from qsft_lite import notebook
-from qsft_lite.encoding import start_id
+from qsft_lite.data.encoding import start_id
 from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.results import PROFILES, markdown_table

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 import gymnasium
 import numpy as np
 
-from qsft_lite.transcripts import ContextError, Transcript
+from qsft_lite.data.transcripts import ContextError, Transcript
 
 __all__ = [
     "Evaluation",

@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from qsft_lite.transcripts import DUMMY, start_id
+from qsft_lite.data.transcripts import DUMMY, start_id
 
 __all__ = [
     "add_dummy",

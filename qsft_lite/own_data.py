@@ -24,11 +24,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from qsft_lite import models
 from qsft_lite.config import LEFTOVERS
 from qsft_lite.data import RewardScale, load_trajectories
-from qsft_lite.formats import CHATS, form_of, read_records
+from qsft_lite.data.formats import CHATS, form_of, read_records
+from qsft_lite.data.transcripts import Reader, Segment, cut
 from qsft_lite.loss import BACKUPS, SCORES
 from qsft_lite.notebook import user_path
 from qsft_lite.policy import SETTINGS, QSFTPolicy
-from qsft_lite.transcripts import Reader, Segment, cut
 
 # Parameters
 

@@ -23,7 +23,7 @@ import torch
 
 from qsft_lite.behavior_cache import weights_hash
 from qsft_lite.config import QSFTConfig
-from qsft_lite.packing import PACKED, collate
+from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.results import replace_file
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.transcripts import Reader, special_ids
+from qsft_lite.data.transcripts import Reader, special_ids
 
 __all__ = ["Stops"]
 

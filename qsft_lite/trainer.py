@@ -35,8 +35,8 @@ from qsft_lite.base_trainer import MuonTrainer
 from qsft_lite.behavior_cache import cache_behavior, collate_cached
 from qsft_lite.config import STAGES, QSFTConfig
 from qsft_lite.data import collate
+from qsft_lite.data.packing import check_packed
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
-from qsft_lite.packing import check_packed
 from qsft_lite.runs import (
     STATE,
     WEIGHTS,

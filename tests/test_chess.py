@@ -25,11 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
+from qsft_lite.data.recording import FEATURES
 from qsft_lite.envs import chess_data, chess_engine
 from qsft_lite.envs.chess import ChessGame, spaced, unspaced
 from qsft_lite.envs.chess_data import as_pieces, save_pgn, to_pgn
 from qsft_lite.envs.chess_engine import PLACES, Engine, pick, skill_level
-from qsft_lite.envs.recording import FEATURES
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import WORD, character_tokenizer
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from qsft_lite import data, models
-from qsft_lite.packing import best_fit
-from qsft_lite.trajectories import EPISODES
+from qsft_lite.data.packing import best_fit
+from qsft_lite.data.trajectories import EPISODES
 
 WORDLE = {
     "sequence": [

@@ -9,8 +9,8 @@ import pytest
 from sample_tokenizers import MAKERS, byte_level, with_prefix
 
 from qsft_lite import data
+from qsft_lite.data.transcripts import Reader, Transcript, cut
 from qsft_lite.models import character_tokenizer, line_tokenizer, word_tokenizer
-from qsft_lite.transcripts import Reader, Transcript, cut
 
 SCALE = data.RewardScale(-6, 6, place="step")
 TEXTS = ["S\n", "zz\n", "\n", "ab\n", "E\n", "a\n\nb\n\n"]

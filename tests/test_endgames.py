@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
-from qsft_lite.envs import endgame_tables, recording
+from qsft_lite.data import recording
+from qsft_lite.envs import endgame_tables
 from qsft_lite.envs.chess import Endgames, read_move, unspaced
 from qsft_lite.envs.chess_engine import PLACES
 from qsft_lite.envs.chess_opponents import read_board

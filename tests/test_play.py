@@ -14,9 +14,9 @@ from torch import nn
 
 from qsft_lite import data
 from qsft_lite.baselines.policies import ClonedPolicy
+from qsft_lite.data.transcripts import ContextError, Transcript
 from qsft_lite.models import character_tokenizer, small_model, word_tokenizer
 from qsft_lite.policy import ActionList, LastLine, QSFTPolicy
-from qsft_lite.transcripts import ContextError, Transcript
 
 TEXTS = ["S\n", "zz\n", "\n", "ab\n", "E\n", "a\n\nb\n\n"]
 EPISODE = [("S\n", False), ("zz\n", True), ("\n", False), ("ab\n", True), ("E\n", False)]

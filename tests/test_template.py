@@ -8,7 +8,8 @@ import sample_tokenizers
 import test_notebook_hygiene
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qsft_lite import envs, formats, models, notebook, trainer, trajectories
+from qsft_lite import envs, models, notebook, trainer
+from qsft_lite.data import formats, trajectories
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.results import project_root
 from qsft_lite.runner import NotebookError

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
-from qsft_lite.envs import recording
+from qsft_lite.data import recording
 from qsft_lite.envs.twenty_questions_data import play_games
 from qsft_lite.envs.twenty_questions_players import (
     PLAYERS,

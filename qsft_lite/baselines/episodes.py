@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from qsft_lite.data.packing import RETURN
 from qsft_lite.models import output_head
-from qsft_lite.packing import RETURN
 
 __all__ = ["add_return_tokens", "best_episodes", "condition_on_return", "episode_returns"]
 

@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 from qsft_lite.base_trainer import MuonTrainer
 from qsft_lite.baselines.heads import HeadLearner
 from qsft_lite.config import QSFTConfig
+from qsft_lite.data.packing import check_packed, collate
 from qsft_lite.models import check_packing
-from qsft_lite.packing import check_packed, collate
 
 __all__ = ["HeadTrainer"]
 

@@ -12,10 +12,10 @@ import chess.pgn
 import numpy as np
 from datasets import Dataset
 
+from qsft_lite.data.recording import Episodes, record
 from qsft_lite.envs.chess import MAX_MOVES, ChessGame, read_move, unspaced
 from qsft_lite.envs.chess_engine import Elo, Engine
 from qsft_lite.envs.chess_words import game_move, game_text
-from qsft_lite.envs.recording import Episodes, record
 from qsft_lite.results import replace_file
 
 BLOCK = 50  # games

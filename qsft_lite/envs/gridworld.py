@@ -17,8 +17,8 @@ import gymnasium
 import numpy as np
 from datasets import Dataset
 
+from qsft_lite.data.recording import Episodes, record
 from qsft_lite.envs.checks import check_action, reset_option
-from qsft_lite.envs.recording import Episodes, record
 from qsft_lite.mdps import ACTION_NAMES, GRIDWORLD, Maze, gridworld
 from qsft_lite.offline import ENDED, sample_trajectories
 from qsft_lite.tabular import TabularMDP, check_policy

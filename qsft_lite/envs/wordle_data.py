@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from qsft_lite.envs.recording import Episodes, check_choice, record
+from qsft_lite.data.recording import Episodes, check_choice, record
 from qsft_lite.envs.wordle_players import PLAYERS, Player
 from qsft_lite.envs.wordle_rules import (
     INVALID,

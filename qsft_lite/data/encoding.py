@@ -15,9 +15,9 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.packing import ENCODED, POSITIONS, ragged_indices, starts
-from qsft_lite.trajectories import check_choice, check_source, find_episode
-from qsft_lite.transcripts import Reader, special_texts, start_id
+from qsft_lite.data.packing import ENCODED, POSITIONS, ragged_indices, starts
+from qsft_lite.data.trajectories import check_choice, check_source, find_episode
+from qsft_lite.data.transcripts import Reader, special_texts, start_id
 
 __all__ = ["RewardScale", "encode", "start_id"]
 

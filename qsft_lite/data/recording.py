@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from datasets import Dataset, Features, concatenate_datasets
 
-from qsft_lite.trajectories import EPISODES, load_trajectories, save_trajectories
+from qsft_lite.data.trajectories import EPISODES, load_trajectories, save_trajectories
 
 BLOCK = 10_000
 FEATURES = Features.from_arrow_schema(EPISODES)

@@ -30,7 +30,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.formats import FORMATS, Episode, convert, read_records
+from qsft_lite.data.formats import FORMATS, Episode, convert, read_records
 
 __all__ = ["data_hash", "load_trajectories", "save_trajectories", "split"]
 

@@ -8,12 +8,12 @@
     batch = data.collate([rows[i] for i in range(8)])
 
 Every step but `split` takes a streamed dataset as well, for files larger than memory.
-Files of other projects, and chats, are read too: `qsft_lite.formats` lists their forms.
+Files of other projects, and chats, are read too: `qsft_lite.data.formats` lists their forms.
 """
 
-from qsft_lite.encoding import RewardScale, encode, start_id
-from qsft_lite.packing import collate, cut_turns, pack
-from qsft_lite.trajectories import data_hash, load_trajectories, save_trajectories, split
+from qsft_lite.data.encoding import RewardScale, encode, start_id
+from qsft_lite.data.packing import collate, cut_turns, pack
+from qsft_lite.data.trajectories import data_hash, load_trajectories, save_trajectories, split
 
 __all__ = [
     "RewardScale",

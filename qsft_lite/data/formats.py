@@ -39,8 +39,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from qsft_lite.data.transcripts import special_texts
 from qsft_lite.files import open_unpacked
-from qsft_lite.transcripts import special_texts
 
 Episode = dict[str, Any]  # text, is_action, reward, done
 Segments = list[tuple[str, bool]]  # (text, is_action)
@@ -161,7 +161,7 @@ def convert(
             )
     fits, read = FORMATS[format]
     if not fits(record):
-        raise ValueError(f"this does not have the form {format!r}, see qsft_lite.formats")
+        raise ValueError(f"this does not have the form {format!r}, see qsft_lite.data.formats")
     return read(record, reward, tokenizer)
 
 
