@@ -16,14 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from qsft_lite.mdps import Maze, gridworld
-from qsft_lite.offline import (
-    OfflineData,
-    action_counts,
-    cloned_policy,
-    empirical_mdp,
-    sample_trajectories,
-)
 from qsft_lite.plots import draw_maze, use_style
 from qsft_lite.tabular import (
     Backup,
@@ -34,6 +26,14 @@ from qsft_lite.tabular import (
     q_sft,
     supported_actions,
     value_iteration,
+)
+from qsft_lite.tabular.mdps import Maze, gridworld
+from qsft_lite.tabular.offline import (
+    OfflineData,
+    action_counts,
+    cloned_policy,
+    empirical_mdp,
+    sample_trajectories,
 )
 
 DRIFT = (0.15, 0.40, 0.30, 0.15)  # up, right, down, left

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, to_rgba
 from matplotlib.image import AxesImage
 
-from qsft_lite.mdps import ACTION_STEPS, Maze
+from qsft_lite.tabular.mdps import ACTION_STEPS, Maze
 
 # Okabe and Ito's palette; the paper's form and ours are the two that must never be confused.
 COLORS = {

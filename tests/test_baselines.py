@@ -13,18 +13,19 @@ import pytest
 import torch
 from scipy import stats
 
-from qsft_lite import baselines, data, envs, offline
+from qsft_lite import baselines, data, envs
 from qsft_lite.baselines import episodes as episode_tools
 from qsft_lite.baselines.head_trainer import HeadTrainer
-from qsft_lite.mdps import gridworld
 from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.tabular import (
     bellman_backup,
+    offline,
     policy_value,
     q_sft,
     q_sft_probabilities,
     value_iteration,
 )
+from qsft_lite.tabular.mdps import gridworld
 from qsft_lite.trainer import QSFTConfig
 
 MAZE = gridworld(("S..", "TTG"))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.envs.gridworld import DRIFT, END, Gridworld
-from qsft_lite.mdps import GRIDWORLD, gridworld, random_mdp, stitching_maze
 from qsft_lite.tabular import greedy_policy, policy_return, value_iteration
+from qsft_lite.tabular.mdps import GRIDWORLD, gridworld, random_mdp, stitching_maze
 
 DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0, -1)}
 

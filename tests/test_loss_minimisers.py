@@ -6,7 +6,7 @@ import torch
 
 from qsft_lite import tabular
 from qsft_lite.loss import bellman_target, q_sft_loss
-from qsft_lite.mdps import random_mdp, random_policy
+from qsft_lite.tabular.mdps import random_mdp, random_policy
 
 TOLERANCE = 1e-6
 

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qsft_lite import mdps, offline
 from qsft_lite.tabular import (
     extract_policy,
     greedy_policy,
+    mdps,
+    offline,
     policy_return,
     policy_value,
     probability_ratio,

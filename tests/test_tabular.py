@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qsft_lite import mdps
 from qsft_lite.tabular import (
     TabularMDP,
     bellman_backup,
     extract_policy,
     leaked_mass,
+    mdps,
     policy_return,
     policy_value,
     probability_ratio,
@@ -21,7 +21,7 @@ from qsft_lite.tabular import (
     supported_actions,
     value_iteration,
 )
-from qsft_lite.theory import behavior_threshold, max_bias, theorem_bounds
+from qsft_lite.tabular.theory import behavior_threshold, max_bias, theorem_bounds
 
 BACKUPS = ("max", "support", "behavior")
 seeds = st.integers(0, 10_000)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from qsft_lite import gridworld, simplex, widgets
-from qsft_lite.offline import cloned_policy, empirical_mdp
 from qsft_lite.tabular import bellman_backup, policy_return, q_sft
+from qsft_lite.tabular.offline import cloned_policy, empirical_mdp
 
 EXPLORERS = (widgets.gridworld_explorer, widgets.simplex_explorer)
 DRAWINGS = (gridworld.draw_gridworld_explorer, simplex.draw_simplex)
