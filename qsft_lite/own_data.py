@@ -28,7 +28,8 @@ from qsft_lite.data.formats import CHATS, form_of, read_records
 from qsft_lite.data.transcripts import Reader, Segment, cut
 from qsft_lite.loss import BACKUPS, SCORES
 from qsft_lite.notebook import user_path
-from qsft_lite.policy import SETTINGS, QSFTPolicy
+from qsft_lite.policy import QSFTPolicy
+from qsft_lite.policy.q_sft import SETTINGS
 
 # Parameters
 

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from qsft_lite.models import character_tokenizer, load_model, small_model, word_tokenizer
 from qsft_lite.policy import ActionList, CachedPolicy, LastLine, QSFTPolicy
-from qsft_lite.stacked_llama import StackedLlama
+from qsft_lite.policy.stacked_llama import StackedLlama
 
 TOKENIZER = character_tokenizer("Wordle:\nabcdefghijklmnopqrstuvwxyz")
 START = "Wordle:\n"
@@ -263,7 +263,7 @@ def test_only_small_plain_models_of_one_shape_are_stacked(monkeypatch):
     with_more = llama(0)
     with_more.model.layers[0].self_attn.q_proj.bias = nn.Parameter(torch.zeros(32))
     assert not StackedLlama.fits([with_more])
-    monkeypatch.setattr("qsft_lite.stacked_llama.LARGEST", 1000)
+    monkeypatch.setattr("qsft_lite.policy.stacked_llama.LARGEST", 1000)
     assert not StackedLlama.fits([llama(0)])
 
 

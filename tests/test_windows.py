@@ -5,9 +5,9 @@ import torch
 import transformers
 from transformers import BartConfig, BartForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
 
-from qsft_lite.cached_policy import CachedPolicy
 from qsft_lite.models import character_tokenizer, check_packing, final_hidden
-from qsft_lite.stacked_llama import StackedLlama
+from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.policy.stacked_llama import StackedLlama
 
 TOKENIZER = character_tokenizer("abcdefgh\n")
 SMALL = {

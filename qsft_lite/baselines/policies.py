@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines.heads import ActionValues
-from qsft_lite.cached_policy import (
+from qsft_lite.policy.cached import (
     CachedPolicy,
     check_support,
     check_temperature,

@@ -21,9 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.transcripts import ContextError, Reader, Segment, Transcript, cut, start_id
 from qsft_lite.models import attention_mask
-from qsft_lite.row_cache import RowCache
-from qsft_lite.stacked_llama import StackedLlama
-from qsft_lite.stops import Stops
+from qsft_lite.policy.row_cache import RowCache
+from qsft_lite.policy.stacked_llama import StackedLlama
+from qsft_lite.policy.stops import Stops
 
 __all__ = ["ActionList", "CachedPolicy", "Constraint", "History", "LastLine"]
 

@@ -18,7 +18,8 @@ import tokenizers
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.cached_policy import (
+from qsft_lite.models import final_hidden, load_model, output_head
+from qsft_lite.policy.cached import (
     ActionList,
     CachedPolicy,
     Constraint,
@@ -29,7 +30,6 @@ from qsft_lite.cached_policy import (
     check_whole,
     outside_support,
 )
-from qsft_lite.models import final_hidden, load_model, output_head
 
 __all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine", "QSFTPolicy"]
 
