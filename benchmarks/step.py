@@ -30,12 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loss import interleaved_seconds, ratio, row
 from qsft_lite import data, notebook
-from qsft_lite.behavior_cache import cache_behavior, collate_cached
-from qsft_lite.config import QSFTConfig
 from qsft_lite.models import character_tokenizer, dummy_id, small_model
 from qsft_lite.results import PROFILES, markdown_table
-from qsft_lite.step import behavior_step
 from qsft_lite.trainer import QSFTTrainer, ValueStage
+from qsft_lite.trainer.behavior_cache import cache_behavior, collate_cached
+from qsft_lite.trainer.config import QSFTConfig
+from qsft_lite.trainer.step import behavior_step
 
 SMOKE = {
     "layers": 1,

@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from qsft_lite.models import attention_mask
-from qsft_lite.optimizer import MuonAdamW
+from qsft_lite.trainer.optimizer import MuonAdamW
 
 POOL = 2_048  # positions that are sorted by length before they are batched
 WANDERING = 4  # at most so many random moves of each side away from a recorded position

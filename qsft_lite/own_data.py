@@ -22,7 +22,6 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite import models
-from qsft_lite.config import LEFTOVERS
 from qsft_lite.data import RewardScale, load_trajectories
 from qsft_lite.data.formats import CHATS, form_of, read_records
 from qsft_lite.data.transcripts import Reader, Segment, cut
@@ -30,6 +29,7 @@ from qsft_lite.loss import BACKUPS, SCORES
 from qsft_lite.notebook import user_path
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.policy.q_sft import SETTINGS
+from qsft_lite.trainer.config import LEFTOVERS
 
 # Parameters
 

@@ -8,11 +8,11 @@ import pytest
 from sample_tokenizers import CHATML, LLAMA_3, chat
 
 from qsft_lite import data, models
-from qsft_lite.config import QSFTConfig
 from qsft_lite.data.formats import chat_segments
 from qsft_lite.data.transcripts import Reader, Transcript
 from qsft_lite.policy import ActionList, QSFTPolicy
 from qsft_lite.trainer import train_q_sft
+from qsft_lite.trainer.config import QSFTConfig
 
 MESSAGES = [
     {"role": "system", "content": "You play."},

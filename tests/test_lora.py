@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from qsft_lite import data, models
-from qsft_lite.config import QSFTConfig
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.trainer import train_q_sft
+from qsft_lite.trainer.config import QSFTConfig
 
 peft = pytest.importorskip("peft")
 

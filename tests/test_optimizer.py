@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qsft_lite.models import small_model, word_tokenizer
-from qsft_lite.optimizer import MuonAdamW, layer_matrices, orthogonalize
+from qsft_lite.trainer.optimizer import MuonAdamW, layer_matrices, orthogonalize
 
 
 @pytest.fixture

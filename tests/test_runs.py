@@ -14,8 +14,9 @@ import torch
 from test_trainer import TOKENIZER, config, model, random_rows, weights
 from transformers import TrainerCallback, TrainingArguments
 
-from qsft_lite.behavior_cache import cache_behavior
-from qsft_lite.runs import (
+from qsft_lite.trainer import QSFTConfig, QSFTTrainer, train_q_sft
+from qsft_lite.trainer.behavior_cache import cache_behavior
+from qsft_lite.trainer.runs import (
     NO_EFFECT,
     OF_EVALUATION,
     OF_VALUES,
@@ -25,7 +26,6 @@ from qsft_lite.runs import (
     rows_hash,
     run_settings,
 )
-from qsft_lite.trainer import QSFTConfig, QSFTTrainer, train_q_sft
 
 ROWS = random_rows(30)
 

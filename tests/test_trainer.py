@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
-from qsft_lite.behavior_cache import cache_behavior, collate_cached
 from qsft_lite.data import collate
 from qsft_lite.loss import bellman_target, q_sft_loss
 from qsft_lite.models import character_tokenizer, output_head, small_model
-from qsft_lite.step import behavior_step, q_sft_step
 from qsft_lite.tabular import TabularMDP, q_sft
-from qsft_lite.targets import token_states
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, train_q_sft
+from qsft_lite.trainer.behavior_cache import cache_behavior, collate_cached
+from qsft_lite.trainer.step import behavior_step, q_sft_step
+from qsft_lite.trainer.targets import token_states
 
 TOKENIZER = character_tokenizer("abcdefghij")
 DUMMY = 2

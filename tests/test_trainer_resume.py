@@ -8,8 +8,8 @@ import pytest
 from test_trainer import TOKENIZER, assert_identical, config, model, random_rows, weights
 from transformers import TrainerCallback
 
-from qsft_lite.runs import last_checkpoint
 from qsft_lite.trainer import QSFTTrainer, train_q_sft
+from qsft_lite.trainer.runs import last_checkpoint
 
 
 class Killed(Exception):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from qsft_lite.base_trainer import MuonTrainer
 from qsft_lite.baselines.heads import HeadLearner
-from qsft_lite.config import QSFTConfig
 from qsft_lite.data.packing import check_packed, collate
 from qsft_lite.models import check_packing
+from qsft_lite.trainer.base_trainer import MuonTrainer
+from qsft_lite.trainer.config import QSFTConfig
 
 __all__ = ["HeadTrainer"]
 

@@ -44,7 +44,8 @@ from qsft_lite.evaluate import evaluate
 from qsft_lite.models import DUMMY, dummy_id, output_head
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.policy.cached import CachedPolicy
-from qsft_lite.runs import (
+from qsft_lite.trainer import QSFTConfig, QSFTTrainer
+from qsft_lite.trainer.runs import (
     RUN,
     check_same_run,
     checkpoints,
@@ -52,7 +53,6 @@ from qsft_lite.runs import (
     last_checkpoint,
     lock_folder,
 )
-from qsft_lite.trainer import QSFTConfig, QSFTTrainer
 
 __all__ = ["METHODS", "Method", "TrainedMethod", "choose_options", "train"]
 

@@ -31,13 +31,13 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput
 
-from qsft_lite.base_trainer import MuonTrainer
-from qsft_lite.behavior_cache import cache_behavior, collate_cached
-from qsft_lite.config import STAGES, QSFTConfig
 from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
-from qsft_lite.runs import (
+from qsft_lite.trainer.base_trainer import MuonTrainer
+from qsft_lite.trainer.behavior_cache import cache_behavior, collate_cached
+from qsft_lite.trainer.config import STAGES, QSFTConfig
+from qsft_lite.trainer.runs import (
     STATE,
     WEIGHTS,
     bytes_of,
@@ -52,7 +52,7 @@ from qsft_lite.runs import (
     run_settings,
     whole_state,
 )
-from qsft_lite.step import behavior_step, q_sft_step
+from qsft_lite.trainer.step import behavior_step, q_sft_step
 
 __all__ = ["QSFTConfig", "QSFTTrainer", "TrainedQSFT", "q_sft_step", "train_q_sft"]
 

@@ -21,10 +21,10 @@ from typing import Any
 import datasets
 import torch
 
-from qsft_lite.behavior_cache import weights_hash
-from qsft_lite.config import QSFTConfig
 from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.results import replace_file
+from qsft_lite.trainer.behavior_cache import weights_hash
+from qsft_lite.trainer.config import QSFTConfig
 
 __all__ = [
     "WEIGHTS",

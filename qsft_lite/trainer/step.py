@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from qsft_lite.config import QSFTConfig
 from qsft_lite.loss import linear_cross_entropy, linear_q_sft_loss
 from qsft_lite.models import output_head
-from qsft_lite.targets import (
+from qsft_lite.trainer.config import QSFTConfig
+from qsft_lite.trainer.targets import (
     Batch,
     action_log_probs,
     action_positions,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PrinterCallback, Trainer
 
-from qsft_lite.optimizer import muon
-from qsft_lite.runs import bytes_of, check_room, named_if_damaged
+from qsft_lite.trainer.optimizer import muon
+from qsft_lite.trainer.runs import bytes_of, check_room, named_if_damaged
 
 __all__ = ["MuonTrainer"]
 
