@@ -30,7 +30,7 @@ from scipy import stats
 
 from qsft_lite import notebook
 from qsft_lite.baselines import METHODS, TrainedMethod, train
-from qsft_lite.choosing import CLONING_GRID, ENDS, GREEDY_BETA, VALUE_GRID, Grid, choose
+from qsft_lite.baselines.choosing import CLONING_GRID, ENDS, GREEDY_BETA, VALUE_GRID, Grid, choose
 from qsft_lite.evaluate import Evaluation, evaluate, normalized_score
 from qsft_lite.results import (
     RESULT_PROFILES,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsft_lite.choosing import CLONING_GRID, GREEDY_BETA, VALUE_GRID, as_options, choose
+from qsft_lite.baselines.choosing import CLONING_GRID, GREEDY_BETA, VALUE_GRID, as_options, choose
 
 BETAS = [4.0**power for power in range(-3, 10)]
 SUPPORTS = (0.0, 0.2, 0.5, 0.9)

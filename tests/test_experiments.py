@@ -15,7 +15,7 @@ from scipy import stats
 
 from experiments import chess_games, endgames, study, twenty_questions, wordle
 from qsft_lite.baselines import TrainedMethod
-from qsft_lite.choosing import GREEDY_BETA, as_options
+from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
 from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import white_moves
 from qsft_lite.envs.endgame_players import MixturePlayer

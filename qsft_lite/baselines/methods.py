@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
 from qsft_lite.baselines.episodes import (
     add_return_tokens,
     best_episodes,
@@ -38,7 +39,6 @@ from qsft_lite.baselines.episodes import (
 from qsft_lite.baselines.head_trainer import HeadTrainer
 from qsft_lite.baselines.heads import ActionValues, HeadLearner
 from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
-from qsft_lite.choosing import GREEDY_BETA, as_options
 from qsft_lite.data import pack
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import DUMMY, dummy_id, output_head
