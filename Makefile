@@ -29,7 +29,7 @@ set-up: ## make .venv and install the package into it
 	@$(PYTHON) tools/set_up.py $(if $(NEWEST),--newest)
 
 doctor: set-up ## say what this machine is, and how long the chapters take on it
-	@$(VENV_PYTHON) -m qsft_lite.doctor
+	@$(VENV_PYTHON) -m qsft_lite.notebook.doctor
 
 notebooks: set-up ## run every notebook into build/
 	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --jobs $(JOBS) --output build/$(PROFILE)

@@ -6,7 +6,8 @@ from importlib import metadata
 import pytest
 import torch
 
-from qsft_lite import doctor, results
+from qsft_lite import results
+from qsft_lite.notebook import doctor
 
 
 def test_predictions_are_in_proportion_to_the_small_step():

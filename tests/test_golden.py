@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from test_notebook import PROFILE, a_result, names, write_notebook
 
-from qsft_lite import golden, results, runner
+from qsft_lite import results
+from qsft_lite.notebook import golden, runner
 
 RECORDING = (
     "from qsft_lite import notebook\n"

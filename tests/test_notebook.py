@@ -21,9 +21,10 @@ from hypothesis import given
 from matplotlib.figure import Figure
 from papermill.translators import PythonTranslator
 
-from qsft_lite import notebook, parameters, results, runner
-from qsft_lite.parameters import ParameterError
-from qsft_lite.runner import NotebookError
+from qsft_lite import notebook, results
+from qsft_lite.notebook import parameters, runner
+from qsft_lite.notebook.parameters import ParameterError
+from qsft_lite.notebook.runner import NotebookError
 
 SETTINGS = {profile: {"seeds": 2, "steps": 10} for profile in ("smoke", "laptop", "gpu")}
 

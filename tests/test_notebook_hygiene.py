@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from qsft_lite.notebook import INSTALL_CELL
-from qsft_lite.parameters import ParameterError, default_parameters
+from qsft_lite.notebook.parameters import ParameterError, default_parameters
 from qsft_lite.results import PROFILES, badge, repository
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))

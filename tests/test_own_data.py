@@ -7,8 +7,9 @@ import nbformat
 import pytest
 from sample_tokenizers import CHATML, chat
 
-from qsft_lite import data, models, own_data
-from qsft_lite.parameters import default_parameters
+from qsft_lite import data, models
+from qsft_lite.notebook import own_data
+from qsft_lite.notebook.parameters import default_parameters
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.results import project_root
 

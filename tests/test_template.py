@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qsft_lite import envs, models, notebook, trainer
 from qsft_lite.data import formats, trajectories
+from qsft_lite.notebook.runner import NotebookError
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.results import project_root
-from qsft_lite.runner import NotebookError
 
 TEMPLATE = project_root() / "notebooks" / "template_your_own_data.ipynb"
 MAZE = ("S..", ".TG")

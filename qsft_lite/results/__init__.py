@@ -333,7 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compare"]:
-        from qsft_lite import golden  # here, since it uses this module
+        from qsft_lite.notebook import golden
 
         return golden.main(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m qsft_lite.results", description=__doc__)

@@ -21,7 +21,7 @@ import nbformat
 import numpy as np
 import scipy.stats
 
-from qsft_lite import runner
+from qsft_lite.notebook import runner
 from qsft_lite.results import (
     format_cell,
     load_result,

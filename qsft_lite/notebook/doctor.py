@@ -1,6 +1,6 @@
 """What this machine is, how fast, and how long the chapters will take on it.
 
-``python -m qsft_lite.doctor`` prints it in some ten seconds, and changes nothing.
+``python -m qsft_lite.notebook.doctor`` prints it in some ten seconds, and changes nothing.
 """
 
 from __future__ import annotations

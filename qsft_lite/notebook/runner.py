@@ -30,7 +30,7 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 
 from qsft_lite import results
 from qsft_lite.notebook import available_memory_mib, usable_cpus
-from qsft_lite.parameters import (
+from qsft_lite.notebook.parameters import (
     ParameterError,
     check_parameters,
     default_parameters,
@@ -543,7 +543,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "record":
             return record(options.paths or notebook_paths())
         if options.command == "check":
-            from qsft_lite import golden  # here, since it uses this module
+            from qsft_lite.notebook import golden
 
             return golden.check(
                 options.paths,

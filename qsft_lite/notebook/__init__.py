@@ -193,7 +193,7 @@ def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path)
         NotebookError: a cell failed (the error says which), ``path`` is not a notebook, or
             ``output`` cannot be written, which is looked at before anything runs.
     """
-    from qsft_lite import runner  # here, because a notebook itself needs no papermill
+    from qsft_lite.notebook import runner
 
     return runner.run(path, parameters, output)
 
@@ -263,6 +263,6 @@ def _folder(variable: str, default: str) -> Path:
 
 
 if __name__ == "__main__":
-    from qsft_lite import runner
+    from qsft_lite.notebook import runner
 
     sys.exit(runner.main())
