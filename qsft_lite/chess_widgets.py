@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qsft_lite.envs.chess import ChessGame
-from qsft_lite.plots import VALUE_COLORS, use_style
-from qsft_lite.widgets import choice, show_explorer
+from qsft_lite.viz.explorers import choice, show_explorer
+from qsft_lite.viz.plots import VALUE_COLORS, use_style
 
 LIGHT, DARK = "#f2ede2", "#d3cabb"
 MOST = (("4", 4), ("8", 8), ("16", 16), ("all", 99))

@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from qsft_lite.plots import draw_maze, use_style
 from qsft_lite.tabular import (
     Backup,
     Leftover,
@@ -35,6 +34,7 @@ from qsft_lite.tabular.offline import (
     empirical_mdp,
     sample_trajectories,
 )
+from qsft_lite.viz.plots import draw_maze, use_style
 
 DRIFT = (0.15, 0.40, 0.30, 0.15)  # up, right, down, left
 SUPPORT = 0.2  # for backup="support": keeps right and down, and of the other two what chance adds

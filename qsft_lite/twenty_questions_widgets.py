@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qsft_lite.envs.twenty_questions_rules import TURNS, TwentyQuestionsRules
-from qsft_lite.plots import COLORS, VALUE_COLORS, use_style
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.widgets import choice, show_explorer
+from qsft_lite.viz.explorers import choice, show_explorer
+from qsft_lite.viz.plots import COLORS, VALUE_COLORS, use_style
 
 BARS = 8  # candidates shown
 OBJECT_ROWS = 20  # of the panel of objects

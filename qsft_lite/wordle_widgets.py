@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qsft_lite.envs.wordle_rules import START, TRIES, WordleRules
-from qsft_lite.plots import COLORS, VALUE_COLORS, use_style
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.widgets import choice, show_explorer
+from qsft_lite.viz.explorers import choice, show_explorer
+from qsft_lite.viz.plots import COLORS, VALUE_COLORS, use_style
 
 TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
 POLICYS_CHOICE = "(the policy's)"

@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 @pytest.fixture
 def shown(monkeypatch):
     """What an explorer displays, in order."""
-    from qsft_lite import widgets
+    from qsft_lite.viz import explorers as widgets
 
     displayed = []
     monkeypatch.setattr(widgets, "display", displayed.append)

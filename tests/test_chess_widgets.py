@@ -8,9 +8,9 @@ from matplotlib.colors import to_rgba
 from small_games import endgames, values_of
 
 from qsft_lite import chess_widgets as cw
-from qsft_lite import widgets
 from qsft_lite.envs import generate, make
-from qsft_lite.plots import VALUE_COLORS
+from qsft_lite.viz import explorers as widgets
+from qsft_lite.viz.plots import VALUE_COLORS
 
 BOARD = chess.Board("1k6/8/1K6/8/8/8/8/7Q w - - 0 1")
 MATE = chess.Move.from_uci("h1h8")

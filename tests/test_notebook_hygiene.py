@@ -116,7 +116,7 @@ def check_widgets(notebook, name):
     """A cell that shows a widget draws the same at rest, and its output is not compared."""
     trees = [ast.parse(cell.source) for cell in code_cells(notebook)]
     imports = [n for t in trees for n in ast.walk(t) if isinstance(n, ast.ImportFrom)]
-    modules = ("ipywidgets", "qsft_lite.widgets")
+    modules = ("ipywidgets", "qsft_lite.viz.explorers")
     widgets = {a.asname or a.name for n in imports if n.module in modules for a in n.names}
     for cell, call in calls(notebook):
         function = ast.unparse(call.func)
@@ -161,7 +161,7 @@ def sound_notebook():
         nbformat.v4.new_markdown_cell(first),
         new_code(INSTALL_CELL),
         new_code('PROFILE = "laptop"\nSEED = 0', metadata={"tags": ["parameters"]}),
-        new_code('from qsft_lite.widgets import explorer\nrun = notebook.start("01_x")'),
+        new_code('from qsft_lite.viz.explorers import explorer\nrun = notebook.start("01_x")'),
         new_code("draw()\nexplorer(1)", outputs=[picture], metadata=shown),
         new_code("table()", outputs=[table]),
         new_code("run.record(headline={})"),

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from qsft_lite import gridworld, simplex, widgets
+from qsft_lite import gridworld
 from qsft_lite.tabular import bellman_backup, policy_return, q_sft
 from qsft_lite.tabular.offline import cloned_policy, empirical_mdp
+from qsft_lite.viz import explorers as widgets
+from qsft_lite.viz import simplex
 
 EXPLORERS = (widgets.gridworld_explorer, widgets.simplex_explorer)
 DRAWINGS = (gridworld.draw_gridworld_explorer, simplex.draw_simplex)

@@ -17,8 +17,8 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.tri import Triangulation
 
 from qsft_lite.loss import q_sft_loss
-from qsft_lite.plots import COLORS, use_style
 from qsft_lite.tabular import Leftover, q_sft_probabilities
+from qsft_lite.viz.plots import COLORS, use_style
 
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, np.sqrt(0.75))])
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the loss above its minimum, in nats

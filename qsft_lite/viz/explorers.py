@@ -18,8 +18,8 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from qsft_lite.gridworld import draw_gridworld_explorer
-from qsft_lite.plots import use_style
-from qsft_lite.simplex import draw_simplex
+from qsft_lite.viz.plots import use_style
+from qsft_lite.viz.simplex import draw_simplex
 
 EPISODES = (1, 3, 10, 30, 100, 300, 1000)
 LEFTOVERS = (("dummy (ours)", "dummy"), ("Eq. 3 (paper)", "uniform"))
