@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
-from qsft_lite.envs.gridworld import DRIFT, END, Gridworld
 from qsft_lite.tabular import greedy_policy, policy_return, value_iteration
 from qsft_lite.tabular.mdps import GRIDWORLD, gridworld, random_mdp, stitching_maze
+from qsft_lite.tasks.gridworld.env import DRIFT, END, Gridworld
 
 DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0, -1)}
 

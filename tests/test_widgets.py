@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from qsft_lite import gridworld
 from qsft_lite.tabular import bellman_backup, policy_return, q_sft
 from qsft_lite.tabular.offline import cloned_policy, empirical_mdp
+from qsft_lite.tasks.gridworld import pictures as gridworld
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz import simplex
 

@@ -17,11 +17,11 @@ from qsft_lite.data.recording import check_choice
 from qsft_lite.envs.chess import ChessGame, Endgames
 from qsft_lite.envs.chess_data import generate_chess
 from qsft_lite.envs.endgame_data import generate_endgames
-from qsft_lite.envs.gridworld import Gridworld, generate_gridworld
 from qsft_lite.envs.twenty_questions import TwentyQuestions
 from qsft_lite.envs.twenty_questions_data import generate_twenty_questions
 from qsft_lite.envs.wordle import Wordle
 from qsft_lite.envs.wordle_data import generate_wordle
+from qsft_lite.tasks.gridworld.env import Gridworld, generate_gridworld
 
 ENVIRONMENTS: dict[str, Callable[..., gymnasium.Env]] = {
     "chess": ChessGame,

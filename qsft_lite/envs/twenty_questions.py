@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import gymnasium
 from gymnasium.spaces import Text
 
-from qsft_lite.envs.checks import check_action, reset_option
 from qsft_lite.envs.twenty_questions_rules import (
     NO,
     START,
@@ -30,6 +29,7 @@ from qsft_lite.envs.twenty_questions_rules import (
     Thing,
     TwentyQuestionsRules,
 )
+from qsft_lite.tasks.checks import check_action, reset_option
 
 
 class Oracle(Protocol):

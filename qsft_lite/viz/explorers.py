@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from qsft_lite.gridworld import draw_gridworld_explorer
+from qsft_lite.tasks.gridworld.pictures import draw_gridworld_explorer
 from qsft_lite.viz.plots import use_style
 from qsft_lite.viz.simplex import draw_simplex
 

@@ -18,10 +18,10 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.envs.checks import check_action, reset_option
 from qsft_lite.tabular import TabularMDP, check_policy
 from qsft_lite.tabular.mdps import ACTION_NAMES, GRIDWORLD, Maze, gridworld
 from qsft_lite.tabular.offline import ENDED, sample_trajectories
+from qsft_lite.tasks.checks import check_action, reset_option
 
 END = "end\n"
 MAX_STEPS = 50

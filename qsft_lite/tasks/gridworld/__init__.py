@@ -1,0 +1,1 @@
+"""Mazes and other tables as text."""
