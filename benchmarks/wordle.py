@@ -30,8 +30,8 @@ import torch
 
 from benchmarks.loss import ratio
 from qsft_lite import notebook
-from qsft_lite.envs.wordle import WordleVector
 from qsft_lite.results import PROFILES, markdown_table
+from qsft_lite.tasks.wordle.env import WordleVector
 
 SMOKE = {"games": 100, "vector steps": 30, "single steps": 300, "repetitions": 2}
 LAPTOP = {"games": 4000, "vector steps": 50, "single steps": 5_000, "repetitions": 20}

@@ -18,7 +18,6 @@ import numpy as np
 from experiments.study import ALONG, METHOD_ROWS, TEST_SEED, Row, Task, parser, run_study, start
 from qsft_lite.data import RewardScale, data_hash, encode
 from qsft_lite.envs import generate, make
-from qsft_lite.envs.wordle_players import ConsistentPlayer, InformationGainPlayer, OptimalPlayer
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import (
     add_dummy,
@@ -29,6 +28,7 @@ from qsft_lite.models import (
     spell_embeddings,
     word_tokenizer,
 )
+from qsft_lite.tasks.wordle.players import ConsistentPlayer, InformationGainPlayer, OptimalPlayer
 
 BEHAVIOR_P = 1 / 3
 LOWEST = -6

@@ -5,10 +5,10 @@ from scipy import stats
 
 from qsft_lite import envs
 from qsft_lite.data.transcripts import ContextError
-from qsft_lite.envs.wordle_players import ConsistentPlayer, RandomPlayer
 from qsft_lite.evaluate import Evaluation, evaluate, normalized_score, paired_difference
 from qsft_lite.models import character_tokenizer, small_model, word_tokenizer
 from qsft_lite.policy import ActionList, LastLine, QSFTPolicy
+from qsft_lite.tasks.wordle.players import ConsistentPlayer, RandomPlayer
 
 
 class Guess(gymnasium.Env):

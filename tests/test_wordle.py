@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.data import recording
-from qsft_lite.envs.wordle import Wordle, WordleVector
-from qsft_lite.envs.wordle_data import play_games
-from qsft_lite.envs.wordle_players import (
+from qsft_lite.models import word_tokenizer
+from qsft_lite.tasks.wordle.data import play_games
+from qsft_lite.tasks.wordle.env import Wordle, WordleVector
+from qsft_lite.tasks.wordle.players import (
     PLAYERS,
     ConsistentPlayer,
     InformationGainPlayer,
@@ -27,7 +28,7 @@ from qsft_lite.envs.wordle_players import (
     OptimalPlayer,
     RandomPlayer,
 )
-from qsft_lite.envs.wordle_rules import (
+from qsft_lite.tasks.wordle.rules import (
     FEEDBACK,
     SOLVED,
     START,
@@ -36,7 +37,6 @@ from qsft_lite.envs.wordle_rules import (
     feedback_table,
     read_words,
 )
-from qsft_lite.models import word_tokenizer
 
 LMRL_WORDS = Path(__file__).parents[2] / "shared/data/lmrl/wordle_official_400.txt"
 FEW_LETTERS = st.text("abc", min_size=5, max_size=5)  # so that letters come several times

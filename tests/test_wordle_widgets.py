@@ -8,9 +8,9 @@ from explorers import controls, live_picture
 from matplotlib.colors import to_rgba
 from small_games import WORDS, wordle_policy
 
-from qsft_lite import wordle_widgets as ww
 from qsft_lite.envs import make
 from qsft_lite.policy import QSFTPolicy
+from qsft_lite.tasks.wordle import widgets as ww
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import VALUE_COLORS
 

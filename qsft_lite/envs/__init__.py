@@ -19,9 +19,9 @@ from qsft_lite.envs.chess_data import generate_chess
 from qsft_lite.envs.endgame_data import generate_endgames
 from qsft_lite.envs.twenty_questions import TwentyQuestions
 from qsft_lite.envs.twenty_questions_data import generate_twenty_questions
-from qsft_lite.envs.wordle import Wordle
-from qsft_lite.envs.wordle_data import generate_wordle
 from qsft_lite.tasks.gridworld.env import Gridworld, generate_gridworld
+from qsft_lite.tasks.wordle.data import generate_wordle
+from qsft_lite.tasks.wordle.env import Wordle
 
 ENVIRONMENTS: dict[str, Callable[..., gymnasium.Env]] = {
     "chess": ChessGame,

@@ -18,7 +18,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Text, Tuple
 
-from qsft_lite.envs.wordle_rules import (
+from qsft_lite.tasks.checks import check_action, reset_option
+from qsft_lite.tasks.wordle.rules import (
     INVALID,
     NO_WORD,
     SOLVED,
@@ -28,7 +29,6 @@ from qsft_lite.envs.wordle_rules import (
     WordFormat,
     WordleRules,
 )
-from qsft_lite.tasks.checks import check_action, reset_option
 
 LETTERS_A_TO_Z = "abcdefghijklmnopqrstuvwxyz"
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qsft_lite.envs.wordle_rules import FEEDBACK, SOLVED, TRIES, WordleRules
+from qsft_lite.tasks.wordle.rules import FEEDBACK, SOLVED, TRIES, WordleRules
 
 Seed = int | np.random.SeedSequence
 

@@ -11,8 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, check_choice, record
-from qsft_lite.envs.wordle_players import PLAYERS, Player
-from qsft_lite.envs.wordle_rules import (
+from qsft_lite.tasks.wordle.players import PLAYERS, Player
+from qsft_lite.tasks.wordle.rules import (
     INVALID,
     NO_WORD,
     SOLVED,

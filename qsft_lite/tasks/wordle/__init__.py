@@ -1,0 +1,1 @@
+"""Wordle, by LMRL-Gym's rules or the standard ones."""
