@@ -19,21 +19,21 @@ from experiments.study import METHOD_ROWS, TEST_SEED, Task, parser, run_study, s
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, data_hash, encode, start_id
 from qsft_lite.envs import make
-from qsft_lite.envs.twenty_questions_data import TwentyQuestionsGames, play_games, to_episodes
-from qsft_lite.envs.twenty_questions_players import (
+from qsft_lite.evaluate import evaluate
+from qsft_lite.models import line_tokenizer, small_model
+from qsft_lite.tasks.twenty_questions.data import TwentyQuestionsGames, play_games, to_episodes
+from qsft_lite.tasks.twenty_questions.players import (
     InformationGainPlayer,
     OptimalPlayer,
     ScriptedPlayer,
 )
-from qsft_lite.envs.twenty_questions_rules import (
+from qsft_lite.tasks.twenty_questions.rules import (
     TURNS,
     UNKNOWN,
     Thing,
     TwentyQuestionsRules,
     read_objects,
 )
-from qsft_lite.evaluate import evaluate
-from qsft_lite.models import line_tokenizer, small_model
 
 LOWEST = -20
 MEASURED_SEED = 3_000

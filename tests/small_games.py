@@ -3,8 +3,8 @@
 from qsft_lite import chess_widgets, models
 from qsft_lite.envs import generate, make
 from qsft_lite.envs.endgame_values import exact_q
-from qsft_lite.envs.twenty_questions_rules import NO, START, YES, read_objects
 from qsft_lite.policy import QSFTPolicy
+from qsft_lite.tasks.twenty_questions.rules import NO, START, YES, read_objects
 
 WORDS = ("about", "chair", "there", "where", "tying", "later")
 

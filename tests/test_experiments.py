@@ -20,8 +20,8 @@ from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import white_moves
 from qsft_lite.envs.endgame_players import MixturePlayer
 from qsft_lite.envs.endgame_values import exact_q
-from qsft_lite.envs.twenty_questions_data import play_games, to_episodes
 from qsft_lite.models import small_model
+from qsft_lite.tasks.twenty_questions.data import play_games, to_episodes
 
 SMALL = {wordle: "200", twenty_questions: "100", endgames: "50"}  # recorded games
 ENGINES = os.pathsep.join(["/usr/games", os.environ.get("PATH", "")])

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.data import recording
-from qsft_lite.envs.twenty_questions_data import play_games
-from qsft_lite.envs.twenty_questions_players import (
+from qsft_lite.models import line_tokenizer
+from qsft_lite.tasks.twenty_questions.data import play_games
+from qsft_lite.tasks.twenty_questions.players import (
     PLAYERS,
     InformationGainPlayer,
     OptimalPlayer,
@@ -27,7 +28,7 @@ from qsft_lite.envs.twenty_questions_players import (
     least_cost,
     score_bound,
 )
-from qsft_lite.envs.twenty_questions_rules import (
+from qsft_lite.tasks.twenty_questions.rules import (
     NO,
     START,
     TURNS,
@@ -38,8 +39,7 @@ from qsft_lite.envs.twenty_questions_rules import (
     read_objects,
     read_topics,
 )
-from qsft_lite.envs.twenty_questions_text import ALSO_ADJECTIVES, plural
-from qsft_lite.models import line_tokenizer
+from qsft_lite.tasks.twenty_questions.text import ALSO_ADJECTIVES, plural
 
 LMRL_OBJECTS = Path(__file__).parents[2] / "shared/data/lmrl/twenty_questions_objects.json"
 OBJECTS = Path(envs.__file__).parent / "words" / "twenty_questions_objects.tsv"

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from qsft_lite import envs
-from qsft_lite.envs.twenty_questions_oracle import PROMPT, LanguageModelOracle
 from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.tasks.twenty_questions.oracle import PROMPT, LanguageModelOracle
 
 # Every word with the space or the newline that may end it.
 WORDS = [

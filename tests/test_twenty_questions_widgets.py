@@ -7,7 +7,7 @@ import torch
 from explorers import controls, live_picture
 from small_games import questions_policy, transcript
 
-from qsft_lite import twenty_questions_widgets as tw
+from qsft_lite.tasks.twenty_questions import widgets as tw
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import COLORS
 

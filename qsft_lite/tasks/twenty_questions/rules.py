@@ -20,8 +20,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from qsft_lite.envs.twenty_questions_text import guessed_name, normalize, plural, without_kind
 from qsft_lite.files import read_lines, read_text
+from qsft_lite.tasks.twenty_questions.text import guessed_name, normalize, plural, without_kind
 
 Phrasing = Literal["one", "many"]
 

@@ -11,8 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, check_choice, record
-from qsft_lite.envs.twenty_questions_players import PLAYERS, Player, Seed
-from qsft_lite.envs.twenty_questions_rules import (
+from qsft_lite.tasks.twenty_questions.players import PLAYERS, Player, Seed
+from qsft_lite.tasks.twenty_questions.rules import (
     NO,
     START,
     TURNS,

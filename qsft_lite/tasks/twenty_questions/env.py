@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import gymnasium
 from gymnasium.spaces import Text
 
-from qsft_lite.envs.twenty_questions_rules import (
+from qsft_lite.tasks.checks import check_action, reset_option
+from qsft_lite.tasks.twenty_questions.rules import (
     NO,
     START,
     TURNS,
@@ -29,7 +30,6 @@ from qsft_lite.envs.twenty_questions_rules import (
     Thing,
     TwentyQuestionsRules,
 )
-from qsft_lite.tasks.checks import check_action, reset_option
 
 
 class Oracle(Protocol):

@@ -17,8 +17,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qsft_lite.envs.twenty_questions_rules import TURNS, TwentyQuestionsRules
 from qsft_lite.policy import QSFTPolicy
+from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
 from qsft_lite.viz.explorers import choice, show_explorer
 from qsft_lite.viz.plots import COLORS, VALUE_COLORS, use_style
 

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from qsft_lite.envs.twenty_questions_rules import TURNS, TwentyQuestionsRules
+from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
 
 Seed = int | np.random.SeedSequence
 
