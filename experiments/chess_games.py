@@ -31,11 +31,11 @@ from experiments.study import METHOD_ROWS, Task, next_logits, parser, run_study,
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, data_hash, encode, start_id
 from qsft_lite.envs import generate, make
-from qsft_lite.envs.chess import unspaced
-from qsft_lite.envs.chess_data import as_pieces
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
+from qsft_lite.tasks.chess.data import as_pieces
+from qsft_lite.tasks.chess.env import unspaced
 
 # pi stays as it is: on recorded moves alone it would forget the rules. So would the two methods
 # that clone them again, filtered and return-conditioned cloning, which are left out.

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from small_games import endgames, questions_policy, transcript, values_of, wordle_policy
 
-from qsft_lite import chess_widgets
+from qsft_lite.tasks.chess import widgets as chess_widgets
 from qsft_lite.tasks.twenty_questions import widgets as twenty_questions_widgets
 from qsft_lite.tasks.wordle import widgets as wordle_widgets
 from qsft_lite.viz import explorers as widgets

@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.data.recording import FEATURES
-from qsft_lite.envs import chess_data, chess_engine
-from qsft_lite.envs.chess import ChessGame, spaced, unspaced
-from qsft_lite.envs.chess_data import as_pieces, save_pgn, to_pgn
-from qsft_lite.envs.chess_engine import PLACES, Engine, pick, skill_level
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import WORD, character_tokenizer
+from qsft_lite.tasks.chess import data as chess_data
+from qsft_lite.tasks.chess import engine as chess_engine
+from qsft_lite.tasks.chess.data import as_pieces, save_pgn, to_pgn
+from qsft_lite.tasks.chess.engine import PLACES, Engine, pick, skill_level
+from qsft_lite.tasks.chess.env import ChessGame, spaced, unspaced
 
 STOCKFISH = next(filter(shutil.which, ("stockfish", *PLACES)), None)
 needs_engine = pytest.mark.skipif(not STOCKFISH, reason="no engine: apt install stockfish")
@@ -423,7 +424,7 @@ def test_a_killed_engine_leaves_no_traceback(tmp_path, capfd, caplog):
             engine.choose(board, rng)
     gc.collect()
     assert "Traceback" not in capfd.readouterr().err
-    assert {record.name for record in caplog.records} <= {"qsft_lite.envs.chess_engine"}
+    assert {record.name for record in caplog.records} <= {"qsft_lite.tasks.chess.engine"}
 
 
 def test_a_start_that_fails_is_tried_again(tmp_path):

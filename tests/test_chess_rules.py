@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from experiments.chess_rules import batches, divergence, learn, position, surprise, wander
 from qsft_lite.data import start_id
-from qsft_lite.envs.chess_words import game_move, game_text, game_words
 from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.tasks.chess.text import game_move, game_text, game_words
 
 TOKENIZER = word_tokenizer(game_words())
 POSITIONS = (

@@ -7,8 +7,8 @@ from explorers import controls, live_picture
 from matplotlib.colors import to_rgba
 from small_games import endgames, values_of
 
-from qsft_lite import chess_widgets as cw
 from qsft_lite.envs import generate, make
+from qsft_lite.tasks.chess import widgets as cw
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import VALUE_COLORS
 

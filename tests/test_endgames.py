@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from qsft_lite import envs
 from qsft_lite.data import recording
 from qsft_lite.envs import endgame_tables
-from qsft_lite.envs.chess import Endgames, read_move, unspaced
-from qsft_lite.envs.chess_engine import PLACES
-from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_data import play_games
 from qsft_lite.envs.endgame_moves import (
     MATERIALS,
@@ -44,6 +41,9 @@ from qsft_lite.envs.endgame_tables import DRAW, solve, table
 from qsft_lite.envs.endgame_values import exact_q, exact_values
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import word_tokenizer
+from qsft_lite.tasks.chess.engine import PLACES
+from qsft_lite.tasks.chess.env import Endgames, read_move, unspaced
+from qsft_lite.tasks.chess.opponents import read_board
 
 LONGEST = {"Q": 10, "R": 16, "QR": 6, "RR": 7}  # moves to mate
 STOCKFISH = next(filter(shutil.which, ("stockfish", *PLACES)), None)

@@ -11,9 +11,6 @@ from chess import SQUARE_NAMES
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, check_choice, record
-from qsft_lite.envs.chess import MAX_MOVES, BoardFormat, Endgames, check_materials, spaced
-from qsft_lite.envs.chess_engine import Elo, Engine
-from qsft_lite.envs.chess_opponents import OPPONENTS
 from qsft_lite.envs.endgame_moves import (
     MATERIALS,
     black_moves,
@@ -33,6 +30,9 @@ from qsft_lite.envs.endgame_players import (
 from qsft_lite.envs.endgame_space import SYMMETRIES, view_of
 from qsft_lite.envs.endgame_starts import codes, placement, start_positions
 from qsft_lite.envs.endgame_values import Weights, check_weights
+from qsft_lite.tasks.chess.engine import Elo, Engine
+from qsft_lite.tasks.chess.env import MAX_MOVES, BoardFormat, Endgames, check_materials, spaced
+from qsft_lite.tasks.chess.opponents import OPPONENTS
 
 SEVENTY_FIVE, FIVEFOLD = 150, 5  # half-moves, times
 ENGINE_BLOCK = 200  # games of a block when an engine plays

@@ -23,10 +23,10 @@ import numpy as np
 from scipy import sparse
 
 from qsft_lite.data.recording import check_choice
-from qsft_lite.envs.chess_opponents import read_board
 from qsft_lite.envs.endgame_moves import move_white, white_moves
 from qsft_lite.envs.endgame_space import EndgameSpace, space
 from qsft_lite.envs.endgame_tables import DRAW, table
+from qsft_lite.tasks.chess.opponents import read_board
 
 Defender = Literal["perfect", "random"]
 CHUNK = 20_000  # positions whose moves are listed at a time

@@ -13,10 +13,10 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.envs.chess import MAX_MOVES, ChessGame, read_move, unspaced
-from qsft_lite.envs.chess_engine import Elo, Engine
-from qsft_lite.envs.chess_words import game_move, game_text
 from qsft_lite.results import replace_file
+from qsft_lite.tasks.chess.engine import Elo, Engine
+from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame, read_move, unspaced
+from qsft_lite.tasks.chess.text import game_move, game_text
 
 BLOCK = 50  # games
 # White of the default data plays each at a third of its games; it wins .63 of them, loses .33 and

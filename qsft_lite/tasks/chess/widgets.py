@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qsft_lite.envs.chess import ChessGame
+from qsft_lite.tasks.chess.env import ChessGame
 from qsft_lite.viz.explorers import choice, show_explorer
 from qsft_lite.viz.plots import VALUE_COLORS, use_style
 

@@ -1,0 +1,1 @@
+"""Chess, whole games against an engine."""
