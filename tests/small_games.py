@@ -2,9 +2,9 @@
 
 from qsft_lite import models
 from qsft_lite.envs import generate, make
-from qsft_lite.envs.endgame_values import exact_q
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.chess import widgets as chess_widgets
+from qsft_lite.tasks.endgames.values import exact_q
 from qsft_lite.tasks.twenty_questions.rules import NO, START, YES, read_objects
 
 WORDS = ("about", "chair", "there", "where", "tying", "later")

@@ -14,9 +14,9 @@ import gymnasium
 from datasets import Dataset
 
 from qsft_lite.data.recording import check_choice
-from qsft_lite.envs.endgame_data import generate_endgames
 from qsft_lite.tasks.chess.data import generate_chess
 from qsft_lite.tasks.chess.env import ChessGame, Endgames
+from qsft_lite.tasks.endgames.data import generate_endgames
 from qsft_lite.tasks.gridworld.env import Gridworld, generate_gridworld
 from qsft_lite.tasks.twenty_questions.data import generate_twenty_questions
 from qsft_lite.tasks.twenty_questions.env import TwentyQuestions

@@ -18,9 +18,6 @@ import numpy as np
 from gymnasium.spaces import Text
 
 from qsft_lite.data.recording import check_choice
-from qsft_lite.envs.endgame_moves import MATERIALS
-from qsft_lite.envs.endgame_space import SYMMETRIES, view_of
-from qsft_lite.envs.endgame_starts import fen_of, start_positions
 from qsft_lite.tasks.checks import check_action, reset_option
 from qsft_lite.tasks.chess.engine import Elo
 from qsft_lite.tasks.chess.opponents import Opponent, make_opponent, read_board
@@ -33,6 +30,9 @@ from qsft_lite.tasks.chess.text import (
     read_game_move,
     read_game_text,
 )
+from qsft_lite.tasks.endgames.moves import MATERIALS
+from qsft_lite.tasks.endgames.space import SYMMETRIES, view_of
+from qsft_lite.tasks.endgames.starts import fen_of, start_positions
 
 MAX_MOVES = 400
 STATE_CHARACTERS = "".join(sorted(set("pnbrqkPNBRQKwabcdefgh0123456789/- ")))

@@ -8,9 +8,9 @@ import chess
 import numpy as np
 
 from qsft_lite.data.recording import check_choice
-from qsft_lite.envs.endgame_moves import MATERIALS, left
-from qsft_lite.envs.endgame_tables import DRAW, table
 from qsft_lite.tasks.chess.engine import Engine
+from qsft_lite.tasks.endgames.moves import MATERIALS, left
+from qsft_lite.tasks.endgames.tables import DRAW, table
 
 OPPONENTS = ("perfect", "random", "engine")
 PIECES = {"Q": chess.QUEEN, "R": chess.ROOK}

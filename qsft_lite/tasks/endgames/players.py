@@ -8,13 +8,13 @@ from typing import Any
 import chess
 import numpy as np
 
-from qsft_lite.envs.endgame_moves import MATERIALS, black_moves, move_white, white_moves
-from qsft_lite.envs.endgame_starts import fen_of, placement
-from qsft_lite.envs.endgame_tables import table
-from qsft_lite.envs.endgame_values import Weights, check_weights
 from qsft_lite.tasks.chess.engine import Engine
 from qsft_lite.tasks.chess.env import BoardFormat, Endgames
 from qsft_lite.tasks.chess.opponents import read_board, replied_distance
+from qsft_lite.tasks.endgames.moves import MATERIALS, black_moves, move_white, white_moves
+from qsft_lite.tasks.endgames.starts import fen_of, placement
+from qsft_lite.tasks.endgames.tables import table
+from qsft_lite.tasks.endgames.values import Weights, check_weights
 
 Seed = int | np.random.SeedSequence
 Moves = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `white_moves` returns

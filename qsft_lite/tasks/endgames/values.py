@@ -23,10 +23,10 @@ import numpy as np
 from scipy import sparse
 
 from qsft_lite.data.recording import check_choice
-from qsft_lite.envs.endgame_moves import move_white, white_moves
-from qsft_lite.envs.endgame_space import EndgameSpace, space
-from qsft_lite.envs.endgame_tables import DRAW, table
 from qsft_lite.tasks.chess.opponents import read_board
+from qsft_lite.tasks.endgames.moves import move_white, white_moves
+from qsft_lite.tasks.endgames.space import EndgameSpace, space
+from qsft_lite.tasks.endgames.tables import DRAW, table
 
 Defender = Literal["perfect", "random"]
 CHUNK = 20_000  # positions whose moves are listed at a time

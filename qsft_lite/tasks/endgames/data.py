@@ -11,7 +11,10 @@ from chess import SQUARE_NAMES
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, check_choice, record
-from qsft_lite.envs.endgame_moves import (
+from qsft_lite.tasks.chess.engine import Elo, Engine
+from qsft_lite.tasks.chess.env import MAX_MOVES, BoardFormat, Endgames, check_materials, spaced
+from qsft_lite.tasks.chess.opponents import OPPONENTS
+from qsft_lite.tasks.endgames.moves import (
     MATERIALS,
     black_moves,
     in_check,
@@ -19,7 +22,7 @@ from qsft_lite.envs.endgame_moves import (
     move_white,
     white_moves,
 )
-from qsft_lite.envs.endgame_players import (
+from qsft_lite.tasks.endgames.players import (
     BEHAVIOR,
     PARTS,
     Defender,
@@ -27,12 +30,9 @@ from qsft_lite.envs.endgame_players import (
     MixturePlayer,
     Moves,
 )
-from qsft_lite.envs.endgame_space import SYMMETRIES, view_of
-from qsft_lite.envs.endgame_starts import codes, placement, start_positions
-from qsft_lite.envs.endgame_values import Weights, check_weights
-from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.env import MAX_MOVES, BoardFormat, Endgames, check_materials, spaced
-from qsft_lite.tasks.chess.opponents import OPPONENTS
+from qsft_lite.tasks.endgames.space import SYMMETRIES, view_of
+from qsft_lite.tasks.endgames.starts import codes, placement, start_positions
+from qsft_lite.tasks.endgames.values import Weights, check_weights
 
 SEVENTY_FIVE, FIVEFOLD = 150, 5  # half-moves, times
 ENGINE_BLOCK = 200  # games of a block when an engine plays

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from qsft_lite.envs.endgame_moves import (
+from qsft_lite.tasks.endgames.moves import (
     DIRECTIONS,
     KING_STEPS,
     MATERIALS,

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qsft_lite.envs.endgame_space import EndgameSpace, space
 from qsft_lite.results import replace_file
+from qsft_lite.tasks.endgames.space import EndgameSpace, space
 
 DRAW = 255  # the distance to mate of a position that White cannot win
 # Of the two tables' bytes, so that a cached file, or an edited solver, cannot be wrong unnoticed.

@@ -9,8 +9,8 @@ from functools import cache
 
 import numpy as np
 
-from qsft_lite.envs.endgame_moves import MATERIALS, in_check, is_legal
-from qsft_lite.envs.endgame_space import SYMMETRIES
+from qsft_lite.tasks.endgames.moves import MATERIALS, in_check, is_legal
+from qsft_lite.tasks.endgames.space import SYMMETRIES
 
 TEST, VALIDATION = 645, 200  # how many; LMRL-Gym tests on 645
 HELD_OUT_SEED = 645

@@ -1,0 +1,1 @@
+"""Chess endgames, solved exactly."""
