@@ -236,7 +236,7 @@ class TwentyQuestionsRules:
 
 
 def _words() -> Any:
-    return files("qsft_lite.envs") / "words"
+    return files("qsft_lite.tasks.twenty_questions") / "words"
 
 
 def _split(text: str) -> tuple[str, ...]:

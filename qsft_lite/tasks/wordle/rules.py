@@ -41,7 +41,7 @@ def read_words(word_list: str | Path | Iterable[str] | None = None) -> tuple[str
     or comes twice, for an empty list, and for a file that is not UTF-8.
     """
     if word_list is None:
-        word_list = files("qsft_lite.envs") / "words" / "common.txt"
+        word_list = files("qsft_lite.tasks.wordle") / "words" / "common.txt"
     if isinstance(word_list, str):
         word_list = Path(word_list)
     if hasattr(word_list, "read_text"):
