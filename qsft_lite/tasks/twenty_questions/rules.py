@@ -62,7 +62,7 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
     Raises ValueError, naming file and line (or position), for a bad table.
     """
     if objects is None:
-        objects = _words() / "twenty_questions_objects.tsv"
+        objects = _words() / "objects.tsv"
     if isinstance(objects, str):
         objects = Path(objects)
     if not hasattr(objects, "read_text"):
@@ -94,7 +94,7 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
 
 def read_topics() -> tuple[Topic, ...]:
     """The attributes and categories that the shipped questions are about, in their order."""
-    path = _words() / "twenty_questions_questions.tsv"
+    path = _words() / "questions.tsv"
     table = _read_table(path, ("kind", "name", "questions", "meaning"))
     return tuple(
         Topic(row["kind"], row["name"], _split(row["questions"]), row["meaning"])

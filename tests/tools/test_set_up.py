@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+from places import ROOT
 
 import qsft_lite
 from tools import lock, set_up
@@ -20,7 +21,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORMS = {"linux": "posix", "darwin": "posix", "win32": "nt"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -6,7 +6,6 @@ import itertools
 import json
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import SHARED_DATA
 
 from qsft_lite import envs
 from qsft_lite.data import recording
@@ -38,7 +38,7 @@ from qsft_lite.tasks.wordle.rules import (
     read_words,
 )
 
-LMRL_WORDS = Path(__file__).parents[2] / "shared/data/lmrl/wordle_official_400.txt"
+LMRL_WORDS = SHARED_DATA / "lmrl/wordle_official_400.txt"
 FEW_LETTERS = st.text("abc", min_size=5, max_size=5)  # so that letters come several times
 ALIKE = ("bound", "found", "hound", "mound", "pound", "round", "sound", "wound", "would", "could")
 

@@ -14,6 +14,7 @@ import twenty_questions_sources as sources
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT, SHARED_DATA
 
 from qsft_lite import envs
 from qsft_lite.data import recording
@@ -41,8 +42,8 @@ from qsft_lite.tasks.twenty_questions.rules import (
 )
 from qsft_lite.tasks.twenty_questions.text import ALSO_ADJECTIVES, plural
 
-LMRL_OBJECTS = Path(__file__).parents[2] / "shared/data/lmrl/twenty_questions_objects.json"
-OBJECTS = Path(envs.__file__).parent / "words" / "twenty_questions_objects.tsv"
+LMRL_OBJECTS = SHARED_DATA / "lmrl/twenty_questions_objects.json"
+OBJECTS = ROOT / "qsft_lite/tasks/twenty_questions/words/objects.tsv"
 EXCEPTIONS = Path(__file__).parent / "twenty_questions_exceptions.tsv"
 RULES = TwentyQuestionsRules()
 FEW = RULES.things[::12]  # 14 objects of many categories

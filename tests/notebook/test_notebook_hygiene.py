@@ -7,16 +7,16 @@ breaks a sound notebook in one place at a time and sees that check fail.
 import ast
 import copy
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
+from places import ROOT
 
 from qsft_lite.notebook import INSTALL_CELL
 from qsft_lite.notebook.parameters import ParameterError, default_parameters
 from qsft_lite.results import PROFILES, badge, repository
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 

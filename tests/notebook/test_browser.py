@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from places import ROOT
 from small_games import endgames, questions_policy, transcript, values_of, wordle_policy
 
 from qsft_lite.tasks.chess import widgets as chess_widgets
@@ -36,16 +37,17 @@ FLAGS = [
     "--disable-sync",
 ]
 CELLS = [
-    "from qsft_lite import widgets, wordle_widgets",
+    "from qsft_lite.tasks.wordle import widgets as wordle_widgets\n"
+    "from qsft_lite.viz import explorers as widgets",
     "widgets.gridworld_explorer()",
     "widgets.simplex_explorer()",
     "from small_games import wordle_policy\n"
     "policy, rules = wordle_policy()\n"
     "wordle_widgets.play_explorer(policy, rules, game=1)",
-    "from qsft_lite import chess_widgets\n"
+    "from qsft_lite.tasks.chess import widgets as chess_widgets\n"
     "from small_games import endgames, values_of\n"
     "chess_widgets.board_explorer(endgames(1), {'exact': values_of})",
-    "from qsft_lite import twenty_questions_widgets\n"
+    "from qsft_lite.tasks.twenty_questions import widgets as twenty_questions_widgets\n"
     "from small_games import questions_policy, transcript\n"
     "policy, rules = questions_policy()\n"
     "texts = transcript(rules, rules.names[3], range(4))\n"
@@ -69,7 +71,7 @@ def lab(tmp_path):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}},
     )
     nbformat.write(notebook, folder / "explorers.ipynb")
-    shutil.copy(Path(__file__).with_name("small_games.py"), folder)
+    shutil.copy(ROOT / "tests" / "small_games.py", folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

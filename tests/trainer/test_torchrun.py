@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from places import ROOT
 from test_trainer import TOKENIZER, config, model, random_rows
 
 from qsft_lite.trainer import train_q_sft
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def train(folder: Path, rows_per_process: int) -> None:

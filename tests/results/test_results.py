@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from places import ROOT
 
 from qsft_lite import results
-
-ROOT = Path(__file__).parent.parent
 
 
 def example(**changes):

@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from qsft_lite.notebook import INSTALL_CELL
 
-ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "git+https://github.com/qsft-lite/qsft_lite"
 TORCH = "2.6.0+cu124"
 NUMPY = "1.26.4" if sys.version_info < (3, 13) else "2.1.0"  # 1.26 has no build for Python 3.13
