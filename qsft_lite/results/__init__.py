@@ -163,7 +163,7 @@ def provenance() -> dict[str, Any]:
 
 def project_root() -> Path:
     """The checkout this package is imported from; the working directory where there is none."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").exists() else Path.cwd()
 
 
