@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,10 @@ from qsft_lite.baselines.episodes import (
 )
 from qsft_lite.baselines.head_trainer import HeadTrainer
 from qsft_lite.baselines.heads import ActionValues, HeadLearner
-from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
 from qsft_lite.baselines.registry import METHODS
+from qsft_lite.baselines.trained import TrainedMethod
 from qsft_lite.data import pack
-from qsft_lite.models import DUMMY, dummy_id, output_head
-from qsft_lite.policy import QSFTPolicy
-from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.models import DUMMY, output_head
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer
 from qsft_lite.trainer.runs import (
     RUN,
@@ -51,64 +48,6 @@ from qsft_lite.trainer.runs import (
 )
 
 __all__ = ["TrainedMethod", "train"]
-
-
-@dataclass(frozen=True)
-class TrainedMethod:
-    """What training gave.
-
-    method: its name. settings: its own ones, as they were. behavior: pi, the cloned model. values:
-    what it weighs pi with; None for cloning. tokenizer: of both. prompt: text put before every
-    history. logs: one entry each logging or evaluation.
-    """
-
-    method: str
-    settings: dict[str, Any]
-    behavior: PreTrainedModel
-    values: PreTrainedModel | ActionValues | None
-    tokenizer: PreTrainedTokenizerBase
-    prompt: str
-    logs: list[dict[str, float]]
-
-    def policy(
-        self,
-        *,
-        beta: float | None = None,
-        temperature: float = 1.0,
-        score: str | None = None,
-        **options,
-    ) -> CachedPolicy:
-        """The method at play.
-
-        Args:
-            beta: weight of the values against log pi; where there are values, it must be given.
-            temperature: of pi.
-            score: "p" or "ratio", where Q-SFT's loss was trained; the method's own if None.
-            options: CachedPolicy's, such as greedy, stop, max_new_tokens, constraint, seed.
-
-        Raises:
-            ValueError: a beta for a method without values, or none for one with them.
-        """
-        options["temperature"] = temperature
-        method = METHODS[self.method]
-        if (beta is None) != (self.values is None):
-            needs = "needs a beta" if beta is None else "has no values, and so takes no beta"
-            raise ValueError(f"{self.method} {needs}")
-        if score is not None and method.family != "q_sft":
-            raise ValueError(f"{self.method} takes no score: that is for methods of Q-SFT's loss")
-        if self.values is None:
-            return ClonedPolicy(self.behavior, self.tokenizer, prompt=self.prompt, **options)
-        if method.family == "heads":
-            return ValuePolicy(self.behavior, self.values, self.tokenizer, beta, **options)
-        return QSFTPolicy(
-            self.behavior,
-            self.values,
-            self.tokenizer,
-            beta,
-            score or method.score,
-            dummy=dummy_id(self.tokenizer) if self.settings["leftover"] == "dummy" else None,
-            **options,
-        )
 
 
 def train(
