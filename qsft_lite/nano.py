@@ -66,13 +66,13 @@ def bellman_target(target: Module, pi: Module, batch: Batch, settings: Settings)
     following = batch["next_action"][row, place]  # -1: the episode ended, there is no next state
     log_p = logits_of(target, batch)[row, following - 1].log_softmax(-1)
     if settings.backup == "behavior":  # sum of pi * p / pi over all actions: all of p but the dummy
-        value = 1 - log_p[:, settings.dummy].exp()
+        value = 1 - log_p.select(1, settings.dummy).exp()
     else:
         log_pi = logits_of(pi, batch)[row, following - 1].log_softmax(-1)
         if settings.dummy is not None:
             log_pi[:, settings.dummy] = -math.inf  # no action
         # An action at the very edge is in, however it was rounded; and the likeliest always is.
-        edge = math.log(settings.support) - 1e-5 if settings.backup == "support" else -math.inf
+        edge = {"support": math.log(settings.support) - 1e-5, "max": -math.inf}[settings.backup]
         least = log_pi.amax(-1, keepdim=True).clamp(max=edge)
         outside = (log_pi < least) | (log_pi == -math.inf)
         # Exponentiated last: both probabilities underflow long before their quotient does.
@@ -133,7 +133,7 @@ def extract_policy(pi_logits: Tensor, p_logits: Tensor, settings: Settings) -> T
     log_pi, log_p = pi_logits.log_softmax(-1), p_logits.log_softmax(-1)
     if settings.dummy is not None:
         log_pi[..., settings.dummy] = -math.inf  # never played
-    log_score = log_p if settings.score == "p" else log_p - log_pi
+    log_score = {"ratio": log_p - log_pi, "p": log_p}[settings.score]
     share = (log_pi - log_pi.amax(-1, keepdim=True)).exp()  # of the likeliest action's pi
     log_weights = log_pi + settings.beta * log_score.exp().clamp(max=1)  # no value is above 1
     return log_weights.masked_fill(share < settings.play_support, -math.inf).log_softmax(-1)

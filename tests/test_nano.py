@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from qsft_lite import data, envs, models, nano, tabular
 from qsft_lite.policy import QSFTPolicy
@@ -137,11 +138,17 @@ def assert_same_training(ours, theirs, start) -> None:
 # A step of either stage
 
 
-@pytest.mark.parametrize(("leftover", "backup"), FORMS)
-def test_the_loss_and_its_gradient_are_those_of_the_package(tmp_path, batches, leftover, backup):
+@pytest.mark.parametrize(
+    ("leftover", "backup", "support"),
+    # With .9 no action has enough, and the likeliest one is taken.
+    [*((*form, 0.06) for form in FORMS), ("dummy", "support", 0.9), ("uniform", "support", 0.9)],
+)
+def test_the_loss_and_its_gradient_are_those_of_the_package(
+    tmp_path, batches, leftover, backup, support
+):
     q, target, pi = (new_model(seed, sharp=3.0) for seed in range(3))
-    settings = nano_settings(leftover, backup)
-    config = package_settings(tmp_path, "values", leftover, backup)
+    settings = nano_settings(leftover, backup, support=support)
+    config = package_settings(tmp_path, "values", leftover, backup, support=support)
     for batch in batches:
         expected, _ = q_sft_step(q, target, pi, batch, config, DUMMY)
         expected_gradient = flat(torch.autograd.grad(expected, list(q.parameters())))
@@ -168,12 +175,38 @@ def test_the_support_leaves_actions_out_in_these_tests(batches):
         assert ((y > 0) & (y < 1)).float().mean() > 0.3  # nor a target if all were clamped
 
 
+@torch.no_grad()
+def test_an_action_at_the_very_edge_of_the_support_is_in(tmp_path, batches):
+    target, pi = new_model(1, sharp=3.0), new_model(2, sharp=3.0)
+    batch = batches[0]
+    row, place = batch["action_mask"].nonzero(as_tuple=True)
+    following = batch["next_action"][row, place]
+    log_p, log_pi = (
+        nano.logits_of(model, batch)[row, following - 1].log_softmax(-1) for model in (target, pi)
+    )
+    ratio = (log_p - log_pi).index_fill(1, torch.tensor(DUMMY), -torch.inf)
+    best = ratio.argmax(-1, keepdim=True)
+    # Where the best action is not the likeliest, and the target depends on it.
+    changed = (following >= 0) & (log_pi.argmax(-1) != best[:, 0]) & (ratio.amax(-1).exp() < 2)
+    action = int(changed.nonzero()[0])
+    edge = float(log_pi[action, best[action]].exp())
+    found = []
+    for support in (0.99 * edge, edge * (1 + 5e-6), 1.01 * edge):
+        settings = nano_settings("dummy", "support", support=support)
+        y = nano.bellman_target(target, pi, batch, settings)
+        config = package_settings(tmp_path, "values", "dummy", "support", support=support)
+        expected, _ = q_sft_step(target, target, pi, batch, config, DUMMY)
+        loss = nano.q_sft_loss(target, batch, y, settings)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+        found.append(y[action].item())
+    assert found[0] == found[1] > found[2]
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_other_models_too_and_in_float32(tmp_path, batches, attention):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40, "resid_pdrop": 0.0}
-    config = GPT2Config(vocab_size=len(TOKENIZER), attn_implementation=attention, **size)
+    tokens = {"vocab_size": len(TOKENIZER), "bos_token_id": None, "eos_token_id": None}
+    config = GPT2Config(attn_implementation=attention, **tokens, **size)
     torch.manual_seed(0)
     q, target, pi = (GPT2LMHeadModel(config).eval() for _ in range(3))
     values = package_settings(tmp_path, "values", "dummy", "support")
@@ -182,6 +215,18 @@ def test_other_models_too_and_in_float32(tmp_path, batches, attention):
     y = nano.bellman_target(target, pi, batches[0], settings)
     loss = nano.q_sft_loss(q, batches[0], y, settings)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"dummy": DUMMY, "backup": "supprot"}, KeyError),
+        ({"dummy": None, "backup": "behavior"}, TypeError),  # by Eq. 3 it would be 1 everywhere
+    ],
+)
+def test_a_backup_that_means_nothing_is_refused(batches, options, error):
+    with pytest.raises(error):
+        nano.bellman_target(new_model(0), new_model(1), batches[0], nano.Settings(**options))
 
 
 # Whole training
@@ -273,7 +318,7 @@ def test_play_draws_from_the_extracted_policy():
     first = probabilities(ids)
     stop, other = first.topk(2).indices.tolist()
     torch.manual_seed(0)
-    actions = [nano.act(pi, p, ids, settings, stop, most=2) for _ in range(600)]
+    actions = [nano.act(pi, p, ids, settings, stop, most=2) for _ in range(200)]
     assert all(len(action) == (1 if action[0] == stop else 2) for action in actions)
     second = [action[1] for action in actions if action[0] == other]
     drawn = [([action[0] for action in actions], first), (second, probabilities([*ids, other]))]
