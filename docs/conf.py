@@ -27,8 +27,7 @@ html_theme_options = {
     "navbar_persistent": [],
 }
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
-html_copy_source = False
-html_show_sourcelink = False
+html_sourcelink_suffix = ""  # the download button gives the notebook under its own name
 
 # MathJax in one file out of a Python package: the formulas need no network.
 _mathjax = find_spec("sphinx-mathjax-offline")
