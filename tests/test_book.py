@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,6 +18,17 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:.*Check CHANGES for Sphinx")  # of the extensions
 GITHUB = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+PHONE = 390  # pixels wide
+# What is wider than the page and lies in nothing that scrolls.
+CUT_OFF = """(width) => [...document.querySelectorAll("article *")].filter((element) => {
+  if (element.getBoundingClientRect().right <= width + 1) return false;
+  for (let around = element; around.tagName !== "BODY"; around = around.parentElement) {
+    if (["auto", "scroll"].includes(getComputedStyle(around).overflowX)) return false;
+  }
+  return true;
+}).map((element) => element.outerHTML.slice(0, 200))"""
 PNG = bytes.fromhex(  # one white pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010800000000"
     "3a7e9b550000000a49444154789c63f80f0001010100185d3a230000000049454e44ae426082"
@@ -168,3 +180,28 @@ def test_the_links_of_finished_pages_are_looked_up(tmp_path):
 
 def test_the_address_of_the_repository_is_pyproject_s():
     assert f'"repository_url": "{GITHUB}"' in (ROOT / "docs/conf.py").read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(BROWSERS)} is installed")
+def test_every_page_fits_a_phone_and_sets_its_formulas_without_a_network(tmp_path):
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    assert book.build(ROOT, tmp_path) == 0
+    pages = [p for p in (tmp_path / "html").rglob("*.html") if p.parent.name != "_static"]
+    formulas = 0
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": PHONE, "height": 844})
+        page.context.set_offline(True)
+        for file in pages:
+            page.goto(file.as_uri())
+            if page.locator(".math").count():
+                page.evaluate("MathJax.startup.promise")
+            assert page.evaluate("document.documentElement.scrollWidth") == PHONE, file.name
+            assert page.evaluate(CUT_OFF, PHONE) == [], file.name
+            assert page.locator("mjx-container").count() == page.locator(".math").count()
+            assert page.locator("[data-mml-node=merror]").count() == 0, file.name
+            formulas += page.locator("mjx-container").count()
+        browser.close()
+    assert formulas > 0

@@ -72,6 +72,7 @@ def stage(root: Path, source: Path) -> None:
     """Copy all pages and pictures of the site from root into the folder source."""
     found = [*root.glob("notebooks/*.ipynb"), *root.glob("docs/**/*.md")]
     pages = [page.relative_to(root) for page in found]
+    source.mkdir(parents=True)
     for page in pages:
         text = (root / page).read_text(encoding="utf-8")
         (source / page).parent.mkdir(parents=True, exist_ok=True)
