@@ -20,7 +20,7 @@ endif
 # Notebooks run with .venv's kernel, whatever other kernels the user has.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help set-up doctor notebooks test test-slow test-all lab bench lint record lock clean
+.PHONY: help set-up doctor notebooks test test-slow test-all lab bench book lint record lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ bench: set-up ## time losses, training steps, play and Wordle, each beside a riv
 	$(VENV_PYTHON) -m benchmarks.step
 	$(VENV_PYTHON) -m benchmarks.decode
 	$(VENV_PYTHON) -m benchmarks.wordle
+
+book: set-up ## build the website into build/book/html, from the committed outputs
+	@$(VENV_PYTHON) -m tools.book
 
 lint: set-up ## check code and notebooks with ruff
 	$(VENV_PYTHON) -m ruff check .
