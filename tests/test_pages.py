@@ -8,6 +8,7 @@ import pytest
 from places import ROOT
 
 from qsft_lite import results
+from qsft_lite.data import load_trajectories
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULT_PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
@@ -124,3 +125,13 @@ def test_the_chapters_are_those_of_the_folder_with_their_recorded_times():
         image, target = re.findall(r"\((https://[^)]+)\)", results.badge(name))
         assert f"[b]: {image}\n" in README
         assert f"[{label}]: {target}\n" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own_data.md"])
+def test_the_example_of_an_episode_is_one(page, tmp_path):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "games.jsonl").write_text(example, encoding="utf-8")
+    (episode,) = load_trajectories(tmp_path / "games.jsonl")
+    assert episode["is_action"] == [False, True, False]
+    assert sum(episode["reward"]) == -1
