@@ -1,5 +1,5 @@
 # Every target first calls tools/set_up.py, which makes .venv on the first call and returns at once
-# on later ones. Without make, the README has the same in plain python commands.
+# on later ones. Without make, docs/install.md has the same in plain python commands.
 #
 #     make notebooks PROFILE=smoke      # or laptop (the default), or gpu
 #     make notebooks JOBS=2             # two at a time
