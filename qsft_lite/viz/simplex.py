@@ -6,19 +6,18 @@ they are the actions a and b, and the dummy.
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.tri import Triangulation
 
 from qsft_lite.loss import q_sft_loss
 from qsft_lite.tabular import Leftover, q_sft_probabilities
-from qsft_lite.viz.plots import COLORS, use_style
+from qsft_lite.viz import plots
+from qsft_lite.viz.plots import COLORS
 
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, np.sqrt(0.75))])
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the loss above its minimum, in nats
@@ -68,12 +67,7 @@ def draw_simplex(
     pi, y = _check(behavior, target, leftover)
     names = ["a", "b", "dummy" if leftover == "dummy" else "c"]
     form = "dummy (ours)" if leftover == "dummy" else "Eq. 3 (paper)"
-    with plt.rc_context():
-        use_style()
-        # Fixed places instead of an automatic layout: faster, and nothing jumps between redraws.
-        # A layout of "none" would fall back to rcParams once the figure was saved.
-        fixed = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-        figure = Figure(figsize=(10.5, 4.4), dpi=100, layout=fixed)
+    with plots.figure((10.5, 4.4), fixed=True) as figure:
         left = figure.add_axes((0.01, 0.06, 0.44, 0.82))
         bar = figure.add_axes((0.465, 0.16, 0.013, 0.6))
         right = figure.add_axes((0.635, 0.14, 0.355, 0.72))
