@@ -17,7 +17,6 @@ from matplotlib.tri import Triangulation
 from qsft_lite.loss import q_sft_loss
 from qsft_lite.tabular import Leftover, q_sft_probabilities
 from qsft_lite.viz import plots
-from qsft_lite.viz.plots import COLORS
 
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, np.sqrt(0.75))])
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the loss above its minimum, in nats
@@ -107,7 +106,7 @@ def _draw_points(
 ) -> None:
     p = minimiser(pi, y, leftover)
     axes.plot(*CORNERS[[0, 1, 2, 0]].T, color="black", linewidth=1)
-    color = COLORS["Q-SFT, dummy (ours)" if leftover == "dummy" else "Q-SFT, Eq. 3 (paper)"]
+    color = plots.method_color("q_sft" if leftover == "dummy" else "q_sft_paper")
     no_dummy = np.zeros(3 - len(pi))
     points = [(np.append(pi, no_dummy), "o", 13, "white", "π, the behavior policy")]
     if y.any():
@@ -144,7 +143,7 @@ def _draw_ratios(
     axes: Axes, pi: np.ndarray, y: np.ndarray, leftover: Leftover, names: list[str]
 ) -> None:
     ratio = minimiser(pi, y, leftover)[: len(pi)] / pi
-    color = COLORS["Q-SFT, dummy (ours)" if leftover == "dummy" else "Q-SFT, Eq. 3 (paper)"]
+    color = plots.method_color("q_sft" if leftover == "dummy" else "q_sft_paper")
     places = np.arange(len(pi))
     for shift, heights, fill, label in (
         (-0.2, y, "#999999", "target y"),

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from qsft_lite import viz
 from qsft_lite.tasks.chess.env import ChessGame
 from qsft_lite.viz.explorers import choice, step_through
-from qsft_lite.viz.plots import VALUE_COLORS
+from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, ink, value_bar
 
 LIGHT, DARK = "#f2ede2", "#d3cabb"
 MOST = (("4", 4), ("8", 8), ("16", 16), ("all", 99))
@@ -86,8 +86,8 @@ def draw_board(
         place = chess.square_file(square), chess.square_rank(square)
         # The filled signs, for both sides: outlines of white men hardly show at this size.
         sign = chess.UNICODE_PIECE_SYMBOLS[piece.symbol().lower()]
-        ink, rim = ("white", "black") if piece.color else ("black", "white")
-        for color, size in ((rim, 26), (ink, 22)):
+        fill, rim = ("white", "black") if piece.color else ("black", "white")
+        for color, size in ((rim, 26), (fill, 22)):
             axes.text(
                 *place,
                 sign,
@@ -132,8 +132,7 @@ def draw_values(
             panel.axis("off")
         for panel, (name, of_moves) in zip(axes.flat, values.items(), strict=False):
             draw_board(panel, board, of_moves, most=most, played=played, title=name)
-        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
-        figure.colorbar(scale, ax=axes, label="value of a move", shrink=0.8)
+        value_bar(figure, axes, "value of a move", shrink=0.8)
         if title:
             figure.suptitle(title, fontsize=13)
     return figure
@@ -151,16 +150,15 @@ def _draw_move(axes: Axes, move: chess.Move, value: float | None, *, is_played: 
         for square in (move.from_square, move.to_square)
     )
     color = "#777777" if value is None else VALUE_COLORS(min(max(value, 0.0), 1.0))
-    rim = "#D55E00" if is_played else "white"
+    rim = HIGHLIGHT if is_played else "white"
     arrow = {"arrowstyle": "-|>,head_width=0.35,head_length=0.5", "shrinkA": 10, "shrinkB": 9}
     for width, shade in ((4.6, rim), (2.4, color)):
         style = {**arrow, "color": shade, "linewidth": width}
         axes.annotate("", end, start, arrowprops=style, zorder=3)
     axes.plot(*end, "o", markersize=17, color=color, markeredgecolor=rim, zorder=4)
     if value is not None:
-        ink = "white" if value < 0.5 else "black"
         number = f"{value:.2f}".removeprefix("0")
-        axes.text(*end, number, ha="center", va="center", fontsize=8, color=ink, zorder=4.5)
+        axes.text(*end, number, ha="center", va="center", fontsize=8, color=ink(value), zorder=4.5)
 
 
 # The explorer

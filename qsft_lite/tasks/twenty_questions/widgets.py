@@ -20,7 +20,7 @@ from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
 from qsft_lite.viz.explorers import step_through
-from qsft_lite.viz.plots import COLORS, VALUE_COLORS
+from qsft_lite.viz.plots import VALUE_COLORS, ink
 
 BARS = 8  # candidates shown
 OBJECT_ROWS = 20  # of the panel of objects
@@ -127,12 +127,12 @@ def _draw_transcript(
         ratio = min(values["ratio"][row], 1.0)
         box = plt.Rectangle((0, row - 0.45), 0.09, 0.9, facecolor=VALUE_COLORS(ratio))
         axes.add_patch(box)
-        ink = "white" if ratio < 0.5 else "black"
-        axes.text(0.045, row, f"{ratio:.2f}", ha="center", va="center", color=ink, fontsize=9)
+        style = {"ha": "center", "va": "center", "fontsize": 9, "color": ink(ratio)}
+        axes.text(0.045, row, f"{ratio:.2f}", **style)
         said = texts[1 + 2 * row].strip()
         axes.text(0.11, row, textwrap.shorten(said, 46), va="center", fontsize=10)
         left = int(rules.consistent(turns[: row + 1]).sum())
-        color = COLORS["Q-SFT, dummy (ours)"] if yes else "#666666"
+        color = viz.method_color("q_sft") if yes else "#666666"
         answer = "yes" if yes else "no"
         axes.text(0.86, row, answer, va="center", ha="right", fontsize=10, color=color)
         axes.text(0.99, row, str(left), va="center", ha="right", fontsize=10)
@@ -146,7 +146,7 @@ def _draw_objects(axes: Axes, rules: TwentyQuestionsRules, consistent: np.ndarra
     for number, (name, there) in enumerate(zip(rules.names, consistent, strict=True)):
         column, row = divmod(number, OBJECT_ROWS)
         weight = "bold" if there else "normal"
-        color = COLORS["Q-SFT, dummy (ours)"] if there else "#cccccc"
+        color = viz.method_color("q_sft") if there else "#cccccc"
         axes.text(column, row, name, color=color, weight=weight, va="center", fontsize=small)
     columns = -(-len(rules.names) // OBJECT_ROWS)
     axes.set(xlim=(-0.05, columns), ylim=(OBJECT_ROWS - 0.4, -0.6))
@@ -155,7 +155,7 @@ def _draw_objects(axes: Axes, rules: TwentyQuestionsRules, consistent: np.ndarra
 
 
 def _draw_candidates(axes: Axes, table: pd.DataFrame) -> None:
-    axes.barh(range(len(table)), table["pi_hat"], color=COLORS["Q-SFT, dummy (ours)"], height=0.3)
+    axes.barh(range(len(table)), table["pi_hat"], color=viz.method_color("q_sft"), height=0.3)
     for row, line in enumerate(table.itertuples()):
         text = textwrap.shorten(line.text, 36)
         axes.text(0.01, row - 0.33, text, va="center", fontsize=9)

@@ -20,7 +20,7 @@ from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.wordle.rules import START, TRIES, WordleRules
 from qsft_lite.viz.explorers import choice, show_explorer
-from qsft_lite.viz.plots import COLORS, VALUE_COLORS
+from qsft_lite.viz.plots import VALUE_COLORS, ink, value_bar
 
 TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
 POLICYS_CHOICE = "(the policy's)"
@@ -175,22 +175,20 @@ def draw_token_values(
         axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5))
         axes.set_title(f"{labels[quantity]} of each action token", fontsize=12)
         viz.bare(axes)
-        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
-        figure.colorbar(scale, ax=axes, label=labels[quantity])
+        value_bar(figure, axes, labels[quantity])
     return figure
 
 
 def _draw_token(axes: Axes, column: int, row: int, token: pd.Series, quantity: str) -> None:
     value, is_action = token[quantity], bool(token["is_action"])
     text = token["token"].replace("\n", "⏎")
-    fill, ink = "white", "#666666"
+    fill, color = "white", "#666666"
     if is_action:
-        fill = VALUE_COLORS(min(value, 1.0))
-        ink = "white" if value < 0.5 else "black"
+        fill, color = VALUE_COLORS(min(value, 1.0)), ink(value)
         text = f"{text}  {value:.2f}"
     box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="white", lw=2)
     axes.add_patch(box)
-    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=10)
+    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
 
 
 def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) -> None:
@@ -212,9 +210,9 @@ def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) 
 def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
     names = [word + (" *" if fits else "") for word, fits in table[["word", "consistent"]].values]
     panels = (
-        ("pi", "π, the prior", COLORS["cloning"]),
+        ("pi", "π, the prior", viz.method_color("bc")),
         ("Q", "Q = p/π", VALUE_COLORS(0.35)),
-        ("pi_hat", "π̂, what is played", COLORS["Q-SFT, dummy (ours)"]),
+        ("pi_hat", "π̂, what is played", viz.method_color("q_sft")),
     )
     for number, (axes, (column, title, color)) in enumerate(zip(all_axes, panels, strict=True)):
         axes.barh(range(len(table)), table[column], color=color)

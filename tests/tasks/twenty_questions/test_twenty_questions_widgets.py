@@ -9,7 +9,7 @@ from small_games import questions_policy, transcript
 
 from qsft_lite.tasks.twenty_questions import widgets as tw
 from qsft_lite.viz import explorers as widgets
-from qsft_lite.viz.plots import COLORS
+from qsft_lite.viz.plots import method_color
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_set_shrinks_with_the_answers(game):
         if asked:
             assert texts_of(left)[-1] == str(count)
         assert len(right.patches) == tw.BARS
-    assert middle.texts[2].get_color() == COLORS["Q-SFT, dummy (ours)"]
+    assert middle.texts[2].get_color() == method_color("q_sft")
 
 
 def test_the_values_are_those_of_the_policy(game):
