@@ -211,7 +211,7 @@ def test_a_dragged_slider_redraws_the_picture(page):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     explorers = page.locator(".jp-CodeCell").filter(has=page.locator("img.widget-image"))
     cases = (
-        (0, "β (sharpness)", lambda beta: gridworld_widgets.draw_gridworld_explorer(beta=beta)),
+        (0, "β (sharpness)", lambda beta: gridworld_widgets.draw_gridworld(beta=beta)),
         (1, "y(a)", lambda y: simplex.draw_simplex(target=(y, 0.9, 0.6))),
         (3, "turn", boards_at),
         (4, "turn", questions_at),

@@ -21,7 +21,7 @@ from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz import simplex
 
 EXPLORERS = (gridworld_explorer, widgets.simplex_explorer)
-DRAWINGS = (gridworld.draw_gridworld_explorer, simplex.draw_simplex)
+DRAWINGS = (gridworld.draw_gridworld, simplex.draw_simplex)
 REST = dict(
     beta=20.0, gamma=0.95, episodes=100, leftover="dummy", backup="max", score="ratio", seed=0
 )
@@ -117,11 +117,11 @@ def test_the_controls_are_at_the_start_values(explorer, shown):
         (widgets.simplex_explorer, {"target": (0.1, 0.2, 1.2)}, r"target must lie in \[0, 1\]"),
         (widgets.simplex_explorer, {"target": (0.1, 0.2)}, "target must have 3 entries"),
         (widgets.simplex_explorer, {"behavior": (1.0, 0.0, 0.0)}, r"behavior must lie in \[0.01"),
-        (gridworld.draw_gridworld_explorer, {"beta": -1.0}, "beta must be .* got -1"),
-        (gridworld.draw_gridworld_explorer, {"episodes": 0}, "episodes must be at least 1, got 0"),
-        (gridworld.draw_gridworld_explorer, {"gamma": 1.0}, "gamma must be in"),
-        (gridworld.draw_gridworld_explorer, {"backup": "min"}, "backup must be one of"),
-        (gridworld.draw_gridworld_explorer, {"score": "q"}, "score must be one of p, ratio"),
+        (gridworld.draw_gridworld, {"beta": -1.0}, "beta must be .* got -1"),
+        (gridworld.draw_gridworld, {"episodes": 0}, "episodes must be at least 1, got 0"),
+        (gridworld.draw_gridworld, {"gamma": 1.0}, "gamma must be in"),
+        (gridworld.draw_gridworld, {"backup": "min"}, "backup must be one of"),
+        (gridworld.draw_gridworld, {"score": "q"}, "score must be one of p, ratio"),
         (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of uniform, dummy"),
         (simplex.draw_simplex, {"leftover": "dummy"}, "behavior must have 2 entries"),
         (simplex.draw_simplex, {"behavior": (0.6, 0.3, 0.2)}, "must be positive and sum to 1"),
@@ -139,7 +139,7 @@ def test_bad_start_values_are_named(explorer, start, message, shown):
 
 
 def test_a_seed_fixes_the_picture():
-    draw = gridworld.draw_gridworld_explorer
+    draw = gridworld.draw_gridworld
     gridworld._recorded.cache_clear()
     first = widgets._png(draw(episodes=10, seed=1))
     gridworld._recorded.cache_clear()
@@ -155,9 +155,9 @@ def test_a_figure_can_be_saved_again(draw, recwarn):
 
 
 def test_the_picture_ignores_the_settings_of_the_session():
-    first = widgets._png(gridworld.draw_gridworld_explorer())
+    first = widgets._png(gridworld.draw_gridworld())
     with plt.rc_context({"font.size": 20, "axes.grid": True, "figure.autolayout": True}):
-        assert widgets._png(gridworld.draw_gridworld_explorer()) == first
+        assert widgets._png(gridworld.draw_gridworld()) == first
 
 
 def test_beta_zero_is_cloning_and_the_dummy_form_reaches_the_optimum():
@@ -205,7 +205,7 @@ def test_equally_good_actions_share_the_optimal_policy():
 
 def test_the_notes_say_what_is_unusual(recwarn):
     def note(**changes):
-        return text_of(gridworld.draw_gridworld_explorer(**changes))
+        return text_of(gridworld.draw_gridworld(**changes))
 
     assert "White" not in note() and "above 1" not in note() and "settled" not in note()
     assert "White: never visited" in note(episodes=3)

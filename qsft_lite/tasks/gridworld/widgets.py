@@ -137,9 +137,7 @@ def _recorded(episodes: int, seed: int) -> OfflineData:
     )
 
 
-def draw_gridworld_explorer(
-    *, episodes: int = 100, leftover: Leftover = "dummy", **settings: Any
-) -> Figure:
+def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **settings: Any) -> Figure:
     """Left what Q-SFT learned from the data, right the exact answer; see `run_gridworld`.
 
     settings: its other arguments. The figure belongs to no window and needs no closing.
@@ -212,7 +210,7 @@ def gridworld_explorer(
         "score": choice("score", "score", score, SCORES),
     }
     show_explorer(
-        lambda **values: draw_gridworld_explorer(**values, seed=seed),
+        lambda **values: draw_gridworld(**values, seed=seed),
         controls,
         "Left, a maze with the values and the policy that Q-SFT learned from recorded episodes; "
         "right, the same maze with the exact values and the optimal policy.",
