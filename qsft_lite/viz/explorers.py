@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from qsft_lite.viz import plots
 from qsft_lite.viz.simplex import draw_simplex
 
-LEFTOVERS = (("dummy (ours)", "dummy"), ("Eq. 3 (paper)", "uniform"))
+LEFTOVERS = tuple((label, leftover) for leftover, label in plots.FORMS.items())
 
 
 def simplex_explorer(

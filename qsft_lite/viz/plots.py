@@ -19,7 +19,8 @@ from qsft_lite.tabular.mdps import ACTION_STEPS, Maze
 
 VALUE_COLORS: Colormap = plt.get_cmap("cividis")
 HIGHLIGHT = "#D55E00"  # a trap, or the move that was played
-PATH_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # of recorded trajectories
+PATH_COLORS = ("#0072B2", "#000000", "#56B4E9", "#C2185B")  # of recorded trajectories
+FORMS = {"dummy": "dummy (ours)", "uniform": "Eq. 3 (paper)"}  # what a leftover is called
 # Hatched, since every plain grey is also the color of some value.
 WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}
 
@@ -144,20 +145,18 @@ def draw_maze(
 
 
 def _draw_cell(axes: Axes, row: int, column: int, letter: str, *, on_value: bool) -> None:
-    if letter == "#":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **WALL))
-    elif letter == "G":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=VALUE_COLORS(1.0)))
-        axes.text(column, row, "G", ha="center", va="center", weight="bold")
-    elif letter == "T":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=HIGHLIGHT, alpha=0.7))
-        axes.text(column, row, "T", ha="center", va="center", weight="bold", color="white")
-    else:
-        if not on_value:
-            axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color="#eeeeee"))
-        if letter == "S":
-            box = {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.8}
-            axes.text(column - 0.33, row - 0.3, "S", ha="center", va="center", fontsize=8, bbox=box)
+    floor = None if on_value else {"color": "#eeeeee"}
+    kinds = {"#": WALL, "G": {"color": VALUE_COLORS(1.0)}, "T": {"color": HIGHLIGHT, "alpha": 0.7}}
+    fill = kinds.get(letter, floor)
+    if fill:
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **fill))
+    style = {"ha": "center", "va": "center"}
+    if letter == "S":
+        box = {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.8}
+        axes.text(column - 0.33, row - 0.3, "S", fontsize=8, bbox=box, **style)
+    elif letter in "GT":
+        color = "white" if letter == "T" else "black"
+        axes.text(column, row, letter, weight="bold", color=color, **style)
 
 
 def _draw_arrows(

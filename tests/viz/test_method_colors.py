@@ -36,7 +36,7 @@ SAME_COLOR = {("bc", "behavior"), ("ilql", "fitted_q"), ("q_sft", "q_sft_new_hea
 
 # Colors that belong to no method. All others are greys, or come from the registry.
 OTHER_COLORS = {
-    "qsft_lite/viz/plots.py": {"#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7"},
+    "qsft_lite/viz/plots.py": {"#D55E00", "#0072B2", "#56B4E9", "#C2185B"},
     "qsft_lite/tasks/wordle/widgets.py": {"#787c7e", "#c9a227", "#3f8f4f"},  # tiles
     "qsft_lite/tasks/chess/widgets.py": {"#f2ede2", "#d3cabb"},  # squares
 }

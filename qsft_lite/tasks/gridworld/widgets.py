@@ -35,7 +35,7 @@ from qsft_lite.tabular.offline import (
     sample_trajectories,
 )
 from qsft_lite.viz.explorers import LEFTOVERS, choice, show_explorer, slider
-from qsft_lite.viz.plots import draw_maze
+from qsft_lite.viz.plots import FORMS, draw_maze
 
 EPISODES = (1, 3, 10, 30, 100, 300, 1000)
 BACKUPS = (
@@ -80,15 +80,11 @@ def run_gridworld(
 ) -> Experiment:
     """Record episodes, run Q-SFT on them to its end, extract a policy and score it exactly.
 
-    Raises ValueError for an unknown choice, a negative beta, fewer than one episode, or a gamma
+    Raises ValueError for an unknown choice, an infinite beta, fewer than one episode, or a gamma
     outside [0, 1).
     """
     if score not in ("p", "ratio"):
         raise ValueError(f"score must be one of p, ratio, got {score!r}")
-    if not 0 <= beta < np.inf:
-        raise ValueError(f"beta must be finite and not negative, got {beta}")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
     maze = gridworld(gamma=gamma)
     data = _recorded(episodes, seed)
     behavior = cloned_policy(data)
@@ -143,9 +139,9 @@ def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **setti
     settings: its other arguments. The figure belongs to no window and needs no closing.
     """
     result = run_gridworld(episodes=episodes, leftover=leftover, **settings)
-    method = "dummy (ours)" if leftover == "dummy" else "Eq. 3 (paper)"
     values = result.q_star.max(axis=1)
     unseen = np.isnan(result.values)
+    count = "1 episode" if episodes == 1 else f"{episodes} episodes"
     with viz.figure((10.5, 3.4), fixed=True) as figure:
         left = figure.add_axes((0.01, 0.1, 0.44, 0.74))
         right = figure.add_axes((0.47, 0.1, 0.44, 0.74))
@@ -156,7 +152,7 @@ def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **setti
             values=result.values,
             policy=np.where(unseen[:, None], 0, result.policy),
             numbers=True,
-            title=f"Q-SFT, {method}, {episodes} {'episode' if episodes == 1 else 'episodes'}\n"
+            title=f"Q-SFT, {FORMS[leftover]}, {count}\n"
             f"{result.policy_share:.0%} of the best return (cloning {result.cloning_share:.0%})",
         )
         image = draw_maze(
