@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import datasets
 import pyarrow.compute as pc
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from qsft_lite.baselines.episodes import (
     add_return_tokens,
@@ -60,6 +61,7 @@ def train(
     *,
     length: int,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
     **options,
 ) -> TrainedMethod:
     """Train one of METHODS.
@@ -105,7 +107,7 @@ def train(
             )
     args = dataclasses.replace(args, output_dir=str(Path(args.output_dir) / method))
     run = {"cloning": _train_cloning, "heads": _train_heads, "q_sft": _train_q_sft}[family]
-    return run(method, model, tokenizer, episodes, validation, args, length, resume, options)
+    return run(method, model, tokenizer, episodes, validation, args, length, (resume, callbacks), options)
 
 
 def _train_cloning(
@@ -133,7 +135,7 @@ def _train_cloning(
         *_rows(episodes, validation, length, args.seed),
         processing_class=tokenizer,
     )
-    _run(trainer, resume, method, options)
+    _run(trainer, *resume, method, options)
     behavior = trainer.model.behavior.eval()
     return TrainedMethod(
         method, options, behavior, None, tokenizer, prompt, trainer.state.log_history
@@ -163,7 +165,7 @@ def _train_q_sft(
         processing_class=tokenizer,
         behavior_model=behavior,
     )
-    _run(trainer, resume, method, options)
+    _run(trainer, *resume, method, options)
     behavior, q_model = trainer.model.behavior.eval(), trainer.model.q.eval()
     return TrainedMethod(
         method, options, behavior, q_model, tokenizer, "", trainer.state.log_history
@@ -184,7 +186,7 @@ def _train_heads(
     trainer = HeadTrainer(
         learner, _for_values(args), *_rows(episodes, validation, length, args.seed)
     )
-    _run(trainer, resume, method, options)
+    _run(trainer, *resume, method, options)
     values = learner.values.eval()
     behavior = copy.deepcopy(model).eval().to(values.device)
     return TrainedMethod(
@@ -192,8 +194,10 @@ def _train_heads(
     )
 
 
-def _run(trainer: Trainer, resume: bool, method: str, options: dict[str, Any]) -> None:
+def _run(trainer: Trainer, resume: bool, callbacks: Any, method: str, options: dict[str, Any]) -> None:
     """Train, from the last checkpoint of the same run where that is asked for."""
+    for callback in callbacks:
+        trainer.add_callback(callback)
     folder = Path(trainer.args.output_dir)
     main = trainer.args.should_save
     rows = trainer.train_dataset, trainer.eval_dataset
