@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from places import SHARED_DATA
 
@@ -19,7 +19,7 @@ from qsft_lite import envs
 from qsft_lite.data import recording
 from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.wordle.data import play_games
-from qsft_lite.tasks.wordle.env import Wordle, WordleVector
+from qsft_lite.tasks.wordle.env import Wordle
 from qsft_lite.tasks.wordle.players import (
     PLAYERS,
     ConsistentPlayer,
@@ -265,28 +265,6 @@ def test_a_bad_secret_or_option_is_named():
         envs.make("wordle", format="emoji")
 
 
-def test_the_vector_refuses_what_is_no_list_of_texts():
-    vector = WordleVector(2)
-    vector.reset(seed=0, options={"secret": ["train", "trace"]})
-    for actions in ("ab", None, 5, {"train": 1, "trace": 2}, iter(["train", "trace"])):
-        with pytest.raises(TypeError, match="actions must be a list of texts, one a game"):
-            vector.step(actions)
-    for actions in (["train", 1], [["train"], "trace"], (None, None), [b"train", b"trace"]):
-        with pytest.raises(TypeError, match="an action is a text, got"):
-            vector.step(actions)
-    with pytest.raises(ValueError, match="expected 2 actions, got 1"):
-        vector.step(["train"])
-    assert vector.step(np.array(["train", "trace\r\n"]))[4]["success"].all()
-    for secret, kind in [
-        ("ab", TypeError),
-        (5, TypeError),
-        (["train", 5], TypeError),
-        (["a"], None),
-    ]:
-        with pytest.raises(kind or ValueError, match=r"secret"):
-            vector.reset(options={"secret": secret})
-
-
 def test_secrets_follow_the_seed_and_are_even():
     env = envs.make("wordle", word_list=["crane", "slate", "eerie", "bound"])
     first = [env.reset(seed=seed)[1]["secret"] for seed in range(400)]
@@ -302,40 +280,6 @@ def test_copies_share_the_tables_and_nothing_else():
     assert other.rules is env.rules
     other.reset(options={"secret": "slate"})
     assert env.step("crane")[4]["success"]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 7), st.integers(0, 1000), st.sampled_from(["lmrl", "standard"]), st.data())
-def test_the_vector_plays_as_single_games_do(n, seed, rules, data):
-    words = ALIKE[:4]
-    vector = WordleVector(n, rules, words)
-    secrets = data.draw(st.lists(st.sampled_from(words), min_size=n, max_size=n))
-    observations, _ = vector.reset(seed=seed, options={"secret": secrets})
-    singles = [Wordle(rules, words) for _ in range(n)]
-    assert observations == tuple(
-        env.reset(options={"secret": secret})[0]
-        for env, secret in zip(singles, secrets, strict=True)
-    )
-    ended = np.zeros(n, dtype=bool)
-    guess = st.sampled_from([*(" ".join(word) + "\n" for word in words), "bound", "n o n e\n"])
-    for _ in range(9):
-        actions = data.draw(st.lists(guess, min_size=n, max_size=n))
-        observations, rewards, terminated, truncated, info = vector.step(actions)
-        for i, env in enumerate(singles):
-            if ended[i]:  # a new game, of a secret drawn by the vector
-                assert observations[i] == START and rewards[i] == 0 and not terminated[i]
-                env.reset(options={"secret": words[vector._secrets[i]]})
-            else:
-                text, reward, end, cut, single = env.step(actions[i])
-                assert (text, reward, end, cut) == (
-                    observations[i],
-                    rewards[i],
-                    terminated[i],
-                    truncated[i],
-                )
-                assert single == {key: info[key][i] for key in single}
-        ended = terminated
-        assert observations in vector.observation_space
 
 
 # Players
