@@ -13,8 +13,8 @@ from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame, read_move, unspaced
-from qsft_lite.tasks.chess.text import game_move, game_text
+from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame
+from qsft_lite.tasks.chess.text import game_move, game_text, read_move, unspaced
 
 BLOCK = 50  # games
 # White of the default data plays each at a third of its games; it wins .63 of them, loses .33 and

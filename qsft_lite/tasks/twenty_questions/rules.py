@@ -117,6 +117,10 @@ class TwentyQuestionsRules:
     Never changed once made, so all games may share one. objects: see `read_objects`.
     """
 
+    start = START
+    turns = TURNS
+    answer_texts = (NO, YES)
+
     def __init__(
         self, objects: str | Path | Iterable[Thing] | None = None, phrasing: Phrasing = "one"
     ) -> None:
@@ -197,6 +201,10 @@ class TwentyQuestionsRules:
     def is_guess(self, question: int | np.ndarray) -> bool | np.ndarray:
         """Whether questions are guesses, elementwise."""
         return question >= self.guesses.start
+
+    def wins(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """(N,) bool: the question is a guess, and the answer is yes."""
+        return answers & self.is_guess(questions)
 
     def answer(self, question: int, index: int) -> bool:
         """The answer to a question about an object; UNKNOWN is answered False."""

@@ -101,6 +101,9 @@ class WordleRules:
     Never changed once made, so all games may share one.
     """
 
+    start = START
+    turns = TRIES
+
     def __init__(
         self,
         rules: Rules = "lmrl",
@@ -115,7 +118,9 @@ class WordleRules:
         self.table = _feedback_table(self.words, rules)
         separator = " " if format == "letters" else ""
         self.guess_texts = tuple(separator.join(word) + "\n" for word in self.words)
+        self.phrasings = tuple((text,) for text in self.guess_texts)
         self.feedback_texts = tuple(separator.join(colors) + "\n" for colors in FEEDBACK)
+        self.answer_texts = self.feedback_texts
 
     def __deepcopy__(self, memo: dict) -> WordleRules:
         return self
@@ -149,6 +154,10 @@ class WordleRules:
     def feedback_text(self, feedback: int) -> str:
         """The observation that shows a feedback; an empty line for INVALID."""
         return "\n" if feedback == INVALID else self.feedback_texts[feedback]
+
+    def wins(self, guesses: np.ndarray, feedback: np.ndarray) -> np.ndarray:
+        """(N,) bool: the guess is the secret."""
+        return feedback == SOLVED
 
     def read_history(self, history: str) -> list[tuple[int, int]]:
         """The (guess, feedback) pairs of a transcript that waits for the next guess.

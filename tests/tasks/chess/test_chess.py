@@ -30,7 +30,8 @@ from qsft_lite.tasks.chess import data as chess_data
 from qsft_lite.tasks.chess import engine as chess_engine
 from qsft_lite.tasks.chess.data import as_pieces
 from qsft_lite.tasks.chess.engine import PLACES, Engine, pick, skill_level
-from qsft_lite.tasks.chess.env import ChessGame, spaced, unspaced
+from qsft_lite.tasks.chess.env import ChessGame
+from qsft_lite.tasks.chess.text import spaced, unspaced
 
 STOCKFISH = next(filter(shutil.which, ("stockfish", *PLACES)), None)
 needs_engine = pytest.mark.skipif(not STOCKFISH, reason="no engine: apt install stockfish")
@@ -182,7 +183,7 @@ def test_a_bad_position_is_named(name, position, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("chess", {"opponent": "perfect"}, "endgames only"),
+        ("chess", {"opponent": "perfect"}, "unknown opponent 'perfect'"),
         ("chess", {"opponent": "randm"}, "did you mean 'random'"),
         ("chess", {"opponent": "random", "max_moves": 0}, "max_moves"),
         ("endgames", {"format": "pices"}, "did you mean 'pieces'"),

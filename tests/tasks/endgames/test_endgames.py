@@ -15,10 +15,10 @@ from qsft_lite.data import recording
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.chess.engine import PLACES
-from qsft_lite.tasks.chess.env import Endgames, read_move, unspaced
-from qsft_lite.tasks.chess.opponents import read_board
+from qsft_lite.tasks.chess.text import read_move, unspaced
 from qsft_lite.tasks.endgames import tables as endgame_tables
 from qsft_lite.tasks.endgames.data import play_games
+from qsft_lite.tasks.endgames.env import Endgames
 from qsft_lite.tasks.endgames.moves import (
     MATERIALS,
     black_moves,
@@ -27,22 +27,21 @@ from qsft_lite.tasks.endgames.moves import (
     left,
     white_moves,
 )
+from qsft_lite.tasks.endgames.opponents import Defender
 from qsft_lite.tasks.endgames.players import (
     PLAYERS,
-    Defender,
     MixturePlayer,
     PerfectPlayer,
     RandomPlayer,
 )
 from qsft_lite.tasks.endgames.space import SYMMETRIES, TRIANGLE, space
 from qsft_lite.tasks.endgames.starts import (
-    fen_of,
-    placement,
     start_positions,
     test_positions,
     validation_positions,
 )
 from qsft_lite.tasks.endgames.tables import DRAW, solve, table
+from qsft_lite.tasks.endgames.text import fen_of, placement, read_board
 from qsft_lite.tasks.endgames.values import exact_q, exact_values
 
 LONGEST = {"Q": 10, "R": 16, "QR": 6, "RR": 7}  # moves to mate

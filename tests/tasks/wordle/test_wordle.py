@@ -82,7 +82,7 @@ def brute_force(words: list[str], secrets: list[str], rules: str, tries: int) ->
 
 
 def test_the_shipped_list_is_the_one_of_its_recipe():
-    folder = files("qsft_lite.envs") / "words"
+    folder = files("qsft_lite.tasks.wordle") / "words"
     expected, name = (folder / "SHA256SUMS").read_text().split()
     assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
     assert WordleRules().sha256 == expected
