@@ -2,13 +2,12 @@
 
     cloned = train("bc", model, tokenizer, encoded, validation, args, length=256)
     rival = train("ilql", cloned.behavior, tokenizer, encoded, validation, args, length=256)
-    options, table = choose_options(rival, env, games=200, seed=1)
-    evaluate(rival.policy(**options), env, episodes=1000, seed=2)
+    choice = choose(lambda o: evaluate(rival.policy(**o), env, 200, seed=1).mean, VALUE_GRID)
+    evaluate(rival.policy(**choice.options), env, episodes=1000, seed=2)
 
 Behavior cloning starts from the model as it is, every other method from the cloned weights; one of
-Q-SFT's loss can also go on from another one. A method's grid lists the options that are tried on
-validation games before it is compared: nine for each, temperatures where it clones, and beta where
-it has values, both down to greedy. (`choosing` has the grids that also know supports, and widen.)
+Q-SFT's loss can also go on from another one. `registry` lists the methods, `choosing` has the
+options that are tried on validation games before methods are compared.
 """
 
 from __future__ import annotations
@@ -17,18 +16,15 @@ import copy
 import dataclasses
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pandas as pd
 import pyarrow.compute as pc
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
 from qsft_lite.baselines.episodes import (
     add_return_tokens,
     best_episodes,
@@ -38,12 +34,10 @@ from qsft_lite.baselines.episodes import (
 )
 from qsft_lite.baselines.head_trainer import HeadTrainer
 from qsft_lite.baselines.heads import ActionValues, HeadLearner
-from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
+from qsft_lite.baselines.registry import METHODS
+from qsft_lite.baselines.trained import TrainedMethod
 from qsft_lite.data import pack
-from qsft_lite.evaluate import evaluate
-from qsft_lite.models import DUMMY, dummy_id, output_head
-from qsft_lite.policy import QSFTPolicy
-from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.models import DUMMY, output_head
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer
 from qsft_lite.trainer.runs import (
     RUN,
@@ -54,123 +48,7 @@ from qsft_lite.trainer.runs import (
     lock_folder,
 )
 
-__all__ = ["METHODS", "Method", "TrainedMethod", "choose_options", "train"]
-
-TEMPERATURES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.0)
-BETAS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, GREEDY_BETA)
-CLONING_GRID = tuple(as_options({"temperature": temperature}) for temperature in TEMPERATURES)
-VALUE_GRID = tuple(as_options({"beta": beta}) for beta in BETAS)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a method is trained and how it acts.
-
-    family: "cloning", "heads" (values from new heads) or "q_sft" (the loss of Q-SFT). options: its
-    own settings with their defaults; for "q_sft" they are fields of QSFTConfig. score: what "q_sft"
-    acts by. grid: options of its policy to choose from on validation games. new_head: whether the
-    output head of p starts from scratch.
-    """
-
-    title: str
-    family: str
-    options: dict[str, Any]
-    grid: tuple[dict[str, Any], ...]
-    score: str | None = None
-    new_head: bool = False
-
-
-OURS = {"leftover": "dummy", "backup": "support"}
-# Conservatism is in units of a normalised return: for Wordle's six points, .002 is the .01 that
-# ILQL was published with.
-METHODS = {
-    "bc": Method("Behavior cloning", "cloning", {}, CLONING_GRID),
-    "filtered_bc": Method("Filtered cloning", "cloning", {"fraction": 0.1}, CLONING_GRID),
-    # Emmons et al., 2022; Chen et al., 2021
-    "return_conditioned": Method("Return-conditioned", "cloning", {"levels": 10}, CLONING_GRID),
-    # p / pi is the mean return that followed the action in the data
-    "mc_returns": Method(
-        "Monte-Carlo returns", "q_sft", {**OURS, "backup": "returns"}, VALUE_GRID, score="ratio"
-    ),
-    # Snell et al., 2023
-    "ilql": Method("ILQL", "heads", {"expectile": 0.7, "conservatism": 0.002}, VALUE_GRID),
-    # Kumar et al., 2020
-    "cql": Method("CQL", "heads", {"conservatism": 0.01}, VALUE_GRID),
-    "q_sft_paper": Method(
-        "Q-SFT (paper)", "q_sft", {"leftover": "uniform", "backup": "max"}, VALUE_GRID, score="p"
-    ),
-    "q_sft": Method("Q-SFT (ours)", "q_sft", OURS, VALUE_GRID, score="ratio"),
-    # Two controls: is it the reuse of the logits that helps? Is it more than label smoothing?
-    "q_sft_new_head": Method(
-        "Q-SFT, new head", "q_sft", OURS, VALUE_GRID, score="ratio", new_head=True
-    ),
-    "random_targets": Method(
-        "Random targets", "q_sft", {**OURS, "backup": "random"}, VALUE_GRID, score="ratio"
-    ),
-}
-
-
-@dataclass(frozen=True)
-class TrainedMethod:
-    """What training gave.
-
-    method: its name. settings: its own ones, as they were. behavior: pi, the cloned model. values:
-    what it weighs pi with; None for cloning. tokenizer: of both. prompt: text put before every
-    history. logs: one entry each logging or evaluation.
-    """
-
-    method: str
-    settings: dict[str, Any]
-    behavior: PreTrainedModel
-    values: PreTrainedModel | ActionValues | None
-    tokenizer: PreTrainedTokenizerBase
-    prompt: str
-    logs: list[dict[str, float]]
-
-    @property
-    def grid(self) -> tuple[dict[str, Any], ...]:
-        """The options of `policy` to choose from on validation games."""
-        return METHODS[self.method].grid
-
-    def policy(
-        self,
-        *,
-        beta: float | None = None,
-        temperature: float = 1.0,
-        score: str | None = None,
-        **options,
-    ) -> CachedPolicy:
-        """The method at play.
-
-        Args:
-            beta: weight of the values against log pi; where there are values, it must be given.
-            temperature: of pi.
-            score: "p" or "ratio", where Q-SFT's loss was trained; the method's own if None.
-            options: CachedPolicy's, such as greedy, stop, max_new_tokens, constraint, seed.
-
-        Raises:
-            ValueError: a beta for a method without values, or none for one with them.
-        """
-        options["temperature"] = temperature
-        method = METHODS[self.method]
-        if (beta is None) != (self.values is None):
-            needs = "needs a beta" if beta is None else "has no values, and so takes no beta"
-            raise ValueError(f"{self.method} {needs}; its grid is {self.grid}")
-        if score is not None and method.family != "q_sft":
-            raise ValueError(f"{self.method} takes no score: that is for methods of Q-SFT's loss")
-        if self.values is None:
-            return ClonedPolicy(self.behavior, self.tokenizer, prompt=self.prompt, **options)
-        if method.family == "heads":
-            return ValuePolicy(self.behavior, self.values, self.tokenizer, beta, **options)
-        return QSFTPolicy(
-            self.behavior,
-            self.values,
-            self.tokenizer,
-            beta,
-            score or method.score,
-            dummy=dummy_id(self.tokenizer) if self.settings["leftover"] == "dummy" else None,
-            **options,
-        )
+__all__ = ["TrainedMethod", "train"]
 
 
 def train(
@@ -183,6 +61,7 @@ def train(
     *,
     length: int,
     resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
     **options,
 ) -> TrainedMethod:
     """Train one of METHODS.
@@ -228,36 +107,7 @@ def train(
             )
     args = dataclasses.replace(args, output_dir=str(Path(args.output_dir) / method))
     run = {"cloning": _train_cloning, "heads": _train_heads, "q_sft": _train_q_sft}[family]
-    return run(method, model, tokenizer, episodes, validation, args, length, resume, options)
-
-
-def choose_options(
-    trained: TrainedMethod,
-    env: Any,
-    games: int,
-    seed: int,
-    *,
-    grid: Sequence[dict[str, Any]] | None = None,
-    **policy_options,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The best options of a method's policy, by the mean return of validation games.
-
-    Args:
-        trained: the method.
-        env, games, seed: as in evaluate, with a seed that no reported game uses.
-        grid: the options to try; the method's own if None.
-        policy_options: further options of all policies.
-
-    Returns:
-        The best entry of the grid, and a row for each: its options, mean return and success.
-    """
-    rows = []
-    grid = trained.grid if grid is None else grid
-    for options in grid:
-        result = evaluate(trained.policy(**options, **policy_options), env, games, seed)
-        rows.append({**options, "mean": result.mean, "success": result.success})
-    best = max(range(len(rows)), key=lambda row: rows[row]["mean"])
-    return dict(grid[best]), pd.DataFrame(rows)
+    return run(method, model, tokenizer, episodes, validation, args, length, (resume, callbacks), options)
 
 
 def _train_cloning(
@@ -285,7 +135,7 @@ def _train_cloning(
         *_rows(episodes, validation, length, args.seed),
         processing_class=tokenizer,
     )
-    _run(trainer, resume, method, options)
+    _run(trainer, *resume, method, options)
     behavior = trainer.model.behavior.eval()
     return TrainedMethod(
         method, options, behavior, None, tokenizer, prompt, trainer.state.log_history
@@ -315,7 +165,7 @@ def _train_q_sft(
         processing_class=tokenizer,
         behavior_model=behavior,
     )
-    _run(trainer, resume, method, options)
+    _run(trainer, *resume, method, options)
     behavior, q_model = trainer.model.behavior.eval(), trainer.model.q.eval()
     return TrainedMethod(
         method, options, behavior, q_model, tokenizer, "", trainer.state.log_history
@@ -336,7 +186,7 @@ def _train_heads(
     trainer = HeadTrainer(
         learner, _for_values(args), *_rows(episodes, validation, length, args.seed)
     )
-    _run(trainer, resume, method, options)
+    _run(trainer, *resume, method, options)
     values = learner.values.eval()
     behavior = copy.deepcopy(model).eval().to(values.device)
     return TrainedMethod(
@@ -344,8 +194,10 @@ def _train_heads(
     )
 
 
-def _run(trainer: Trainer, resume: bool, method: str, options: dict[str, Any]) -> None:
+def _run(trainer: Trainer, resume: bool, callbacks: Any, method: str, options: dict[str, Any]) -> None:
     """Train, from the last checkpoint of the same run where that is asked for."""
+    for callback in callbacks:
+        trainer.add_callback(callback)
     folder = Path(trainer.args.output_dir)
     main = trainer.args.should_save
     rows = trainer.train_dataset, trainer.eval_dataset

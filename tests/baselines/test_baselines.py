@@ -348,22 +348,6 @@ def test_a_method_goes_on_from_both_networks_of_another(problem):
     assert np.array_equal(ratio(returns), before)
 
 
-def test_every_method_has_a_grid_of_one_size():
-    assert set(baselines.METHODS) == {
-        "bc",
-        "filtered_bc",
-        "return_conditioned",
-        "mc_returns",
-        "ilql",
-        "cql",
-        "q_sft_paper",
-        "q_sft",
-        "q_sft_new_head",
-        "random_targets",
-    }
-    assert {len(method.grid) for method in baselines.METHODS.values()} == {9}
-
-
 def test_what_cannot_be_trained(problem):
     with pytest.raises(ValueError, match="method must be one of bc, filtered_bc"):
         train(problem, "ppo")
