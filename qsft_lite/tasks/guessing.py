@@ -112,6 +112,19 @@ class SetPlayer(Player):
         return np.array([self._actions[key] for key in keys], dtype=np.int64)
 
 
+def read_turns(history: str, start: str) -> list[tuple[str, str]]:
+    """The lines of actions and answers, in pairs, of a transcript that waits for the next action.
+
+    Raises ValueError for a text that is no such transcript.
+    """
+    if not history.startswith(start) or not history.endswith("\n"):
+        raise ValueError(f"{history!r} does not start with {start!r} or end with a newline")
+    lines = history[len(start) :].split("\n")[:-1]
+    if len(lines) % 2:
+        raise ValueError(f"the last line of a history is an answer, no action: {history!r}")
+    return list(zip(lines[::2], lines[1::2], strict=True))
+
+
 def random_member(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """For each row of members (N, W) bool the column of one of its True entries, drawn evenly."""
     count = members.sum(axis=1)

@@ -31,7 +31,7 @@ from qsft_lite.tasks.chess import engine as chess_engine
 from qsft_lite.tasks.chess.data import as_pieces
 from qsft_lite.tasks.chess.engine import PLACES, Engine, pick, skill_level
 from qsft_lite.tasks.chess.env import ChessGame
-from qsft_lite.tasks.chess.text import spaced, unspaced
+from qsft_lite.tasks.chess.text import game_words, parts, spaced, unspaced
 
 STOCKFISH = next(filter(shutil.which, ("stockfish", *PLACES)), None)
 needs_engine = pytest.mark.skipif(not STOCKFISH, reason="no engine: apt install stockfish")
@@ -304,6 +304,16 @@ def test_seeds_decide_positions_and_replies():
     env = envs.make("endgames", max_moves=6)
     one, two = (evaluate(FirstMove(), env, 12, 3, batch=batch) for batch in (12, 5))
     assert one.transcripts == two.transcripts
+
+
+def test_words_share_men_files_ranks_and_squares():
+    named = {word: set(parts(word)) for word in game_words()}
+    assert len(set(map(frozenset, named.values()))) == len(named)  # no two start alike
+    man = named["Nd4 "]
+    assert len(man & named["Nd5 "]) == 2 and len(man & named["Ne4 "]) == 2  # knight, and line
+    assert len(man & named["Ne5 "]) == 1 and len(man & named["Bd4 "]) == 1
+    assert man & named["d4\n"] == man & named["Bd4 "] == {("square", "d4", 0)}
+    assert not named["KQ "] & set().union(*(own for word, own in named.items() if word != "KQ "))
 
 
 # The engine

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from functools import cache
+from itertools import combinations
 
 import chess
 import numpy as np
@@ -41,7 +42,7 @@ from qsft_lite.tasks.endgames.starts import (
     validation_positions,
 )
 from qsft_lite.tasks.endgames.tables import DRAW, solve, table
-from qsft_lite.tasks.endgames.text import fen_of, placement, read_board
+from qsft_lite.tasks.endgames.text import endgame_words, fen_of, parts, placement, read_board
 from qsft_lite.tasks.endgames.values import exact_q, exact_values
 
 LONGEST = {"Q": 10, "R": 16, "QR": 6, "RR": 7}  # moves to mate
@@ -96,6 +97,20 @@ def test_symmetric_positions_share_an_index():
         for row, canonical in zip(squares, back, strict=True):
             assert any(np.array_equal(image[row], canonical) for image in SYMMETRIES)
         np.testing.assert_array_equal(space(material).index(back), index)
+
+
+def test_words_on_a_line_share_a_part():
+    """Queens that see each other share a file, a rank or a diagonal; nobody else does."""
+    queens = {square: parts(f"Q{chess.SQUARE_NAMES[square]}\n") for square in chess.SQUARES}
+    shared = {pair: set(queens[pair[0]]) & set(queens[pair[1]]) for pair in combinations(queens, 2)}
+    for (first, second), names in shared.items():
+        board = chess.Board(None)
+        board.set_piece_at(first, chess.Piece.from_symbol("Q"))
+        sees = second in board.attacks(first)
+        assert len(names) == 1 + sees  # that it is a queen's move, and the line
+    assert not set(parts("Kd4\n")) & set(parts("Rd4\n"))
+    assert set(parts("Rad4\n")) > set(parts("Rd4\n"))
+    assert len({frozenset(parts(word)) for word in endgame_words()}) == len(endgame_words())
 
 
 # Distances to mate

@@ -37,6 +37,7 @@ from qsft_lite.tasks.wordle.rules import (
     feedback_table,
     read_words,
 )
+from qsft_lite.tasks.wordle.text import parts
 
 LMRL_WORDS = SHARED_DATA / "lmrl/wordle_official_400.txt"
 FEW_LETTERS = st.text("abc", min_size=5, max_size=5)  # so that letters come several times
@@ -280,6 +281,20 @@ def test_copies_share_the_tables_and_nothing_else():
     assert other.rules is env.rules
     other.reset(options={"secret": "slate"})
     assert env.step("crane")[4]["success"]
+
+
+def test_words_share_their_letters_and_feedback_its_colors():
+    rules = WordleRules(format="words")
+    named = {word: set(parts(word)) for word in rules.guess_texts}
+    for word, other in [("crane\n", "crate\n"), ("audio\n", "about\n"), ("abbey\n", "ebony\n")]:
+        same = sum(a == b for a, b in zip(word.strip(), other.strip(), strict=True))
+        assert len(set(parts(word)) & set(parts(other))) == same
+    assert all(len(own) == 5 for own in named.values())
+    assert len({frozenset(own) for own in named.values()}) == len(rules.words)
+    feedback = set().union(*map(parts, rules.feedback_texts))
+    assert len(feedback) == 15 and not feedback & set().union(*named.values())
+    assert parts("c r a n e\n") == parts("crane\n")
+    assert parts(START) == parts("\n") == []
 
 
 # Players
