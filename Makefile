@@ -45,11 +45,10 @@ test-all: test test-slow ## run all tests
 lab: set-up ## open JupyterLab on the notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
-bench: set-up ## time losses, training steps, play and Wordle, each beside a rival
+bench: set-up ## time losses, training steps, and play, each beside a rival
 	$(VENV_PYTHON) -m benchmarks.loss
 	$(VENV_PYTHON) -m benchmarks.step
 	$(VENV_PYTHON) -m benchmarks.decode
-	$(VENV_PYTHON) -m benchmarks.wordle
 
 book: set-up ## build the website into build/book/html, from the committed outputs
 	@$(VENV_PYTHON) -m tools.book

@@ -180,7 +180,7 @@ class WordleTask(Task):
         return datasets.Dataset.from_dict(to_episodes(self.env.rules, self.played(games, part)))
 
     def played(self, games: int, part: str) -> Any:
-        """The same as arrays (tasks.wordle.data.WordleGames), of one part."""
+        """The same as arrays (tasks.guessing.Games), of one part."""
         secret_seed, player_seed = np.random.SeedSequence([self.seed, PARTS[part]]).spawn(2)
         secrets = np.random.default_rng(secret_seed).integers(len(self.words), size=games)
         player = MixturePlayer(self.env.rules, player_seed, p=self.settings.p)
