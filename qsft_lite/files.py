@@ -1,15 +1,19 @@
-"""Reading files as people have them: zipped or not, with or without a byte order mark."""
+"""Files: read as people have them, zipped or with a mark of UTF-8; written whole or not at all."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, BinaryIO
 
 _MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
 _GZIP = b"\x1f\x8b"  # the first bytes of every gzip file
+
+# Reading
 
 
 @contextmanager
@@ -54,3 +58,50 @@ def _refuse_utf16(start: bytes, path: Any) -> None:
     marked = start.startswith((b"\xff\xfe", b"\xfe\xff"))
     if marked or (start[:1] == b"\0") != (start[1:2] == b"\0"):
         raise ValueError(f"{path}: this is UTF-16: save it as UTF-8")
+
+
+# Writing
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike) -> Iterator[Path]:
+    """A place beside ``path`` to write a file at; at the end it is renamed: nobody sees half of it.
+
+    After an error ``path`` is as it was. Where it is a link, the file that it leads to is written.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def replace_file(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file whole, see ``written_aside``."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+@contextmanager
+def replace_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder beside ``path`` to write into; at the end it takes the place of ``path``.
+
+    After an error ``path`` is as it was.
+    """
+    path = Path(os.path.realpath(path))
+    aside, old = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".old"))
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.results import replace_file
+from qsft_lite.files import replace_file
 from qsft_lite.tasks.chess.engine import Elo, Engine
 from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame, read_move, unspaced
 from qsft_lite.tasks.chess.text import game_move, game_text
