@@ -40,8 +40,9 @@ from qsft_lite.baselines.head_trainer import HeadTrainer
 from qsft_lite.baselines.heads import ActionValues, HeadLearner
 from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
 from qsft_lite.data import pack
+from qsft_lite.data.transcripts import DUMMY
 from qsft_lite.evaluate import evaluate
-from qsft_lite.models import DUMMY, dummy_id, output_head
+from qsft_lite.models import dummy_id, output_head
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.policy.cached import CachedPolicy
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer
