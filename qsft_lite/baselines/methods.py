@@ -35,7 +35,8 @@ from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.baselines.trained import TrainedMethod
 from qsft_lite.data import pack
-from qsft_lite.models import DUMMY, output_head
+from qsft_lite.data.transcripts import DUMMY
+from qsft_lite.models import output_head
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, StageTrainer
 from qsft_lite.trainer.runs import lock_folder
 
