@@ -43,7 +43,7 @@ class ActionValues(nn.Module):
     def __init__(self, backbone: PreTrainedModel, vocabulary: int, *, seed: int = 0):
         super().__init__()
         self.backbone = backbone
-        width = backbone.config.hidden_size
+        width = backbone.config.get_text_config().hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.q_heads = nn.ModuleList(_head(width, vocabulary) for _ in range(2))
@@ -76,6 +76,11 @@ class ActionValues(nn.Module):
     def get_decoder(self) -> nn.Module:
         """The backbone without anything on it."""
         return self.backbone.get_decoder()
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The backbone, as transformers calls what is under a head."""
+        return self.backbone
 
     @property
     def config(self):
