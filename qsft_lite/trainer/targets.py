@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from qsft_lite.data.packing import PACKED
 from qsft_lite.loss import Backup, linear_state_value
 from qsft_lite.models import final_hidden
+from qsft_lite.trainer.networks import active
 
 __all__ = [
     "action_log_probs",
@@ -34,7 +35,8 @@ def token_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """
     further = {name: column for name, column in batch.items() if name not in PACKED.names}
     place = (batch["input_ids"], batch["position_ids"], batch["segment_ids"])
-    return final_hidden(model, *place, **further).flatten(0, 1)
+    with active(model) as running:
+        return final_hidden(running, *place, **further).flatten(0, 1)
 
 
 def action_positions(batch: Batch) -> torch.Tensor:
