@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from qsft_lite import envs
 from qsft_lite.tabular import greedy_policy, policy_return, value_iteration
 from qsft_lite.tabular.mdps import GRIDWORLD, gridworld, random_mdp, stitching_maze
-from qsft_lite.tasks.gridworld.env import DRIFT, END, Gridworld
+from qsft_lite.tasks.gridworld.env import Gridworld
+from qsft_lite.tasks.gridworld.players import DRIFT
+from qsft_lite.tasks.gridworld.text import END
 
 DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0, -1)}
 

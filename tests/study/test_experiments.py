@@ -17,9 +17,9 @@ from experiments import chess_games, endgames, study, twenty_questions, wordle
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
 from qsft_lite.models import small_model
-from qsft_lite.tasks.chess.opponents import read_board
 from qsft_lite.tasks.endgames.moves import white_moves
 from qsft_lite.tasks.endgames.players import MixturePlayer
+from qsft_lite.tasks.endgames.text import read_board
 from qsft_lite.tasks.endgames.values import exact_q
 from qsft_lite.tasks.twenty_questions.data import play_games, to_episodes
 

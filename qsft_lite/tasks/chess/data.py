@@ -1,4 +1,4 @@
-"""Recorded games of chess by an engine of mixed strengths, and any recorded game as PGN."""
+"""Recorded games of chess by an engine of mixed strengths."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import chess
-import chess.pgn
 import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.results import replace_file
 from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame, read_move, unspaced
-from qsft_lite.tasks.chess.text import game_move, game_text
+from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame
+from qsft_lite.tasks.chess.text import game_move, game_text, read_move, unspaced
 
 BLOCK = 50  # games
 # White of the default data plays each at a third of its games; it wins .63 of them, loses .33 and
@@ -126,57 +124,6 @@ def as_pieces(dataset: Dataset) -> Dataset:
         return {"text": shown}
 
     return dataset.map(one, with_indices=True, features=dataset.features)
-
-
-def to_pgn(texts: Sequence[str], **headers: str) -> str:
-    """A recorded game, of chess or of endgames in the format "fen", as PGN.
-
-    texts: a row's "text". headers: such as White="QSFT". Illegal moves become comments.
-
-    Raises ValueError, naming the segment, where the texts are no such game.
-    """
-    board = _read_fen(texts, 0)
-    game = chess.pgn.Game()
-    game.setup(board)
-    node: chess.pgn.GameNode = game
-    for i in range(1, len(texts) - 1, 2):
-        following = _read_fen(texts, i + 1)
-        move = read_move(board, texts[i])
-        if move is None:
-            node.comment = f"{node.comment} illegal: {texts[i].replace(' ', '').strip()}".strip()
-            continue
-        board.push(move)
-        node = node.add_variation(move)
-        if board.fen() != following.fen():
-            reply = next((m for m in board.legal_moves if _leads_to(board, m, following)), None)
-            if reply is None:
-                raise ValueError(f"no reply to {texts[i]!r} leads to segment {i + 1}")
-            board.push(reply)
-            node = node.add_variation(reply)
-    game.headers["Result"] = board.result()
-    for name, value in headers.items():
-        game.headers[name] = value
-    return str(game)
-
-
-def save_pgn(dataset: Dataset, path: str | Path, **headers: str) -> None:
-    """Write all games of a dataset to one PGN file.
-
-    Raises ValueError, naming the row, for one that is no game; the file is then as it was.
-    """
-    games = []
-    for index, texts in enumerate(dataset["text"]):
-        try:
-            games.append(to_pgn(texts, Round=str(index + 1), **headers) + "\n\n")
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from error
-    replace_file(Path(path), "".join(games).encode())
-
-
-def _leads_to(board: chess.Board, move: chess.Move, following: chess.Board) -> bool:
-    after = board.copy(stack=False)
-    after.push(move)
-    return after.fen() == following.fen()
 
 
 def _read_fen(texts: Sequence[str], i: int) -> chess.Board:

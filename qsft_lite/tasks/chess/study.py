@@ -38,7 +38,7 @@ from qsft_lite.study.rows import ROWS as SHARED_ROWS
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.chess import learn_rules
 from qsft_lite.tasks.chess.data import as_pieces, generate_chess
-from qsft_lite.tasks.chess.env import ChessGame, unspaced
+from qsft_lite.tasks.chess.env import ChessGame
 from qsft_lite.tasks.chess.learn_rules import (
     Position,
     batches,
@@ -48,6 +48,7 @@ from qsft_lite.tasks.chess.learn_rules import (
     surprise,
     wander,
 )
+from qsft_lite.tasks.chess.text import parts, unspaced
 
 __all__ = ["PROFILES", "ROWS", "TASK", "ChessSettings", "ChessTask"]
 
@@ -177,7 +178,7 @@ class ChessTask(Task):
         )
         kept = kept / f"seed{self.seed}"
         if not kept.exists():
-            words = {word: parts_of(word) for word in self.env.texts}
+            words = {word: parts(word) for word in self.env.texts}
             size = {name: getattr(self.settings, name) for name in ("layers", "width", "heads")}
             model = small_model(self.tokenizer, **size, context=48, seed=self.seed)
             share_embeddings(model, self.tokenizer, words, seed=self.seed)
@@ -325,18 +326,6 @@ class ChessTask(Task):
 def as_draws(games: Dataset) -> Dataset:
     """The games with those that were cut off at their last move counted as drawn, and over."""
     return games.remove_columns("done").add_column("done", [True] * len(games))
-
-
-def parts_of(word: str) -> list[tuple[str, str, int]]:
-    """What a word has in common with others: a man, a square's file and rank, a promotion."""
-    text = word[:-1]
-    man = text[0] if text[1:] in chess.SQUARE_NAMES else ""
-    square = text[len(man) :][:2]
-    if square not in chess.SQUARE_NAMES:  # who may castle
-        return [("word", word, 0)]
-    kind = man + text[len(man) :][2:] + word[-1]
-    file, rank = ord(square[0]) - ord("a"), int(square[1]) - 1
-    return [("kind", kind, 0), (man, "file", file), (man, "rank", rank), ("square", square, 0)]
 
 
 TASK = ChessTask

@@ -28,12 +28,12 @@ from qsft_lite.policy import LastLine
 from qsft_lite.study import ALONG, Row, Settings, Task
 from qsft_lite.study.rows import ROWS as SHARED_ROWS
 from qsft_lite.study.task import TEST_SEED
-from qsft_lite.tasks.chess.env import Endgames, check_materials
-from qsft_lite.tasks.chess.opponents import read_board
 from qsft_lite.tasks.endgames.data import generate_endgames
+from qsft_lite.tasks.endgames.env import Endgames, check_materials
 from qsft_lite.tasks.endgames.moves import white_moves
 from qsft_lite.tasks.endgames.players import BEHAVIOR, quickest
 from qsft_lite.tasks.endgames.starts import test_positions, validation_positions
+from qsft_lite.tasks.endgames.text import parts, read_board
 from qsft_lite.tasks.endgames.values import exact_q
 
 __all__ = ["PROFILES", "ROWS", "TASK", "EndgameSettings", "EndgameTask"]
@@ -165,8 +165,8 @@ class EndgameTask(Task):
         settings = self.settings
         shape = {"layers": settings.layers, "width": settings.width, "heads": settings.heads}
         model = small_model(self.tokenizer, **shape, context=8, seed=self.seed)
-        parts = {word: parts_of(word) for word in self.words}
-        share_embeddings(model, self.tokenizer, parts, seed=self.seed)
+        shared = {word: parts(word) for word in self.words}
+        share_embeddings(model, self.tokenizer, shared, seed=self.seed)
         return model
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
@@ -309,18 +309,6 @@ def _rank_correlation(learned: np.ndarray, exact: np.ndarray) -> float:
     if not np.ptp(exact):
         return np.nan
     return float(stats.spearmanr(learned, exact).statistic) if np.ptp(learned) else 0.0
-
-
-def parts_of(word: str) -> list[tuple[str, str, int]]:
-    """A man, its file and its rank; of a queen the diagonals, of a move whether it is one."""
-    man, square, end = word[0], word[-3:-1], word[-1]
-    file, rank = ord(square[0]) - ord("a"), int(square[1])
-    lines = [(man + end, "man", 0), (man, "file", file), (man, "rank", rank)]
-    if man == "Q":
-        lines += [(man, "up", rank - file), (man, "down", rank + file)]
-    if len(word) == 5:  # which rook
-        lines.append((man, "from", ord(word[1])))
-    return lines
 
 
 TASK = EndgameTask

@@ -22,7 +22,9 @@ from qsft_lite.study import Settings, Task, evenly
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tabular import policy_value, value_iteration
 from qsft_lite.tabular.mdps import gridworld
-from qsft_lite.tasks.gridworld.env import DRIFT, Gridworld, generate_gridworld
+from qsft_lite.tasks.gridworld.data import generate_gridworld
+from qsft_lite.tasks.gridworld.env import Gridworld
+from qsft_lite.tasks.gridworld.players import DRIFT
 
 __all__ = ["PROFILES", "TASK", "GridworldSettings", "GridworldTask"]
 

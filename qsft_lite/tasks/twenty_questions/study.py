@@ -21,7 +21,7 @@ from qsft_lite.evaluate import evaluate
 from qsft_lite.models import line_tokenizer, small_model
 from qsft_lite.study import Settings, Task, evenly
 from qsft_lite.study.task import TEST_SEED
-from qsft_lite.tasks.twenty_questions.data import TwentyQuestionsGames, play_games, to_episodes
+from qsft_lite.tasks.guessing import Games, play_games, to_episodes
 from qsft_lite.tasks.twenty_questions.env import TwentyQuestions
 from qsft_lite.tasks.twenty_questions.players import (
     InformationGainPlayer,
@@ -127,7 +127,7 @@ class TwentyQuestionsTask(Task):
         """See Task.recorded."""
         return datasets.Dataset.from_dict(to_episodes(self.env.rules, self.played(games, part)))
 
-    def played(self, games: int, part: str) -> TwentyQuestionsGames:
+    def played(self, games: int, part: str) -> Games:
         """The same as arrays."""
         fresh = self.settings.value_games > 0
         entropy = [self.seed, PARTS[part]] if fresh else self.seed
@@ -184,7 +184,7 @@ class TwentyQuestionsTask(Task):
         rules, player = self.env.rules, self.player(MEASURED_SEED)
         objects = np.arange(self.settings.measured_games) % len(rules.names)
         played = play_games(rules, player, objects)
-        games, turns = np.nonzero(played.questions != UNKNOWN)
+        games, turns = np.nonzero(played.actions != UNKNOWN)
         consistent = consistent_at(rules, played)[games, turns]
         ids = self.tokenizer.convert_tokens_to_ids([texts[0] for texts in rules.phrasings])
         prefixes = self._prefixes(trained, to_episodes(rules, played)["text"])
@@ -194,7 +194,7 @@ class TwentyQuestionsTask(Task):
         found = {"KL(pi_beta || pi_phi)": float(divergence)}
         if learned is None:
             return found
-        asked = np.stack(learned)[np.arange(len(games)), played.questions[games, turns]]
+        asked = np.stack(learned)[np.arange(len(games)), played.actions[games, turns]]
         found["rank correlation with the return"] = _rank(asked, played.returns[games])
         table = rules.table[: rules.guesses.start].astype(np.float64)
         yes = consistent @ table.T / consistent.sum(1, keepdims=True)
@@ -214,9 +214,9 @@ class TwentyQuestionsTask(Task):
         return found
 
 
-def consistent_at(rules: TwentyQuestionsRules, games: TwentyQuestionsGames) -> np.ndarray:
+def consistent_at(rules: TwentyQuestionsRules, games: Games) -> np.ndarray:
     """(N, 20, W) bool: the objects that fit all earlier answers of a game, at each of its turns."""
-    fits = rules.table[games.questions] == games.answers[:, :, None]
+    fits = rules.table[games.actions] == games.answers[:, :, None]
     before = np.ones_like(fits)
     before[:, 1:] = np.logical_and.accumulate(fits, axis=1)[:, :-1]
     return before
