@@ -24,7 +24,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from qsft_lite import notebook
-from qsft_lite.loss.q_sft import _LinearCrossEntropy, linear_q_sft_loss, q_sft_loss
+from qsft_lite.loss import q_sft_loss
+from qsft_lite.loss.linear import _LinearCrossEntropy, linear_q_sft_loss
 from qsft_lite.results import PROFILES, markdown_table
 
 SMOKE = {

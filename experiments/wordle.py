@@ -23,9 +23,9 @@ from qsft_lite.models import (
     add_dummy,
     character_tokenizer,
     load_model,
+    share_embeddings,
     small_model,
     smollm2,
-    spell_embeddings,
     word_tokenizer,
 )
 from qsft_lite.tasks.wordle.players import ConsistentPlayer, InformationGainPlayer, OptimalPlayer
@@ -126,7 +126,12 @@ class WordleTask(Task):
         )
         if settings["spelled"]:
             groups = (self.env.rules.guess_texts, self.env.rules.feedback_texts)
-            spell_embeddings(model, tokenizer, groups, seed=self.seed)
+            letters = {
+                word: [(group, place, letter) for place, letter in enumerate(word.rstrip())]
+                for group, words in enumerate(groups)
+                for word in words
+            }
+            share_embeddings(model, tokenizer, letters, seed=self.seed, scale=0.05)
         return model, tokenizer
 
     def levels(self) -> dict[str, float]:

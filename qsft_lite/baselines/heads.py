@@ -17,8 +17,8 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
+from qsft_lite.files import replace_file
 from qsft_lite.models import final_hidden, output_head, refuse_missing
-from qsft_lite.results import replace_file
 from qsft_lite.trainer.runs import named_if_damaged
 from qsft_lite.trainer.targets import head_precision
 

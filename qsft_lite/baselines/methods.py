@@ -37,7 +37,8 @@ from qsft_lite.baselines.heads import ActionValues, HeadLearner
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.baselines.trained import TrainedMethod
 from qsft_lite.data import pack
-from qsft_lite.models import DUMMY, output_head
+from qsft_lite.data.transcripts import DUMMY
+from qsft_lite.models import output_head
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer
 from qsft_lite.trainer.runs import (
     RUN,

@@ -41,7 +41,7 @@ _OURS = {"leftover": "dummy", "backup": "support"}
 
 # The methods that can be trained, by the key that baselines.train takes.
 METHODS = {
-    "bc": Method("Behavior cloning", "#999999", "v", family="cloning"),
+    "bc": Method("Behavior cloning", "#B0B0B0", "v", family="cloning"),
     "filtered_bc": Method(
         "Filtered cloning", "#E69F00", "^", family="cloning", options={"fraction": 0.1}
     ),
@@ -51,7 +51,7 @@ METHODS = {
     ),
     # p / pi is the mean return that followed the action in the data
     "mc_returns": Method(
-        "Monte-Carlo returns", "#CC79A7", "P",
+        "Monte-Carlo returns", "#D55EA8", "P",
         family="q_sft", options={**_OURS, "backup": "returns"}, score="ratio",
     ),
     # Snell et al., 2023. Conservatism is in units of a normalised return: for Wordle's six points,
@@ -73,7 +73,7 @@ METHODS = {
         family="q_sft", options=_OURS, score="ratio", new_head=True,
     ),
     "random_targets": Method(
-        "Random targets", "#444444", "x", ":",
+        "Random targets", "#C2B280", "x", ":",
         family="q_sft", options={**_OURS, "backup": "random"}, score="ratio",
     ),
 }  # fmt: skip
@@ -82,9 +82,11 @@ METHODS = {
 SHOWN = {
     **METHODS,
     # Behavior cloning at the temperature that was best on validation games.
-    "sharpened_bc": Method("Sharpened cloning", "#666666", "p", "--"),
-    "behavior": Method("Behavior policy", "#999999", "", ":"),
-    "q_learning": Method("Q-learning", "#882255", "*"),
+    "sharpened_bc": Method("Sharpened cloning", "#555555", "p", "--"),
+    # Ours as a chapter shows it beside the support backup: it learns the value of the behavior.
+    "q_sft_behavior": Method("Q-SFT (ours), behavior backup", "#6666FF", ">"),
+    "behavior": Method("Behavior policy", "#B0B0B0", "", ":"),
+    "q_learning": Method("Q-learning", "#4B0082", "*"),
     "fitted_q": Method("Fitted Q", "#56B4E9", "d"),
     "optimum": Method("Optimum", "#000000", ""),
 }

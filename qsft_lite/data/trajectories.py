@@ -31,6 +31,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDatase
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.formats import FORMATS, Episode, convert, read_records
+from qsft_lite.files import written_aside
 
 __all__ = ["data_hash", "load_trajectories", "save_trajectories", "split"]
 
@@ -135,19 +136,12 @@ def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> Non
     was.
     """
     zipped = str(path).lower().endswith(".gz")
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            if zipped:  # without name and time: the same data give the same bytes
-                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                    packed.writelines(_lines(dataset))
-            else:
-                file.writelines(_lines(dataset))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, open(aside, "wb") as file:
+        if zipped:  # without name and time: the same data give the same bytes
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                packed.writelines(_lines(dataset))
+        else:
+            file.writelines(_lines(dataset))
 
 
 def data_hash(dataset: Dataset | IterableDataset) -> str:

@@ -1,4 +1,4 @@
-"""Runs notebooks: strict parameters, whole outputs, errors that name the cell.
+"""Executes a notebook: strict parameters, whole outputs, errors that name the cell.
 
 The command line is ``python -m qsft_lite.notebook``. A notebook runs in its own folder, as it does
 in JupyterLab, with the kernel of the running interpreter.
@@ -6,20 +6,14 @@ in JupyterLab, with the kernel of the running interpreter.
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import multiprocessing.connection
 import os
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +22,23 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
-from qsft_lite import results
-from qsft_lite.notebook import available_memory_mib, usable_cpus
+from qsft_lite.files import replace_file
 from qsft_lite.notebook.parameters import (
     ParameterError,
     check_parameters,
     default_parameters,
-    from_word,
     to_word,
 )
-from qsft_lite.results import PROFILES, format_cell, project_root, replace_file
-
-NOTEBOOKS = Path("notebooks")
-INTERRUPTED = 130  # the exit status that shells give a program stopped by Ctrl-C
+from qsft_lite.results import project_root
 
 # A kernel of this environment, and pictures, whatever the user's own settings are.
 _KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
+
+
+_STATES = ("running", "failed")  # before .ipynb, in the names of what is no executed copy yet
 
 
 class NotebookError(RuntimeError):
@@ -57,23 +49,22 @@ class NotebookError(RuntimeError):
     traceback: str = ""
 
 
-# One notebook
-
-
 def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path) -> Path:
     """See ``qsft_lite.notebook.run``."""
     path, output = Path(path), Path(output)
     read_checked(path, parameters or {})
     check_place(output)
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    running, failed = (output.with_name(f"{output.stem}.{end}.ipynb") for end in _STATES)
     failed.unlink(missing_ok=True)
     try:
-        executed = execute(path, parameters or {}, {})
+        executed = execute(path, parameters or {}, {}, partial=running)
     except NotebookError as failure:
         if failure.partial is not None:
             kept = _keep(failed, failure.partial)
             failure.args = (f"{failure}\nThe notebook as far as it ran: {kept}",)
         raise
+    finally:
+        running.unlink(missing_ok=True)
     kept = _keep(output, executed)
     if kept != output:
         raise NotebookError(f"{output} cannot be written any more; the executed copy is {kept}")
@@ -96,11 +87,11 @@ def check_place(output: Path) -> None:
 def _keep(path: Path, notebook: nbformat.NotebookNode) -> Path:
     """Write the notebook; where that fails after all, into a temporary folder. Returns where."""
     try:
-        replace_file(path, _notebook_bytes(notebook))
+        replace_file(path, notebook_bytes(notebook))
         return path
     except OSError:
         aside = Path(tempfile.mkdtemp(prefix="kept-")) / path.name
-        aside.write_bytes(_notebook_bytes(notebook))
+        aside.write_bytes(notebook_bytes(notebook))
         return aside
 
 
@@ -135,9 +126,10 @@ def execute(
     path: Path,
     parameters: dict[str, Any],
     variables: dict[str, str],
-    progress: dict[str, str] | bool = False,
     *,
+    progress: bool = False,
     allow_errors: bool = False,
+    partial: Path | None = None,
 ) -> nbformat.NotebookNode:
     """The executed and cleaned notebook.
 
@@ -148,8 +140,10 @@ def execute(
         path: the notebook; it runs in its folder.
         parameters: see ``check_parameters``.
         variables: added to the kernel's environment.
-        progress: a progress bar, or its settings.
+        progress: whether to show a progress bar.
         allow_errors: whether to run the cells after one that failed. The error comes at the end.
+        partial: where to keep the notebook as far as it has run, for whoever wants to watch it;
+            what its cells print is then printed here as it comes.
 
     Raises:
         ParameterError, FileNotFoundError, NotebookError: as ``qsft_lite.notebook.run``.
@@ -169,13 +163,15 @@ def execute(
         **variables,
     }
     with tempfile.TemporaryDirectory(prefix="qsft-") as scratch, _environment(variables):
-        prepared, partial = Path(scratch) / "prepared.ipynb", Path(scratch) / "partial.ipynb"
-        prepared.write_bytes(_notebook_bytes(notebook))
+        watched = partial is not None
+        prepared = Path(scratch) / "prepared.ipynb"
+        partial = partial.resolve() if watched else Path(scratch) / "partial.ipynb"
+        prepared.write_bytes(notebook_bytes(notebook))
         try:
-            with _termination_as_interrupt():
+            with termination_as_interrupt():
                 executed = papermill.execute_notebook(
                     prepared,
-                    partial,
+                    str(partial).replace("{", "{{").replace("}", "}}"),  # papermill formats it
                     parameters,
                     kernel_name="python3",
                     language="python",
@@ -184,6 +180,8 @@ def execute(
                     extra_arguments=["--log-level=ERROR"],
                     shutdown_kernel="immediate",  # nothing in an idle kernel is worth waiting for
                     allow_errors=allow_errors,
+                    stdout_file=sys.stdout if watched else None,
+                    stderr_file=sys.stderr if watched else None,
                 )
         except Exception as error:
             raise _notebook_error(path, partial, error) from error
@@ -257,7 +255,8 @@ def _is_widget(output: nbformat.NotebookNode) -> bool:
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
-def _notebook_bytes(notebook: nbformat.NotebookNode) -> bytes:
+def notebook_bytes(notebook: nbformat.NotebookNode) -> bytes:
+    """The content of its file."""
     return (nbformat.writes(notebook) + "\n").encode()
 
 
@@ -274,7 +273,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
+def termination_as_interrupt() -> Iterator[None]:
     """Treat SIGTERM as Ctrl-C, so that the kernel is stopped and no temporary file stays."""
     if threading.current_thread() is not threading.main_thread():  # only that one sets handlers
         yield
@@ -284,304 +283,3 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# All notebooks
-
-
-@dataclass
-class Outcome:
-    """How one notebook of several went."""
-
-    name: str
-    seconds: float
-    error: Exception | None
-    result: dict[str, Any] | None
-    """What it recorded."""
-
-
-def notebook_paths() -> list[Path]:
-    """The notebooks in reading order: chapters, then templates."""
-    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
-    if not paths:
-        raise NotebookError(f"no notebooks in {NOTEBOOKS.resolve()}: run from the project's folder")
-    return paths
-
-
-def run_all(profile: str, output: Path, jobs: int = 1) -> int:
-    """Run every notebook at ``profile`` into ``output``; print a table; return the exit status.
-
-    Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
-    committed changes.
-    """
-    return _run_each(notebook_paths(), {"PROFILE": profile}, output, jobs)
-
-
-def record(paths: list[Path]) -> int:
-    """Execute the notebooks in place, and store results, pictures and the README's tables.
-
-    Each runs as it stands (at laptop), then at smoke for its cost. All of them run aside first: if
-    one fails, nothing is changed. Returns the exit status.
-    """
-    aside = Path("build/record")
-    shutil.rmtree(aside, ignore_errors=True)
-    laptop, smoke = aside / "laptop", aside / "smoke"
-    status = _run_each(paths, {}, laptop)
-    if not status:
-        status = _run_each(paths, {"PROFILE": "smoke"}, smoke)
-    if status:
-        print("Nothing was recorded.", file=sys.stderr)
-        return status
-    for path in paths:
-        replace_file(path, (laptop / path.name).read_bytes())
-    for picture in laptop.glob("figures/*.png"):
-        replace_file(Path("figures") / picture.name, picture.read_bytes())
-    for result in aside.glob("*/results/*.json"):
-        replace_file(Path("data/results") / result.name, result.read_bytes())
-    return results.main(["README.md"]) if Path("README.md").exists() else 0
-
-
-def _run_each(paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1) -> int:
-    outcomes: list[Outcome] = []
-    status = 0
-    check_place(output / "a_notebook.ipynb")
-    run_them = _one_by_one if jobs == 1 else _side_by_side
-    try:
-        for outcome in run_them(paths, parameters, output, jobs):
-            outcomes.append(outcome)
-            if (error := outcome.error) is not None:
-                print(f"FAILED {error}\n{getattr(error, 'traceback', '')}", file=sys.stderr)
-                status = 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        status = INTERRUPTED
-    print(summary(sorted(outcomes, key=lambda outcome: outcome.name)))
-    return status
-
-
-def _one_by_one(
-    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int
-) -> Iterator[Outcome]:
-    for number, path in enumerate(paths, 1):
-        progress = {"desc": f"[{number}/{len(paths)}] {path.stem}"}
-        yield _run_one(path, parameters, output, {}, progress)
-
-
-def _side_by_side(
-    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int
-) -> Iterator[Outcome]:
-    """Up to ``jobs`` notebooks at a time, each in a process of its own, the longest first.
-
-    Times, memory and threads are those recorded, as far as there are any. A notebook starts when
-    its memory fits beside that of those that run; one always runs.
-    """
-    known = {path: _recorded(path, parameters.get("PROFILE", "laptop")) for path in paths}
-    waiting = sorted(paths, key=lambda path: -known[path].get("seconds", float("inf")))
-    memory = {path: known[path].get("peak_memory_mib", 1000) for path in paths}
-    share = max(usable_cpus() // jobs, 1)
-    room = available_memory_mib()
-    running: dict[Any, tuple[multiprocessing.Process, Path]] = {}
-    context = multiprocessing.get_context("spawn")  # a fresh interpreter, as on every system
-    done = 0
-    try:
-        with _termination_as_interrupt():
-            while waiting or running:
-                used = sum(memory[path] for _, path in running.values())
-                fits = [path for path in waiting if not running or used + memory[path] <= room]
-                if fits and len(running) < jobs:
-                    path = fits[0]
-                    waiting.remove(path)
-                    threads = str(min(known[path].get("threads", 1), share))
-                    variables = {"QSFT_THREADS": os.environ.get("QSFT_THREADS", threads)}
-                    ours, theirs = context.Pipe(duplex=False)
-                    child = context.Process(
-                        target=_run_apart, args=(theirs, path, parameters, output, variables)
-                    )
-                    child.start()
-                    theirs.close()
-                    running[ours] = child, path
-                    print(f"started {path.stem}", file=sys.stderr)
-                    continue
-                for ready in multiprocessing.connection.wait(list(running)):
-                    child, path = running[ready]
-                    outcome = _received(ready, path)
-                    child.join()
-                    del running[ready]
-                    done += 1
-                    seconds = f"{outcome.seconds:.0f} s"
-                    print(f"[{done}/{len(paths)}] {path.stem}: {seconds}", file=sys.stderr)
-                    yield outcome
-    finally:
-        for child, _ in running.values():
-            child.terminate()  # it stops its kernel
-        for child, _ in running.values():
-            child.join()
-
-
-def _recorded(path: Path, profile: str) -> dict[str, Any]:
-    """The committed result of a notebook; {} where there is none."""
-    try:
-        return results.load_result(
-            project_root() / "data" / "results" / f"{path.stem}.{profile}.json"
-        )
-    except FileNotFoundError:
-        return {}
-
-
-def _run_apart(
-    answer: Any, path: Path, parameters: dict[str, Any], output: Path, variables: dict[str, str]
-) -> None:
-    """What a process of ``_side_by_side`` does: run one notebook, and send its outcome."""
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()  # Ctrl-C is for the first process, which ends the others
-    with suppress(KeyboardInterrupt):
-        answer.send(_run_one(path, parameters, output, variables, False))
-
-
-def _received(connection: Any, path: Path) -> Outcome:
-    try:
-        return connection.recv()
-    except EOFError:
-        error = NotebookError(f"{path.name}: its process ended early (out of memory, most often)")
-        return Outcome(path.stem, 0.0, error, None)
-
-
-def _run_one(
-    path: Path,
-    parameters: dict[str, Any],
-    output: Path,
-    variables: dict[str, str],
-    progress: dict[str, str] | bool,
-) -> Outcome:
-    folder = (output / "results").resolve()
-    for old in [*folder.glob(f"{path.stem}.*.json"), output / f"{path.stem}.failed.ipynb"]:
-        old.unlink(missing_ok=True)
-    places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
-    started, error = time.perf_counter(), None
-    try:
-        executed = execute(path, parameters, {**places, **variables}, progress)
-        replace_file(output / path.name, _notebook_bytes(executed))
-    except (NotebookError, ParameterError) as failure:
-        error = failure
-        if (partial := getattr(failure, "partial", None)) is not None:
-            replace_file(output / f"{path.stem}.failed.ipynb", _notebook_bytes(partial))
-    seconds = time.perf_counter() - started
-    recorded = [] if error else list(folder.glob(f"{path.stem}.*.json"))
-    result = results.load_result(recorded[0]) if recorded else None
-    return Outcome(path.stem, seconds, error, result)
-
-
-def summary(outcomes: list[Outcome]) -> str:
-    """A table: notebook, seconds, peak memory, headline numbers or the failing cell."""
-    width = max([len(outcome.name) for outcome in outcomes], default=8)
-    lines = [f"\n{'notebook':<{width}}  seconds  peak MiB  headline numbers"]
-    for outcome in outcomes:
-        memory, told = "-", "-"
-        if outcome.error is not None:
-            told = f"FAILED {outcome.error}".splitlines()[0]
-        elif outcome.result is not None:
-            memory = f"{outcome.result['peak_memory_mib']:.0f}"
-            numbers = outcome.result["headline"].items()
-            told = "; ".join(f"{name}: {format_cell(value)}" for name, value in numbers)
-        lines.append(f"{outcome.name:<{width}}  {outcome.seconds:7.1f}  {memory:>8}  {told}")
-    return "\n".join(lines)
-
-
-# The command line
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m qsft_lite.notebook")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    one = commands.add_parser("run", help="run one notebook")
-    one.add_argument("path", type=Path)
-    one.add_argument("--output", type=Path, help="the executed copy (default: build/<its name>)")
-    one.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a parameter; VALUE is a Python literal, or else a string; paths in it count "
-        "from the current folder",
-    )
-
-    every = commands.add_parser("all", help="run every notebook and print a table")
-    every.add_argument("--profile", choices=PROFILES, default="laptop")
-    every.add_argument("--output", type=Path, help="folder (default: build/<profile>)")
-    every.add_argument(
-        "--jobs", type=_positive, default=1, help="how many to run side by side (default: 1)"
-    )
-
-    again = commands.add_parser("record", help="execute in place; store results and pictures")
-    again.add_argument("paths", type=Path, nargs="*", help="notebooks (default: all of them)")
-
-    spread = commands.add_parser(
-        "check", help="run with fresh seeds, every cell; print what fails and how numbers spread"
-    )
-    spread.add_argument("paths", type=Path, nargs="+", metavar="NOTEBOOK")
-    spread.add_argument("--seeds", type=_positive, default=5, help="how many (default: 5)")
-    spread.add_argument("--first-seed", type=int, default=100, help="the others follow it")
-    spread.add_argument(
-        "--threads", type=_positive, nargs="+", default=[], help="to run with, each in turn"
-    )
-    spread.add_argument("--profile", choices=PROFILES, default="laptop")
-    spread.add_argument("--output", type=Path, default=Path("build") / "check")
-    spread.add_argument("--write", action="store_true", help="maintainers: store in data/spread")
-
-    try:
-        # argparse would take a value such as -1e-3 for an option.
-        words, rest = _parameter_words(arguments) if arguments[:1] == ["run"] else ([], arguments)
-        options = parser.parse_args(rest)
-        if options.command == "all":
-            output = options.output or Path("build") / options.profile
-            return run_all(options.profile, output, options.jobs)
-        if options.command == "record":
-            return record(options.paths or notebook_paths())
-        if options.command == "check":
-            from qsft_lite.notebook import golden
-
-            return golden.check(
-                options.paths,
-                seeds=range(options.first_seed, options.first_seed + options.seeds),
-                threads=options.threads,
-                profile=options.profile,
-                output=options.output,
-                write=options.write,
-            )
-        _, defaults, _ = read_checked(options.path, {})
-        words = dict([*options.parameters, *words])
-        parameters = {name: from_word(word, defaults.get(name)) for name, word in words.items()}
-        print(run(options.path, parameters, options.output or Path("build") / options.path.name))
-        return 0
-    except (NotebookError, ParameterError, FileNotFoundError) as error:
-        print(f"{error}\n{getattr(error, 'traceback', '')}".rstrip(), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _parameter_words(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The NAME and VALUE after each -p, whatever they look like; and all other arguments."""
-    pairs, rest, words = [], [], iter(arguments)
-    for word in words:
-        if word != "-p":
-            rest.append(word)
-            continue
-        pair = (next(words, None), next(words, None))
-        if None in pair:
-            raise ParameterError("-p needs a NAME and a VALUE after it")
-        pairs.append(pair)
-    return pairs, rest
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number

@@ -8,12 +8,11 @@ once, however many turns it has.
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,71 +20,15 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.transcripts import ContextError, Reader, Segment, Transcript, cut, start_id
 from qsft_lite.models import attention_mask
+from qsft_lite.policy.constraints import ActionList, Constraint
+from qsft_lite.policy.refusal import Prefixes, Refusal
 from qsft_lite.policy.row_cache import RowCache
-from qsft_lite.policy.stacked_llama import StackedLlama
 from qsft_lite.policy.stops import Stops
 
-__all__ = ["ActionList", "CachedPolicy", "Constraint", "History", "LastLine"]
+__all__ = ["CachedPolicy", "History"]
 
 # A transcript so far: its text, its segments, or its token ids as data.encode makes them.
 History = str | Transcript | Sequence[Segment] | Sequence[int]
-
-
-class Constraint(Protocol):
-    """What an action may be. It ends with a stop text, or where ``ends`` says so if there is one.
-
-    (``ends(ids: tuple[int, ...]) -> bool`` is left out here, since a constraint need not have it.)
-    """
-
-    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
-        """The token ids that may follow the action's tokens so far."""
-
-
-class ActionList:
-    """The constraint that an action is one of a list of texts, which may have several lines.
-
-    Args:
-        tokenizer: the policy's.
-        actions: the allowed actions, each with a stop text at its end.
-        chat_template: the policy's.
-
-    Raises:
-        ValueError: no actions, an empty one, one that the tokenizer does not know, or one that
-            another one begins with.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        actions: Sequence[str],
-        chat_template: bool = False,
-    ):
-        if isinstance(actions, str):
-            raise TypeError(f"An action list needs a list of texts, not the text {actions!r}.")
-        if not actions or "" in actions:
-            raise ValueError("An action list needs at least one action, and none of them empty.")
-        self.actions = tuple(actions)
-        self._next: dict[tuple[int, ...], set[int]] = {}
-        all_ids = Reader(tokenizer, chat_template).read([(text, True) for text in self.actions])
-        for ids in all_ids:
-            for i, token_id in enumerate(ids):
-                self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
-        for text, ids in zip(self.actions, all_ids, strict=True):
-            if tuple(ids) in self._next:
-                raise ValueError(
-                    f"Another action of the list begins with {text!r}: nobody could tell where the "
-                    "action ends. Give each an end of its own."
-                )
-        self.whole = set(map(tuple, all_ids))
-        self.longest = max(map(len, all_ids))
-
-    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
-        """The token ids that may follow the action's tokens so far."""
-        return self._next.get(ids, ())
-
-    def ends(self, ids: tuple[int, ...]) -> bool:
-        """Whether these tokens are a whole action."""
-        return ids in self.whole
 
 
 class _Row(NamedTuple):
@@ -106,8 +49,7 @@ class _Row(NamedTuple):
 class CachedPolicy:
     """A policy that samples actions token by token from log-weights made of models' logits.
 
-    A subclass says what the log-weights are. Special tokens and the dummy are never chosen. Small
-    Llama models of one shape are run in one pass (see StackedLlama).
+    A subclass says what the log-weights are. Special tokens and the dummy are never chosen.
 
     Args:
         models: causal language models of one vocabulary, called as transformers' are: with
@@ -217,11 +159,8 @@ class CachedPolicy:
         self._ids: list[list[int]] = []  # of each row in this call, the action so far included
         # How many of them are in the cache; on the CPU, so that a GPU need not wait for them.
         self._lengths = torch.zeros(0, dtype=torch.long)
-        self._stack = StackedLlama(self.models) if StackedLlama.fits(self.models) else None
-        separate = self.models if self._stack is None else self.models[:1]
-        copies = 1 if self._stack is None else len(self.models)
         self._caches = [
-            RowCache(model.config.num_hidden_layers, copies, self.device) for model in separate
+            RowCache(model.config.num_hidden_layers, self.device) for model in self.models
         ]
 
     @torch.inference_mode()
@@ -254,27 +193,27 @@ class CachedPolicy:
             ContextError: a ValueError, for episodes longer than the models' context.
             FloatingPointError: log-weights without a finite maximum.
         """
-        histories = _as_list(histories)
+        histories = as_list(histories)
         if not histories:
             return []
         refused_ids = self._refused_ids(len(histories), refused)
         new_rows = self._take_up(histories)
+        refusal = Refusal(
+            refused_ids,
+            lambda rows, begun: self._after([new_rows[row].ids for row in rows], begun),
+            len(self.tokenizer),
+            self.device,
+        )
         self._ids = [list(row.ids) for row in new_rows]
         actions: list[list[int]] = [[] for _ in histories]
         rows = list(range(len(histories)))
         for _ in range(self.max_new_tokens):
             begun = [actions[row] for row in rows]
             ruled_out = self._ruled_out(begun)
-            left = None
-            if any(refused_ids):
-                read = [new_rows[row].ids for row in rows]
-                left = self._log_left(read, begun, [refused_ids[row] for row in rows])
-                # Beforehand, so that a support is one of what is left.
-                ruled_out |= left.isneginf()
+            log_left = refusal.log_mass_left(rows, begun)
+            ruled_out |= log_left.isneginf()  # beforehand, so that a support is one of what is left
             self._check_context([len(self._ids[row]) for row in rows], [histories[r] for r in rows])
-            log_weights = self._next_log_weights(rows, ruled_out)
-            if left is not None:
-                log_weights += left
+            log_weights = self._next_log_weights(rows, ruled_out) + log_left
             chosen = self._choose(log_weights).tolist()
             for row, token_id in zip(rows, chosen, strict=True):
                 actions[row].append(token_id)
@@ -469,8 +408,6 @@ class CachedPolicy:
         columns: torch.Tensor,
     ) -> list[torch.Tensor]:
         """Logits (B, len(columns), V) of each model at these columns."""
-        if self._stack is not None:
-            return list(self._stack(input_ids, seen, position_ids, self._caches[0], columns))
         outputs = []
         keys = torch.arange(seen.shape[-1], device=self.device)[None]
         for model, cache in zip(self.models, self._caches, strict=True):
@@ -538,41 +475,7 @@ class CachedPolicy:
             return [self.constraint.ends(tuple(ids)) for ids in actions]
         return self._stops.ended(actions)
 
-    def _log_left(
-        self, read: list[list[int]], actions: list[list[int]], refused: list[list[list[int]]]
-    ) -> torch.Tensor:
-        """log of how likely an action is not to be a refused one, after each next token: (B, V).
-
-        Actions are as long as they have become in this call. With w the policy's own probabilities,
-        what is left of the beginning a of an action is 0 where a is refused, 1 where no refused
-        action begins with it, and else the sum over next tokens b of w(b | a) times what is left of
-        a, b. To add up what is left, and not to take what is refused from 1, is what keeps a small
-        rest: a sharpened policy may have 1e-9 there.
-        """
-        begun = len(actions[0])
-        left = torch.zeros(len(actions), len(self.tokenizer), device=self.device)
-        known = {  # of a row and the beginning of its action
-            (row, *other): -math.inf
-            for row, (ids, others) in enumerate(zip(actions, refused, strict=True))
-            for other in others
-            if other[:begun] == ids and len(other) > begun
-        }
-        for length in range(max(map(len, known), default=0) - 1, begun, -1):
-            ends = {begin: value for begin, value in known.items() if len(begin) == length + 1}
-            begins = dict.fromkeys(begin[:-1] for begin in ends)
-            places = {begin: place for place, begin in enumerate(begins)}
-            last = [begin[-1] for begin in ends]
-            values = torch.tensor(list(ends.values()), device=self.device)
-            if length == begun + 1:
-                left[[row for row, *_ in ends], last] = values
-            else:
-                histories = [read[row] for row, *_ in places]
-                log_weights = self._after(histories, [ids for _, *ids in places])
-                log_weights[[places[begin[:-1]] for begin in ends], last] += values
-                known.update(zip(places, log_weights.logsumexp(-1).tolist(), strict=True))
-        return left
-
-    def _after(self, histories: list[list[int]], actions: list[list[int]]) -> torch.Tensor:
+    def _after(self, histories: list[list[int]], actions: Prefixes) -> torch.Tensor:
         """Log-probabilities (N, V) of what follows each history and the beginning of an action.
 
         Read anew, without caches: what is refused is rare.
@@ -616,46 +519,11 @@ class CachedPolicy:
             )
 
 
-class LastLine:
-    """A policy that is shown the last line of each transcript alone.
-
-    For models trained on turns apart (`data.encode(memory="turn")`), where a state is one line.
-
-    An action that has just changed nothing, since the same line came back, is not played again
-    there (ours). Whoever sees the last line alone cannot learn that, and a policy that is sure of
-    an illegal move would repeat it to the end of the game.
-    """
-
-    def __init__(self, policy: CachedPolicy):
-        self.policy = policy
-
-    def reset(self, seed: int) -> None:
-        """See CachedPolicy.reset."""
-        self.policy.reset(seed)
-
-    def act(self, histories: Sequence[str | Sequence[Segment]]) -> list[str]:
-        """See CachedPolicy.act; token ids have no lines, and are not taken."""
-        texts = [one if isinstance(one, str) else Transcript(one) for one in _as_list(histories)]
-        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in texts]
-        return self.policy.act(lines, [_without_effect(text) for text in texts])
-
-
-def _as_list(histories: Sequence[History]) -> list[History]:
+def as_list(histories: Sequence[History]) -> list[History]:
     """The histories; TypeError for a text alone, which would be taken for a list of letters."""
     if isinstance(histories, str) or not isinstance(histories, Iterable):
         raise TypeError(f"act takes a list of histories, one for each episode: {histories!r}")
     return list(histories)
-
-
-def _without_effect(history: str) -> list[str]:
-    """The last actions of a transcript that were followed by the line that stood before them."""
-    lines = re.findall(r"[^\n]*\n|[^\n]+", history)  # not splitlines, which knows other ends
-    found = []
-    for place in range(len(lines) - 3, -1, -2):
-        if lines[place] != lines[-1]:
-            break
-        found.append(lines[place + 1])
-    return found
 
 
 def check_whole(name: str, value: Any, least: int | None = None) -> None:

@@ -20,18 +20,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.models import final_hidden, load_model, output_head
 from qsft_lite.policy.cached import (
-    ActionList,
     CachedPolicy,
-    Constraint,
     History,
-    LastLine,
     check_support,
     check_temperature,
     check_whole,
     outside_support,
 )
+from qsft_lite.policy.constraints import Constraint
 
-__all__ = ["ActionList", "CachedPolicy", "Constraint", "LastLine", "QSFTPolicy"]
+__all__ = ["QSFTPolicy"]
 
 SETTINGS = "policy.json"
 MODELS = ("behavior", "q_model")

@@ -23,7 +23,7 @@ class _RowLayer(CacheLayerMixin):
         self.cache = cache
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, heads = self.cache.rows * self.cache.copies, key_states.shape[1]
+        rows, heads = self.cache.rows, key_states.shape[1]
         # Zeros, since what is masked still takes part in a product with 0.
         self.keys = key_states.new_zeros(rows, heads, 0, key_states.shape[-1])
         self.values = value_states.new_zeros(rows, heads, 0, value_states.shape[-1])
@@ -65,24 +65,20 @@ class _RowLayer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """A key-value cache whose rows have lengths of their own; a call may concern some of them.
+    """A key-value cache whose rows have lengths of their own; a call may concern some of them."""
 
-    For stacked models there are several copies of the rows, the first model's before the others'.
-    """
-
-    def __init__(self, layers: int, copies: int, device: torch.device):
+    def __init__(self, layers: int, device: torch.device):
         super().__init__(layers=[_RowLayer(self) for _ in range(layers)])
-        self.copies = copies
         self.device = device
         self.rows = 0
 
     def select(self, index: torch.Tensor) -> None:
         """Keep the rows of the index (n,), in its order."""
-        tiled = self._tiled(index)
         self.rows = len(index)
+        index = index.to(self.device)
         for layer in self.layers:
             if layer.is_initialized:
-                layer.keys, layer.values = layer.keys[tiled], layer.values[tiled]
+                layer.keys, layer.values = layer.keys[index], layer.values[index]
 
     def aim(self, index: torch.Tensor | None, places: torch.Tensor) -> None:
         """Say where the next call writes: rows (n,), None for all, and columns (n, T)."""
@@ -91,12 +87,5 @@ class RowCache(Cache):
         self.end = int(places.max()) + 1
         # A block of columns is much quicker to write than scattered ones.
         self.start = int(first[0]) if self.whole and bool((first == first[0]).all()) else None
-        if index is None:
-            index = torch.arange(self.rows)
-        self.index = self._tiled(index)
-        self.places = places.repeat(self.copies, 1).to(self.device)
-
-    def _tiled(self, index: torch.Tensor) -> torch.Tensor:
-        """Places of these rows in all copies."""
-        copies = torch.arange(self.copies)
-        return (copies[:, None] * self.rows + index).flatten().to(self.device)
+        self.index = (torch.arange(self.rows) if index is None else index).to(self.device)
+        self.places = places.to(self.device)

@@ -32,8 +32,7 @@ from accelerate import PartialState
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.files import replace_file
-from qsft_lite.notebook import start
-from qsft_lite.results import markdown_table, project_root, provenance
+from qsft_lite.results import markdown_table, project_root, provenance, start
 from qsft_lite.study.progress import callbacks_of
 from qsft_lite.study.rows import ABLATION, CLONING, ROWS, Row
 from qsft_lite.study.settings import Settings, changed

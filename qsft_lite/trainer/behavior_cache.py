@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from qsft_lite.data import collate
+from qsft_lite.files import replace_file
 from qsft_lite.loss import linear_support
 from qsft_lite.models import output_head
-from qsft_lite.results import replace_file
 from qsft_lite.trainer.targets import action_log_probs, action_positions, next_states, token_states
 
 __all__ = ["CachedBehavior", "cache_behavior", "collate_cached", "weights_hash"]

@@ -22,7 +22,7 @@ import datasets
 import torch
 
 from qsft_lite.data.packing import PACKED, collate
-from qsft_lite.results import replace_file
+from qsft_lite.files import replace_file
 from qsft_lite.trainer.behavior_cache import weights_hash
 from qsft_lite.trainer.config import QSFTConfig
 

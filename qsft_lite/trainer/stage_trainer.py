@@ -33,6 +33,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
+from qsft_lite.files import replace_folder
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
 from qsft_lite.trainer.base_trainer import MuonTrainer
 from qsft_lite.trainer.behavior_cache import cache_behavior, collate_cached
@@ -488,10 +489,9 @@ def _train_or_load(trainer: QSFTTrainer) -> None:
     if trainer.args.should_save:
         for left_behind in folder.glob(".finished.*"):
             shutil.rmtree(left_behind)
-        aside = folder / f".finished.{os.getpid()}"
-        trainer.save_model(str(aside))
-        trainer.state.save_to_json(str(aside / STATE))
-        os.replace(aside, finished)
+        with replace_folder(finished) as aside:
+            trainer.save_model(str(aside))
+            trainer.state.save_to_json(str(aside / STATE))
         for checkpoint in checkpoints(folder):
             shutil.rmtree(checkpoint)
     trainer.accelerator.wait_for_everyone()

@@ -364,7 +364,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused():
         output_head(Gemma2ForCausalLM(config))
 
 
-# Spelled embeddings
+# Embeddings that share parts
 
 
 def spelled(width, scale=0.05):
@@ -373,7 +373,12 @@ def spelled(width, scale=0.05):
     model = models.small_model(tokenizer, **shape, seed=0)
     before = model.get_input_embeddings().weight.detach().clone()
     groups = [["abc\n", "abd\n", "xyz\n"], ["bby\n"]]
-    models.spell_embeddings(model, tokenizer, groups, seed=1, scale=scale)
+    letters = {
+        word: [(group, place, letter) for place, letter in enumerate(word.strip())]
+        for group, words in enumerate(groups)
+        for word in words
+    }
+    models.share_embeddings(model, tokenizer, letters, seed=1, scale=scale)
     after = model.get_input_embeddings().weight.detach()
     ids = {token.strip(): index for token, index in tokenizer.get_vocab().items()}
     return model, before, after, ids
@@ -392,15 +397,15 @@ def test_words_that_share_letters_start_alike():
     assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
-def test_spelled_embeddings_need_no_room_for_all_letters():
+def test_shared_embeddings_need_no_room_for_all_letters():
     _, _, after, ids = spelled(8)
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(after[ids["abc"]], after[ids["abd"]], dim=0) > 0.2
     assert torch.isfinite(after).all()
 
 
-def test_a_word_of_several_tokens_cannot_be_spelled():
+def test_a_word_of_several_tokens_is_refused():
     tokenizer = models.word_tokenizer(["abc\n"])
     model = models.small_model(tokenizer, layers=1, width=8, heads=2, context=8, seed=0)
     with pytest.raises(ValueError, match="'abd.n' is not one token"):
-        models.spell_embeddings(model, tokenizer, [["abd\n"]], seed=0)
+        models.share_embeddings(model, tokenizer, {"abd\n": [("a",)]}, seed=0)

@@ -7,7 +7,6 @@ from transformers import BartConfig, BartForCausalLM, GPTNeoConfig, GPTNeoForCau
 
 from qsft_lite.models import character_tokenizer, check_packing, final_hidden
 from qsft_lite.policy.cached import CachedPolicy
-from qsft_lite.policy.stacked_llama import StackedLlama
 
 TOKENIZER = character_tokenizer("abcdefgh\n")
 SMALL = {
@@ -117,11 +116,6 @@ def test_a_window_counted_from_the_end_of_a_cache_is_refused_in_play():
     policy.seen = []
     with pytest.raises(ValueError, match="window of 4 tokens from the end of a cache"):
         policy.act(["abcdef\n", "a\n"])
-
-
-def test_stacked_models_ignore_a_window_as_their_code_does():
-    assert StackedLlama.fits([windowed("Llama")])
-    assert not StackedLlama.fits([windowed("Mistral")])
 
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 20}

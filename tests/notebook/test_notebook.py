@@ -1,5 +1,6 @@
 """The notebook machine: set-up, records, and a strict runner that leaves nothing half done."""
 
+import importlib
 import json
 import os
 import random
@@ -20,9 +21,12 @@ import torch
 from hypothesis import given
 from matplotlib.figure import Figure
 from papermill.translators import PythonTranslator
+from sample_results import a_result
 
-from qsft_lite import notebook, results
-from qsft_lite.notebook import parameters, runner
+from qsft_lite import notebook
+from qsft_lite.notebook import __main__ as command_line
+from qsft_lite.notebook import parameters, runner, several
+from qsft_lite.notebook.__main__ import main
 from qsft_lite.notebook.parameters import ParameterError
 from qsft_lite.notebook.runner import NotebookError
 
@@ -155,9 +159,10 @@ def test_the_commit_of_a_result_is_the_checkout_s(tmp_path, monkeypatch):
         command = ["git", *identity, *words]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
 
-    monkeypatch.setattr("qsft_lite.results.project_root", lambda: tmp_path)
-    from qsft_lite.results import provenance
-
+    # Not by attributes: the package's face has a function of the module's name.
+    module = importlib.import_module("qsft_lite.results.provenance")
+    monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    provenance = module.provenance
     assert provenance()["commit"] == "unknown"
     git("init")
     assert provenance()["commit"] == "unknown"
@@ -252,7 +257,7 @@ def test_parameters_arrive_as_they_were_given(given, typed):
     path = runner.project_root() / "notebooks/a b.ipynb"
     words = shlex.split(runner._command(path, checked, defaults))
     assert words[:5] == ["python", "-m", "qsft_lite.notebook", "run", "notebooks/a b.ipynb"]
-    pairs, rest = runner._parameter_words(words[3:])
+    pairs, rest = command_line._parameter_words(words[3:])
     assert rest == ["run", "notebooks/a b.ipynb"]
     read = {name: parameters.from_word(word, defaults[name]) for name, word in pairs}
     assert repr(read) == repr(checked)
@@ -277,7 +282,9 @@ def test_parameters_arrive_as_they_were_given(given, typed):
     ],
 )
 def test_words_of_the_command_line(word, default, value):
-    pairs, rest = runner._parameter_words(["run", "a.ipynb", "-p", "A", word, "--output", "b"])
+    pairs, rest = command_line._parameter_words(
+        ["run", "a.ipynb", "-p", "A", word, "--output", "b"]
+    )
     assert (pairs, rest) == ([("A", word)], ["run", "a.ipynb", "--output", "b"])
     assert repr(parameters.from_word(word, default)) == repr(value)
 
@@ -422,6 +429,20 @@ def test_an_unreadable_partial_does_not_hide_the_cause(tmp_path):
     assert str(error) == "a.ipynb, before its first cell: OSError: the cause"
 
 
+def test_a_run_can_be_watched(tmp_path, capsys):
+    """What its cells print comes at once, and the notebook so far lies beside the output."""
+    look = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "so_far = Path('out {SEED}.running.ipynb').read_text()\n"
+        "print('seen' if '\"an hour' in so_far else 'not seen', file=sys.stderr)"
+    )
+    path = write_notebook(tmp_path / "a.ipynb", "print('an hour')", look)
+    notebook.run(path, {"SEED": 5}, tmp_path / "out {SEED}.ipynb")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("an hour\n", "seen\n")
+    assert names(tmp_path) == ["a.ipynb", "out {SEED}.ipynb"]
+
+
 def test_parameters_of_an_earlier_run_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_notebook(
@@ -502,14 +523,14 @@ def test_the_command_line_runs_one(tmp_path, monkeypatch, capsys):
         tmp_path / "a.ipynb", "print(SEED, NAME)", parameters="SEED = 0\nNAME = 'x'"
     )
     words = ["run", str(path), "-p", "SEED", "-3", "-p", "NAME", "-5 words"]
-    assert runner.main(words) == 0
+    assert main(words) == 0
     executed = nbformat.read(tmp_path / "build" / "a.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "-3 -5 words\n"
-    assert runner.main(["run", str(path), "-p", "SEED"]) == 1
+    assert main(["run", str(path), "-p", "SEED"]) == 1
     assert "-p needs a NAME and a VALUE" in capsys.readouterr().err
-    assert runner.main(["run", str(path), "-p", "SEED", "x"]) == 1
+    assert main(["run", str(path), "-p", "SEED", "x"]) == 1
     assert "'SEED' is a int" in capsys.readouterr().err
-    assert runner.main(["run", "missing.ipynb"]) == 1
+    assert main(["run", "missing.ipynb"]) == 1
     assert "missing.ipynb" in capsys.readouterr().err
 
 
@@ -538,7 +559,7 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     output.mkdir(parents=True)
     (output / "03_last.failed.ipynb").write_text("from an earlier run")
 
-    assert runner.main(["all", "--profile", "smoke"]) == 1
+    assert main(["all", "--profile", "smoke"]) == 1
 
     said = capsys.readouterr()
     header, *rows = said.out.strip().splitlines()
@@ -551,7 +572,7 @@ def test_all_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     assert "unknown parameter 'PROFILE': did you mean 'SEED'?" in rows[2]
     assert rows[3].split()[2:] == ["-", "-"]
     assert "----> 1 1 / 0" in said.err, "the traceback"
-    assert "[2/5] 01_bad" in said.err, "the progress bar names the notebook"
+    assert "started [2/5] 01_bad\n" in said.err
     assert names(output) == [
         "00_good.ipynb",
         "01_bad.failed.ipynb",
@@ -570,23 +591,16 @@ def test_a_run_at_laptop_changes_nothing_that_is_committed(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     path = write_notebook(tmp_path / "notebooks/00_good.ipynb", *RECORDING, parameters=PROFILE)
     before = path.read_bytes()
-    assert runner.main(["all"]) == 0
+    assert main(["all"]) == 0
     assert names(tmp_path) == ["build", "notebooks"]
     assert path.read_bytes() == before
     assert names(tmp_path / "build" / "laptop" / "figures") == ["00_picture.png"]
 
 
-def a_result(folder, name, **changes):
-    """Write the result that a notebook of this name has committed."""
-    result = {key: kind() if isinstance(kind, type) else 0 for key, kind in results.KEYS.items()}
-    result |= {"name": name, "profile": "laptop", "data_hash": None, "raw": None, **changes}
-    results.write_result(folder / "data" / "results", result)
-
-
 def test_side_by_side(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(runner, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(several, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(several, "usable_cpus", lambda: 4)
     monkeypatch.delenv("QSFT_THREADS", raising=False)
     folder = tmp_path / "notebooks"
     source = "import os, time\nopen({!r}, 'w').write(os.environ['QSFT_THREADS'])\n"
@@ -599,7 +613,7 @@ def test_side_by_side(tmp_path, monkeypatch, capsys):
     for name, seconds, threads in (("00_short", 5.0, 1), ("01_long", 9.0, 4), ("02_bad", 1.0, 1)):
         a_result(tmp_path, name, seconds=seconds, threads=threads, peak_memory_mib=1.0)
 
-    assert runner.main(["all", "--jobs", "2"]) == 1
+    assert main(["all", "--jobs", "2"]) == 1
 
     said = capsys.readouterr()
     started = [line.split()[1] for line in said.err.splitlines() if line.startswith("started ")]
@@ -617,12 +631,12 @@ def test_side_by_side(tmp_path, monkeypatch, capsys):
 
 def test_side_by_side_where_memory_allows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(runner, "available_memory_mib", lambda: 150.0)
+    monkeypatch.setattr(several, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(several, "available_memory_mib", lambda: 150.0)
     for name in ("00_a", "01_b"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", parameters=PROFILE)
         a_result(tmp_path, name, peak_memory_mib=100.0)
-    assert runner.main(["all", "--jobs", "2"]) == 0
+    assert main(["all", "--jobs", "2"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "0" in line]
     assert [line.split()[0] for line in lines] == ["started", "[1/2]", "started", "[2/2]"]
 
@@ -658,13 +672,13 @@ def test_all_stops_at_an_interruption_and_prints_what_ran(tmp_path, monkeypatch,
     for name in ("00_a", "01_b", "02_c"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", parameters=PROFILE)
 
-    def run_one(path, *_):
+    def execute_one(path, *_):
         if path.stem == "01_b":
             raise KeyboardInterrupt
-        return runner.Outcome(path.stem, 1.0, None, None)
+        return several.Outcome(path.stem, 1.0, None, None)
 
-    monkeypatch.setattr(runner, "_run_one", run_one)
-    assert runner.main(["all"]) == 130
+    monkeypatch.setattr(several, "_execute_one", execute_one)
+    assert main(["all"]) == 130
     said = capsys.readouterr().out
     assert "00_a" in said
     assert "01_b" not in said
@@ -673,7 +687,7 @@ def test_all_stops_at_an_interruption_and_prints_what_ran(tmp_path, monkeypatch,
 
 def test_without_notebooks_all_says_where_to_run_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert runner.main(["all"]) == 1
+    assert main(["all"]) == 1
     assert "run from the project's folder" in capsys.readouterr().err
 
 
@@ -683,12 +697,12 @@ def test_record_changes_all_or_nothing(tmp_path, monkeypatch, capsys):
     bad = write_notebook(tmp_path / "notebooks/01_bad.ipynb", "1 / 0", parameters=PROFILE)
     (tmp_path / "README.md").write_text("text\n")
     before = path.read_bytes()
-    assert runner.main(["record"]) == 1
+    assert main(["record"]) == 1
     assert path.read_bytes() == before
     assert names(tmp_path) == ["README.md", "build", "notebooks"]
 
     bad.unlink()
-    assert runner.main(["record"]) == 0
+    assert main(["record"]) == 0
     executed = nbformat.read(path, as_version=4)
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [1, 2, 3]

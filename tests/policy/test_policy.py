@@ -14,7 +14,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from qsft_lite.models import character_tokenizer, load_model, small_model, word_tokenizer
 from qsft_lite.policy import ActionList, CachedPolicy, LastLine, QSFTPolicy
-from qsft_lite.policy.stacked_llama import StackedLlama
 
 TOKENIZER = character_tokenizer("Wordle:\nabcdefghijklmnopqrstuvwxyz")
 START = "Wordle:\n"
@@ -45,16 +44,6 @@ def grouped_llama(seed):
         max_position_embeddings=160,
     )
     return sharp(LlamaForCausalLM(config))
-
-
-class OtherLlama(LlamaForCausalLM):
-    """A Llama model that is not stacked, since it might do more."""
-
-
-def other_llama(seed):
-    model = OtherLlama(llama(0).config)
-    model.load_state_dict(llama(seed).state_dict())
-    return model.eval()
 
 
 def gpt2(seed):
@@ -121,7 +110,7 @@ def naive_greedy(policy, ids):
 # Play
 
 
-@pytest.mark.parametrize("make", [llama, grouped_llama, other_llama, gpt2])
+@pytest.mark.parametrize("make", [llama, grouped_llama, gpt2])
 @pytest.mark.parametrize("score", ["p", "ratio"])
 def test_cached_play_is_that_of_whole_forward_passes(make, score):
     policy = QSFTPolicy(
@@ -225,46 +214,14 @@ def test_no_histories_no_actions():
     assert QSFTPolicy(llama(0), None, TOKENIZER, 0.0).act([]) == []
 
 
-# Models in one pass
-
-
-def test_stacked_models_give_the_logits_of_each():
-    models = [grouped_llama(seed) for seed in (0, 1, 2)]
-    for model in models:  # the norms' weights, which stacking folds away, are 1 in a new model
-        for name, weight in model.named_parameters():
-            if "norm" in name:
-                torch.nn.init.uniform_(weight, 0.5, 2.0)
-    policy = CachedPolicy(models, TOKENIZER, max_new_tokens=4)
-    policy.log_weights = lambda logits, _: found.extend(logits) or logits[0]
-    for text in (START, START + "a b\n"):
-        found = []
-        policy.act([text])
-        for model, logits in zip(models, found, strict=False):
-            assert torch.allclose(logits[0], whole_logits(model, ids_of(text)), atol=1e-4, rtol=0)
-
-
-def test_stacked_weights_are_renewed_by_reset():
+def test_new_weights_play_after_a_reset():
     model = llama(0)
     policy = QSFTPolicy(model, None, TOKENIZER, 0.0, greedy=True, max_new_tokens=6)
     before = policy.act([START])
     model.load_state_dict(llama(1).state_dict())
-    assert policy.act([START]) == before
     policy.reset(0)
-    assert policy.act([START]) != before
-
-
-def test_only_small_plain_models_of_one_shape_are_stacked(monkeypatch):
-    assert StackedLlama.fits([llama(0), llama(1)])
-    assert StackedLlama.fits([grouped_llama(0)])
-    assert not StackedLlama.fits([llama(0), grouped_llama(0)])
-    assert not StackedLlama.fits([gpt2(0), gpt2(1)])
-    assert not StackedLlama.fits([other_llama(0)])
-    assert not StackedLlama.fits([llama(0), llama(1).to(torch.bfloat16)])
-    with_more = llama(0)
-    with_more.model.layers[0].self_attn.q_proj.bias = nn.Parameter(torch.zeros(32))
-    assert not StackedLlama.fits([with_more])
-    monkeypatch.setattr("qsft_lite.policy.stacked_llama.LARGEST", 1000)
-    assert not StackedLlama.fits([llama(0)])
+    other = QSFTPolicy(llama(1), None, TOKENIZER, 0.0, greedy=True, max_new_tokens=6)
+    assert policy.act([START]) == other.act([START]) != before
 
 
 # What is chosen

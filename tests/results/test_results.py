@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -13,6 +14,8 @@ from hypothesis import given
 from places import ROOT
 
 from qsft_lite import results
+from qsft_lite.results import pages
+from qsft_lite.results.__main__ import main
 
 
 def example(**changes):
@@ -106,19 +109,6 @@ def test_a_broken_file_is_named(tmp_path, text):
         results.load_results(tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    results.replace_file(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(results.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        results.replace_file(path, b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"old")]
-
-
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
@@ -170,13 +160,13 @@ def project(tmp_path):
 
 
 def test_render_and_check(project, capsys, monkeypatch):
-    monkeypatch.setattr(results, "repository", lambda: "https://github.com/someone/something")
-    readme = project / "README.md"
-    assert results.main([str(readme), "--check"]) == 1
+    monkeypatch.setattr(pages, "repository", lambda: "https://github.com/someone/something")
+    readme, root = project / "README.md", ["--root", str(project)]
+    assert main([str(readme), *root, "--check"]) == 1
     assert "not current" in capsys.readouterr().out
     assert "stale" in readme.read_text(), "--check must not write"
-    assert results.main([str(readme)]) == 0
-    assert results.main([str(readme), "--check"]) == 0
+    assert main([str(readme), *root]) == 0
+    assert main([str(readme), *root, "--check"]) == 0
     badge = (
         "[![Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
         "(https://colab.research.google.com/github/someone/something/blob/main/notebooks/{})"
@@ -211,6 +201,21 @@ def test_a_wrong_marker_is_refused(project, text, message):
         results.render(text, project)
 
 
+def test_every_marked_page_is_rendered_with_links_that_lead_somewhere(project, capsys):
+    page = project / "docs" / "results" / "all.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("<!-- table:notebooks -->\n<!-- /table -->\n")
+    (project / "docs" / "plain.md").write_text("About `<!-- table:NAME -->` in a line.\n")
+    assert main(["--root", str(project)]) == 0
+    assert "stale" not in (project / "README.md").read_text()
+    links = re.findall(r"\]\(([^):]*ipynb)\)", page.read_text())
+    assert [Path(link).name for link in links] == ["01_exact.ipynb", "02_loss.ipynb"]
+    assert all((page.parent / link).exists() for link in links)
+    page.write_text("<!-- table:nothing -->\n<!-- /table -->\n")
+    assert main(["--root", str(project), "--check"]) == 1
+    assert "all.md: table 'nothing': no result holds it" in capsys.readouterr().err
+
+
 def test_a_recomputed_table_says_so(project):
     text = "<!-- table:{0} -->\n<!-- /table -->\n"
     anew = {"recomputed": {"date": "2025-12-01T00:00:00+00:00", "commit": "76543210fedcba"}}
@@ -230,20 +235,3 @@ def test_a_table_in_two_results_is_refused(project):
 
 def test_the_address_is_that_of_pyproject():
     assert f'Repository = "{results.repository()}"' in (ROOT / "pyproject.toml").read_text()
-
-
-def test_the_readme_is_current():
-    assert results.main([str(ROOT / "README.md"), "--check"]) == 0
-
-
-def test_captions_of_studies_say_how_many_networks():
-    """In one of the three paragraphs before the table, tables and their sources left out."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    studies = [path.name.split(".")[0] for path in (ROOT / "data/results").glob("*.record.json")]
-    shown = [name for name in studies if f"<!-- table:{name} -->" in readme]
-    assert len(shown) >= 10
-    for name in shown:
-        before = readme[: readme.index(f"<!-- table:{name} -->")]
-        paragraphs = results._TABLE.sub("", before).strip().split("\n\n")
-        text = " ".join(paragraphs[-3:])
-        assert "three networks" in text or "one network" in text, name

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qsft_lite.results import replace_file
+from qsft_lite.files import replace_file
 from qsft_lite.tasks.endgames.space import EndgameSpace, space
 
 DRAW = 255  # the distance to mate of a position that White cannot win

