@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.baselines.choosing import CLONING_GRID, VALUE_GRID
 from qsft_lite.evaluate import evaluate
-from qsft_lite.notebook import peak_memory_mib
+from qsft_lite.results import peak_memory_mib
 from qsft_lite.study.rows import CLONING
 from qsft_lite.study.run import Study
 from qsft_lite.study.task import TEST_SEED, Task

@@ -14,7 +14,7 @@ from scipy import stats
 from qsft_lite import baselines, data
 from qsft_lite.baselines import choosing, losses
 from qsft_lite.baselines import episodes as episode_tools
-from qsft_lite.baselines.heads import ActionValues, HeadLearner
+from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.baselines.methods import with_new_head
 from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
 from qsft_lite.evaluate import evaluate
@@ -180,19 +180,19 @@ def test_damaged_values_are_named(model, tmp_path, name, content):
 
 def test_target_heads_follow_at_their_rate(model):
     values = random_values(model)
-    learner = HeadLearner(
+    learner = HeadStage(
         values, method="ilql", conservatism=0.0, target_rate=0.25, ruled_out=[], expectile=0.5
     )
     before = [weight.clone() for weight in learner.target_heads.parameters()]
     with torch.no_grad():
         for weight in values.q_heads.parameters():
             weight.add_(1.0)
-    learner.move_target()
+    learner.after_step()
     for old, new in zip(before, learner.target_heads.parameters(), strict=True):
         assert torch.allclose(new, old + 0.25)
         assert not new.requires_grad
     with pytest.raises(ValueError, match="target_rate"):
-        HeadLearner(values, method="cql", conservatism=0.0, target_rate=0.0, ruled_out=[])
+        HeadStage(values, method="cql", conservatism=0.0, target_rate=0.0, ruled_out=[])
 
 
 def test_a_new_head_is_tied_to_nothing(model, tmp_path):

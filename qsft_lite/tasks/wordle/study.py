@@ -24,9 +24,9 @@ from qsft_lite.models import (
     add_dummy,
     character_tokenizer,
     load_model,
+    share_embeddings,
     small_model,
     smollm2,
-    spell_embeddings,
     word_tokenizer,
 )
 from qsft_lite.study import Settings, Task, evenly
@@ -40,6 +40,7 @@ from qsft_lite.tasks.wordle.players import (
     OptimalPlayer,
 )
 from qsft_lite.tasks.wordle.rules import read_words
+from qsft_lite.tasks.wordle.text import parts
 
 __all__ = ["PROFILES", "TASK", "WordleSettings", "WordleTask", "some_words"]
 
@@ -167,8 +168,9 @@ class WordleTask(Task):
         shape = {"layers": settings.layers, "width": settings.width, "heads": settings.heads}
         model = small_model(self.tokenizer, **shape, context=192, seed=self.seed)
         if settings.spelled:
-            groups = (self.env.rules.guess_texts, self.env.rules.feedback_texts)
-            spell_embeddings(model, self.tokenizer, groups, seed=self.seed)
+            words = (*self.env.rules.guess_texts, *self.env.rules.feedback_texts)
+            spelled = {word: parts(word) for word in words}
+            share_embeddings(model, self.tokenizer, spelled, seed=self.seed)
         return model
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
