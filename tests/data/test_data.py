@@ -608,25 +608,11 @@ def test_encode_names_file_and_line_even_after_a_shuffle(tmp_path):
     ):
         data.encode(shuffled, TOKENIZER, scale=SCALE, max_length=tokens - 1)
     alone = loaded.select([longest])
-    with pytest.raises(ValueError, match=rf"games.jsonl:{longest + 2}: .* on_long='skip'"):
+    with pytest.raises(ValueError, match=rf"games.jsonl:{longest + 2}: .* on_long='truncate'"):
         data.encode(alone, TOKENIZER, scale=SCALE, max_length=tokens - 1)
     path.unlink()
     with pytest.raises(ValueError, match="row 0: "):
         data.encode(alone, TOKENIZER, scale=SCALE, max_length=tokens - 1)
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_long_episodes_are_skipped_and_counted(tmp_path, streaming):
-    data.save_trajectories(wordle_games(50), tmp_path / "games.jsonl")
-    games = data.load_trajectories(tmp_path / "games.jsonl", streaming=streaming)
-    whole = list(data.encode(games, TOKENIZER, scale=SCALE))
-    short = [row for row in whole if len(row["input_ids"]) <= 60]
-    assert 0 < len(short) < 50
-    with pytest.warns(
-        UserWarning, match=f"skipped {50 - len(short)} of 50 episodes longer than 60"
-    ):
-        kept = list(data.encode(games, TOKENIZER, scale=SCALE, max_length=60, on_long="skip"))
-    assert kept == short
 
 
 ODD = {
