@@ -16,8 +16,9 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from qsft_lite.checks import check_choice
 from qsft_lite.data.ragged import ragged_indices, starts
-from qsft_lite.data.trajectories import check_choice, check_source, find_episode
+from qsft_lite.data.trajectories import check_source, find_episode
 from qsft_lite.data.transcripts import Reader, special_texts, start_id
 
 __all__ = ["RewardScale", "encode", "start_id"]
@@ -58,7 +59,7 @@ class RewardScale:
     place: Literal["end", "step"] = "end"
 
     def __post_init__(self) -> None:
-        check_choice("place", self.place, ("end", "step"))
+        check_choice(self.place, ("end", "step"), "place")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"low < high must be finite, got {self.low} and {self.high}")
 
@@ -131,9 +132,9 @@ def encode(
             policy writes; a text that the tokenizer has no token for.
             No episode can be truncated to max_length tokens.
     """
-    check_choice("discount", discount, ("token", "turn"))
-    check_choice("memory", memory, ("episode", "turn"))
-    check_choice("on_long", on_long, ("raise", "truncate"))
+    check_choice(discount, ("token", "turn"), "discount")
+    check_choice(memory, ("episode", "turn"), "memory")
+    check_choice(on_long, ("raise", "truncate"), "on_long")
     if on_long == "truncate" and scale.place == "end":
         raise ValueError(
             "on_long='truncate' needs RewardScale(..., place='step'): with place='end' the return "

@@ -7,7 +7,6 @@ that was killed goes on with the first block that is not on disk yet.
 
 from __future__ import annotations
 
-import difflib
 import json
 import multiprocessing
 import operator
@@ -24,7 +23,10 @@ import numpy as np
 import psutil
 from datasets import Dataset, Features, concatenate_datasets
 
+from qsft_lite.checks import check_choice
 from qsft_lite.data.trajectories import EPISODES, load_trajectories, save_trajectories
+
+__all__ = ["Episodes", "check_choice", "record"]
 
 BLOCK = 10_000
 FEATURES = Features.from_arrow_schema(EPISODES)
@@ -73,16 +75,6 @@ def record(
     for _ in _in_processes(partial(_write_block, block, folder), missing, processes):
         pass
     return load_trajectories(names)
-
-
-def check_choice(value: str, choices: Iterable[str], name: str) -> None:
-    """ValueError, with the closest choice, when value is none of the choices."""
-    choices = sorted(choices)
-    if value in choices:
-        return
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown {name} {value!r}{hint} There are: {', '.join(choices)}")
 
 
 def _play_block(play: PlayBlock, n: int, seed: int, size: int, index: int) -> Episodes:
