@@ -92,17 +92,13 @@ def _run_to_the_end(
     if threads is not None:
         variables |= {"QSFT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     started, failures = time.perf_counter(), []
+    parameters, output = {"PROFILE": profile, "SEED": seed}, folder / path.name
     try:
-        executed = runner.execute(
-            path, {"PROFILE": profile, "SEED": seed}, variables, allow_errors=True
-        )
+        runner.execute(path, parameters, output, variables, allow_errors=True)
     except runner.NotebookError as error:
-        executed = error.partial
-        failures = failing_cells(executed) if executed is not None else []
+        failures = [] if error.partial is None else failing_cells(error.partial)
         failures = failures or [str(error)]  # such as a kernel that died
     seconds = time.perf_counter() - started
-    if executed is not None:
-        replace_file(folder / path.name, runner.notebook_bytes(executed))
     return seconds, load_result(recorded) if recorded.exists() else None, failures
 
 

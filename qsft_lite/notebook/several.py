@@ -24,7 +24,6 @@ from qsft_lite.notebook.runner import (
     NotebookError,
     check_place,
     execute,
-    notebook_bytes,
     termination_as_interrupt,
 )
 from qsft_lite.results import format_cell, load_result, pages, project_root, usable_cpus
@@ -199,17 +198,14 @@ def _execute_one(
     progress: bool,
 ) -> Outcome:
     folder = (output / "results").resolve()
-    for old in [*folder.glob(f"{path.stem}.*.json"), output / f"{path.stem}.failed.ipynb"]:
-        old.unlink(missing_ok=True)
+    for old in folder.glob(f"{path.stem}.*.json"):
+        old.unlink()
     places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
     started, error = time.perf_counter(), None
     try:
-        executed = execute(path, parameters, {**places, **variables}, progress=progress)
-        replace_file(output / path.name, notebook_bytes(executed))
+        execute(path, parameters, output / path.name, {**places, **variables}, progress=progress)
     except (NotebookError, ParameterError) as failure:
         error = failure
-        if (partial := getattr(failure, "partial", None)) is not None:
-            replace_file(output / f"{path.stem}.failed.ipynb", notebook_bytes(partial))
     seconds = time.perf_counter() - started
     recorded = [] if error else list(folder.glob(f"{path.stem}.*.json"))
     result = load_result(recorded[0]) if recorded else None
