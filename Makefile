@@ -1,5 +1,5 @@
 # Every target first calls tools/set_up.py, which makes .venv on the first call and returns at once
-# on later ones. Without make, the README has the same in plain python commands.
+# on later ones. Without make, docs/install.md has the same in plain python commands.
 #
 #     make notebooks PROFILE=smoke      # or laptop (the default), or gpu
 #     make notebooks JOBS=2             # two at a time
@@ -20,7 +20,7 @@ endif
 # Notebooks run with .venv's kernel, whatever other kernels the user has.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help set-up doctor notebooks test test-slow test-all lab bench lint record lock clean
+.PHONY: help set-up doctor notebooks test test-slow test-all lab bench book lint record lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,11 +45,13 @@ test-all: test test-slow ## run all tests
 lab: set-up ## open JupyterLab on the notebooks
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
-bench: set-up ## time losses, training steps, play and Wordle, each beside a rival
+bench: set-up ## time losses, training steps, and play, each beside a rival
 	$(VENV_PYTHON) -m benchmarks.loss
 	$(VENV_PYTHON) -m benchmarks.step
 	$(VENV_PYTHON) -m benchmarks.decode
-	$(VENV_PYTHON) -m benchmarks.wordle
+
+book: set-up ## build the website into build/book/html, from the committed outputs
+	@$(VENV_PYTHON) -m tools.book
 
 lint: set-up ## check code and notebooks with ruff
 	$(VENV_PYTHON) -m ruff check .

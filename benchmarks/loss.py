@@ -1,4 +1,4 @@
-"""What the losses cost beside what one would otherwise write: ``python -m benchmarks.loss``.
+"""What the chunked loss costs beside what one would otherwise write: ``python -m benchmarks.loss``.
 
 Times are ratios. The two sides run by turns in one process, in changing order; each repetition
 gives one ratio, and the table holds the median with its 95 % bootstrap interval. Every time is of
@@ -24,12 +24,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from qsft_lite import notebook
-from qsft_lite.loss.q_sft import _LinearCrossEntropy, linear_q_sft_loss, q_sft_loss
+from qsft_lite.loss.linear import _LinearCrossEntropy, linear_q_sft_loss
 from qsft_lite.results import PROFILES, markdown_table
 
 SMOKE = {
     "vocabulary": 500,
-    "logit tokens": 16,
     "small hidden": 8,
     "small tokens": 300,
     "large hidden": 16,
@@ -39,7 +38,6 @@ SMOKE = {
 }
 LAPTOP = {
     "vocabulary": 50_257,  # that of GPT-2
-    "logit tokens": 512,
     "small hidden": 64,
     "small tokens": 1024,
     "large hidden": 768,  # that of the smallest GPT-2
@@ -49,19 +47,6 @@ LAPTOP = {
 }
 
 Loss = Callable[[], torch.Tensor]
-
-
-def cross_entropy_on_logits(tokens: int, vocabulary: int) -> tuple[dict[str, Loss], list]:
-    """Losses of the same logits (tokens, vocabulary), and the tensors that get gradients."""
-    logits = torch.randn(tokens, vocabulary, requires_grad=True)
-    actions = torch.randint(vocabulary - 1, (tokens,))
-    target = torch.rand(tokens)
-    losses = {
-        "cross-entropy": lambda: torch.nn.functional.cross_entropy(logits, actions),
-        "uniform": lambda: q_sft_loss(logits, actions, target, leftover="uniform"),
-        "dummy": lambda: q_sft_loss(logits, actions, target, leftover=vocabulary - 1),
-    }
-    return losses, [logits]
 
 
 def losses_on_hidden_states(
@@ -170,15 +155,6 @@ def compare(settings: dict[str, int]) -> tuple[list[dict], dict]:
     vocabulary, repetitions = settings["vocabulary"], settings["repetitions"]
     rows: list[dict] = []
     raw: dict[str, dict] = {}
-
-    tokens = settings["logit tokens"]
-    losses, leaves = cross_entropy_on_logits(tokens, vocabulary)
-    seconds = raw["seconds on logits"] = interleaved_seconds(losses, leaves, repetitions)
-    for form in ("uniform", "dummy"):
-        value = ratio(seconds[form], seconds["cross-entropy"])
-        rows.append(
-            row(f"time: q_sft_loss {form} / torch cross_entropy", tokens, None, value, 1.05)
-        )
 
     for size in ("small", "large"):
         tokens, hidden = settings[f"{size} tokens"], settings[f"{size} hidden"]

@@ -33,7 +33,6 @@ from qsft_lite import data, notebook
 from qsft_lite.models import character_tokenizer, dummy_id, small_model
 from qsft_lite.results import PROFILES, markdown_table
 from qsft_lite.trainer import QSFTTrainer, ValueStage
-from qsft_lite.trainer.behavior_cache import cache_behavior, collate_cached
 from qsft_lite.trainer.config import QSFTConfig
 from qsft_lite.trainer.step import behavior_step
 
@@ -99,16 +98,7 @@ def training_steps(settings: dict[str, int], folder: Path) -> dict[str, Step]:
     )
     dummy = dummy_id(tokenizer)
     config = QSFTConfig(output_dir=str(folder), backup="support", use_cpu=True)
-    cached = cache_behavior(
-        start,
-        rows,
-        support=config.support,
-        leftover=dummy,
-        batch_size=len(rows),
-        folder=folder,
-    )
-    live_batch = data.collate(rows)
-    cached_batch = collate_cached([cached[i] for i in range(len(rows))])
+    batch = data.collate(rows)
 
     def supervised() -> Step:
         model = copy.deepcopy(start).train()
@@ -116,13 +106,13 @@ def training_steps(settings: dict[str, int], folder: Path) -> dict[str, Step]:
 
         def step() -> torch.Tensor:
             optimizer.zero_grad()
-            behavior_step(model, live_batch).backward()
+            behavior_step(model, batch).backward()
             optimizer.step()
             return _nothing_to_do()
 
         return step
 
-    def q_sft(batch: dict[str, torch.Tensor]) -> Step:
+    def q_sft() -> Step:
         stage = ValueStage(copy.deepcopy(start), copy.deepcopy(start), config, dummy).train()
         optimizer = torch.optim.AdamW(stage.q.parameters(), fused=True)
 
@@ -130,16 +120,12 @@ def training_steps(settings: dict[str, int], folder: Path) -> dict[str, Step]:
             optimizer.zero_grad()
             stage(**batch)["loss"].backward()
             optimizer.step()
-            stage.update_target(1)
+            stage.after_step()
             return _nothing_to_do()
 
         return step
 
-    return {
-        "SFT": supervised(),
-        "Q-SFT live": q_sft(live_batch),
-        "Q-SFT cached": q_sft(cached_batch),
-    }
+    return {"SFT": supervised(), "Q-SFT": q_sft()}
 
 
 def _nothing_to_do() -> torch.Tensor:
@@ -235,11 +221,10 @@ def compare(settings: dict[str, int], folder: Path) -> tuple[list[dict], dict]:
     seconds = interleaved_seconds(steps, [], settings["repetitions"])
     tokens, width = settings["rows"] * settings["length"], settings["width"]
     rows = []
-    for side, goal in (("Q-SFT live", 1.75), ("Q-SFT cached", 1.40)):
-        value = ratio(seconds[side], seconds["SFT"])
-        rows.append(row(f"time: {side} / SFT", tokens, width, value, goal))
-        value = counted[side] / counted["SFT"]
-        rows.append(row(f"FLOPs: {side} / SFT", tokens, width, value, goal))
+    value = ratio(seconds["Q-SFT"], seconds["SFT"])
+    rows.append(row("time: Q-SFT / SFT", tokens, width, value, 1.75))
+    value = counted["Q-SFT"] / counted["SFT"]
+    rows.append(row("FLOPs: Q-SFT / SFT", tokens, width, value, 1.75))
     raw: dict[str, Any] = {"seconds": seconds, "flops": counted}
     if importlib.util.find_spec("trl") is None:
         print("TRL is not installed, so its row is left out: pip install trl\n")

@@ -35,7 +35,7 @@ from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 from qsft_lite.tasks.chess.data import as_pieces
-from qsft_lite.tasks.chess.env import unspaced
+from qsft_lite.tasks.chess.text import unspaced
 
 # pi stays as it is: on recorded moves alone it would forget the rules. So would the two methods
 # that clone them again, filtered and return-conditioned cloning, which are left out.

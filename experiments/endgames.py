@@ -35,11 +35,11 @@ from qsft_lite.envs import generate, make
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
-from qsft_lite.tasks.chess.env import check_materials
-from qsft_lite.tasks.chess.opponents import read_board
+from qsft_lite.tasks.endgames.env import check_materials
 from qsft_lite.tasks.endgames.moves import white_moves
 from qsft_lite.tasks.endgames.players import BEHAVIOR, quickest
 from qsft_lite.tasks.endgames.starts import test_positions, validation_positions
+from qsft_lite.tasks.endgames.text import read_board
 from qsft_lite.tasks.endgames.values import exact_q
 
 RECORD = {

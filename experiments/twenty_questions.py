@@ -21,7 +21,8 @@ from qsft_lite.data import RewardScale, data_hash, encode, start_id
 from qsft_lite.envs import make
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import line_tokenizer, small_model
-from qsft_lite.tasks.twenty_questions.data import TwentyQuestionsGames, play_games, to_episodes
+from qsft_lite.tasks.guessing import Games
+from qsft_lite.tasks.twenty_questions.data import play_games, to_episodes
 from qsft_lite.tasks.twenty_questions.players import (
     InformationGainPlayer,
     OptimalPlayer,
@@ -148,7 +149,7 @@ class TwentyQuestionsTask(Task):
         rules, player = self.env.rules, self._player(MEASURED_SEED)
         objects = np.arange(self.settings["measured games"]) % len(rules.names)
         played = play_games(rules, player, objects)
-        games, turns = np.nonzero(played.questions != UNKNOWN)
+        games, turns = np.nonzero(played.actions != UNKNOWN)
         consistent = consistent_at(rules, played)[games, turns]
         log_pi = _logits(trained, trained.behavior, rules, played)[games, turns].log_softmax(-1)
         ids = self.tokenizer.convert_tokens_to_ids([texts[0] for texts in rules.phrasings])
@@ -161,7 +162,7 @@ class TwentyQuestionsTask(Task):
             learned = logits[:, ids].numpy()
         else:
             learned = np.exp(logits.log_softmax(-1)[:, ids].numpy() - log_pi).clip(max=1)
-        asked = learned[np.arange(len(games)), played.questions[games, turns]]
+        asked = learned[np.arange(len(games)), played.actions[games, turns]]
         found["rank correlation with the return"] = _rank(asked, played.returns[games])
         table = rules.table[: rules.guesses.start].astype(np.float64)
         yes = consistent @ table.T / consistent.sum(1, keepdims=True)
@@ -171,9 +172,9 @@ class TwentyQuestionsTask(Task):
         return found
 
 
-def consistent_at(rules: TwentyQuestionsRules, games: TwentyQuestionsGames) -> np.ndarray:
+def consistent_at(rules: TwentyQuestionsRules, games: Games) -> np.ndarray:
     """(N, 20, W) bool: the objects that fit all earlier answers of a game, at each of its turns."""
-    fits = rules.table[games.questions] == games.answers[:, :, None]
+    fits = rules.table[games.actions] == games.answers[:, :, None]
     before = np.ones_like(fits)
     before[:, 1:] = np.logical_and.accumulate(fits, axis=1)[:, :-1]
     return before
@@ -181,7 +182,7 @@ def consistent_at(rules: TwentyQuestionsRules, games: TwentyQuestionsGames) -> n
 
 @torch.no_grad()
 def _logits(
-    trained: TrainedMethod, model: Any, rules: TwentyQuestionsRules, games: TwentyQuestionsGames
+    trained: TrainedMethod, model: Any, rules: TwentyQuestionsRules, games: Games
 ) -> torch.Tensor:
     """(N, 20, V) float32: what a network says at each turn of the games, zeros after their end."""
     device = next(model.parameters()).device

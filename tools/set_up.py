@@ -204,7 +204,7 @@ class Environment:
         constraints = self.folder / "constraints.txt"
         constraints.write_text("\n".join([*lines, f"torch=={torch_version}", ""]))
         constrained = ["--quiet", "--constraint", str(constraints), *options]
-        return self.pip_install(*constrained, "--editable", ".[lab,test]")
+        return self.pip_install(*constrained, "--editable", ".[book,lab,test]")
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:

@@ -1,7 +1,7 @@
 """Values of actions from new heads on a language model, as ILQL and CQL learn them.
 
 ActionValues is the model that acts: a transformer without its output head, two Q heads and a V
-head. HeadLearner adds the target heads and the loss; it is what a transformers.Trainer trains.
+head. HeadStage adds the target heads and the loss; it is what a StageTrainer trains.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
 from qsft_lite.files import replace_file
-from qsft_lite.models import final_hidden, output_head, refuse_missing
+from qsft_lite.models import check_packing, output_head, refuse_missing
 from qsft_lite.trainer.runs import named_if_damaged
-from qsft_lite.trainer.targets import head_precision
+from qsft_lite.trainer.stages import Stage, move_average
+from qsft_lite.trainer.targets import (
+    action_positions,
+    head_precision,
+    next_states,
+    token_states,
+)
 
 HEADS_FILE = "heads.safetensors"
 SETTINGS_FILE = "heads.json"
@@ -127,7 +133,7 @@ class ActionValues(nn.Module):
         return values
 
 
-class HeadLearner(nn.Module):
+class HeadStage(Stage):
     """ActionValues with target heads; forward is the training loss of ILQL or CQL.
 
     method: "ilql" or "cql". conservatism, expectile: of the losses; the expectile is ILQL's only.
@@ -135,8 +141,6 @@ class HeadLearner(nn.Module):
     read the current backbone. ruled_out: ids of the tokens that are no actions (padding, beginning,
     dummy), which CQL leaves out of its max.
     """
-
-    accepts_loss_kwargs = True  # the Trainer passes num_items_in_batch, over accumulation as well
 
     def __init__(
         self,
@@ -153,6 +157,7 @@ class HeadLearner(nn.Module):
             raise ValueError(f"method must be ilql or cql, got {method!r}")
         if not 0 < target_rate <= 1:
             raise ValueError(f"target_rate must lie in (0, 1], got {target_rate}")
+        check_packing(values.backbone)
         self.values = values
         self.target_heads = copy.deepcopy(values.q_heads).requires_grad_(False)
         self.method = method
@@ -163,60 +168,35 @@ class HeadLearner(nn.Module):
         # Of the two methods only ILQL trains the V head; DDP wants no idle parameters.
         values.v_head.requires_grad_(method == "ilql")
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        segment_ids: torch.Tensor,
-        action_mask: torch.Tensor,
-        reward: torch.Tensor,
-        discount: torch.Tensor,
-        next_action: torch.Tensor,
-        return_to_go: torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        labels: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The loss of a packed batch (B, L): a sum over actions / their number.
+    def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of ILQL or CQL.
 
-        num_items_in_batch: that number over all micro-batches; None for this batch alone. labels
-        are for the Trainer to count and are not read.
+        Statistics, of the actions taken and the value min_j Q_j: q_mean, its mean; q_minus_return,
+        the mean of it less the return that followed.
         """
-        hidden = final_hidden(self.values.backbone, input_ids, position_ids, segment_ids)
-        row, action_at = action_mask.nonzero(as_tuple=True)
-        next_at = next_action[row, action_at]
-        actions = input_ids[row, action_at]
+        hidden = token_states(self.values.backbone, batch)
+        at = action_positions(batch)
+        has_next, next_states_at = next_states(batch, at)
+        actions, reward, discount, returns = (
+            batch[name].reshape(-1)[at]
+            for name in ("input_ids", "reward", "discount", "return_to_go")
+        )
         with head_precision(hidden):
-            state = hidden[row, action_at - 1].float()
+            state = hidden[at - 1].float()
+            next_state = torch.zeros_like(state)
+            next_state[has_next] = hidden[next_states_at].float()
             q = self.values.q_values(state)
-            losses = self._losses(
-                q,
-                state,
-                hidden[row, (next_at - 1).clamp(min=0)].float(),
-                actions,
-                reward[row, action_at],
-                torch.where(next_at >= 0, discount[row, action_at], 0.0),
-            )
-        taken = q.detach().amin(0).gather(-1, actions[:, None])[:, 0]
-        if len(taken):
-            self._taken, self._returns = taken, return_to_go[row, action_at]
-        count = len(losses) if num_items_in_batch is None else num_items_in_batch
-        loss = losses.sum() / max(count, 1)
-        if not loss.isfinite():
-            raise FloatingPointError(
-                f"the {self.method} loss is {loss.item()}: lower the learning rate, and look "
-                "whether rewards are normalised to [0, 1]"
-            )
-        return {"loss": loss}
+            discount = torch.where(has_next, discount, 0.0)
+            losses = self._losses(q, state, next_state, actions, reward, discount)
+        found = {"loss": losses.sum() / max(len(losses), 1)}
+        if statistics and len(at):
+            taken = q.detach().amin(0).gather(-1, actions[:, None])[:, 0]
+            found |= {"q_mean": taken.mean(), "q_minus_return": (taken - returns).mean()}
+        return found
 
-    def statistics(self) -> dict[str, float]:
-        """Mean min_j Q_j of the actions taken, and that less their returns.
-
-        Of the last batch that had any.
-        """
-        return {
-            "q_mean": self._taken.mean().item(),
-            "q_minus_return": (self._taken - self._returns).mean().item(),
-        }
+    def after_step(self) -> None:
+        """Move the target heads."""
+        move_average(self.target_heads, self.values.q_heads, self.target_rate)
 
     def _losses(self, q, state, next_state, actions, reward, discount) -> torch.Tensor:
         if self.method == "cql":
@@ -251,13 +231,6 @@ class HeadLearner(nn.Module):
 
     def _rule_out(self, q: torch.Tensor) -> torch.Tensor:
         return q.index_fill(-1, self.ruled_out, -torch.inf)
-
-    @torch.no_grad()
-    def move_target(self) -> None:
-        """One step of the target heads: theta_bar <- (1 - alpha) theta_bar + alpha theta."""
-        pairs = zip(self.target_heads.parameters(), self.values.q_heads.parameters(), strict=True)
-        for target, current in pairs:
-            target.lerp_(current, self.target_rate)
 
 
 def _head(width: int, outputs: int) -> nn.Sequential:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
 
-from qsft_lite.loss import BACKUPS, SCORES
+from qsft_lite.loss import Backup
 
 __all__ = ["QSFTConfig"]
 
@@ -36,12 +35,10 @@ class QSFTConfig(TrainingArguments):
         optimistic, and a target network takes many steps to forget it.
     beta, score: of the extracted policy, for backup="policy".
     target_rate: alpha of theta_bar <- (1 - alpha) theta_bar + alpha theta, after each step.
-    target_refresh: instead, copy theta to theta_bar after every so many steps.
     train_behavior: whether pi_phi goes on training beside p, by its own cross-entropy.
     clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training. Each
         sampled target is clamped by itself: where those of one action lie on both sides of 1, their
         mean falls below the clamped mean, which is what ``tabular.q_sft`` has.
-    cache_behavior: whether to work out once, before stage two, what the backup asks of pi_phi.
     muon: Muon for the layers' matrices (``optimizer.MuonAdamW``) in place of AdamW throughout;
         for small models from scratch.
     early_stopping_patience: end stage one after so many evaluations (each ``eval_steps``) without
@@ -56,10 +53,8 @@ class QSFTConfig(TrainingArguments):
     beta: float = 1.0
     score: str = "ratio"
     target_rate: float = 0.005
-    target_refresh: int | None = None
     train_behavior: bool = False
     clamp: bool = True
-    cache_behavior: bool = False
     muon: bool = False
     early_stopping_patience: int | None = None
 
@@ -76,19 +71,14 @@ class QSFTConfig(TrainingArguments):
         for name, choices in (
             ("stage", STAGES),
             ("leftover", LEFTOVERS),
-            ("backup", (*BACKUPS, "returns", "random")),
-            ("score", SCORES),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+        self.as_backup()
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"target_rate must lie in (0, 1], not {self.target_rate}")
-        if not 0 <= self.support <= 1:
-            raise ValueError(f"support must lie in [0, 1], not {self.support}")
         if not 0 <= self.returns_first <= 1:
             raise ValueError(f"returns_first must lie in [0, 1], not {self.returns_first}")
-        if not math.isfinite(self.beta):
-            raise ValueError(f"beta must be finite, not {self.beta}")
         self._check_whole_numbers()
         for name in ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel"):
             if getattr(self, name, None):
@@ -97,13 +87,12 @@ class QSFTConfig(TrainingArguments):
             raise ValueError("save_only_model leaves out what a run needs to go on: leave it out")
         if self.backup == "behavior" and self.leftover == "uniform":
             raise ValueError('backup="behavior" needs leftover="dummy": by Eq. 3 it is always 1')
-        if self.cache_behavior and self.train_behavior:
-            raise ValueError("cache_behavior needs a frozen pi_phi: train_behavior must be False")
-        if self.cache_behavior and (self.backup not in ("support", "policy") or not self.support):
-            raise ValueError('cache_behavior needs backup "support" or "policy", and support > 0')
         if self.early_stopping_patience is not None:
             if self.stage != "behavior":
-                raise ValueError("early_stopping_patience is for stage one: the loss of stage two")
+                raise ValueError(
+                    "early_stopping_patience is for stage one: in stage two the targets move, and "
+                    "so does the loss"
+                )
             self.eval_strategy = self.save_strategy = "steps"
             self.save_steps = self.eval_steps or self.logging_steps
             self.load_best_model_at_end = True
@@ -112,6 +101,10 @@ class QSFTConfig(TrainingArguments):
         if self.fp16 and self.device.type == "cpu":
             raise ValueError("fp16 does nothing on a CPU: take bf16=True, or neither")
 
+    def as_backup(self) -> Backup:
+        """The backup that these settings name. ValueError for one that cannot be."""
+        return Backup(self.backup, self.support, self.beta, self.score)
+
     def _check_whole_numbers(self) -> None:
         """ValueError for counts that are no whole numbers of at least 1."""
         for name in (
@@ -119,7 +112,6 @@ class QSFTConfig(TrainingArguments):
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
-            "target_refresh",
             "early_stopping_patience",
         ):
             value = getattr(self, name)

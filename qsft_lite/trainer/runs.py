@@ -23,7 +23,6 @@ import torch
 
 from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.files import replace_file
-from qsft_lite.trainer.behavior_cache import weights_hash
 from qsft_lite.trainer.config import QSFTConfig
 
 __all__ = [
@@ -144,7 +143,7 @@ NO_EFFECT = set(
     """
     output_dir per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size
     activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
-    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu cache_behavior clamp
+    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu clamp
     logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node
     log_level log_level_replica include_num_input_tokens_seen disable_tqdm report_to run_name
     project trackio_space_id trackio_bucket_id trackio_static_space_id logging_dir
@@ -161,7 +160,7 @@ NO_EFFECT = set(
 # Settings of stage two, which stage one does not read.
 OF_VALUES = set(
     """
-    leftover backup support returns_first beta score target_rate target_refresh train_behavior
+    leftover backup support returns_first beta score target_rate train_behavior
     """.split()
 )
 # Settings that say when something is looked at or kept: they decide only what is best.
@@ -182,8 +181,6 @@ def run_settings(args: QSFTConfig) -> dict[str, Any]:
         left_out |= {"beta", "score"}
     if args.backup not in ("support", "policy"):
         left_out |= {"support"}
-    if args.target_refresh is not None:
-        left_out |= {"target_rate"}
     if args.max_steps > 0:
         left_out |= {"num_train_epochs"}
     # Random targets are drawn in evaluations, too, from the same stream.
@@ -263,6 +260,15 @@ def rows_hash(rows: Any) -> str | None:
         for index in range(len(rows)):
             for name, value in sorted(collate([rows[index]]).items()):
                 digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 of all weights and their names."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

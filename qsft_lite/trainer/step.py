@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from qsft_lite.loss import linear_cross_entropy, linear_q_sft_loss
+from qsft_lite.loss import Backup, linear_cross_entropy, linear_q_sft_loss
 from qsft_lite.models import output_head
-from qsft_lite.trainer.config import QSFTConfig
 from qsft_lite.trainer.targets import (
     Batch,
     action_log_probs,
@@ -26,12 +25,13 @@ __all__ = ["behavior_step", "q_sft_step"]
 def q_sft_step(
     q: PreTrainedModel,
     target: PreTrainedModel,
-    behavior: PreTrainedModel | None,
+    behavior: PreTrainedModel,
     batch: Batch,
-    config: QSFTConfig,
-    dummy: int,
     *,
-    backup: str | None = None,
+    backup: Backup,
+    dummy: int | None,
+    clamp: bool = True,
+    train_behavior: bool = False,
     statistics: bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of one batch of packed rows, and what to log about it.
@@ -39,36 +39,31 @@ def q_sft_step(
     Args:
         q: p_theta, the model that is trained.
         target: p_bar, its moving average.
-        behavior: pi_phi; only asked where the backup, the statistics or its own training need it.
-            None will do where the batch holds its answers (see behavior_cache).
+        behavior: pi_phi; only run where the backup, the statistics or its own training need it.
         batch: packed rows, as data.collate gives them.
-        config: leftover, backup, support, beta, score, clamp and train_behavior are read.
-        dummy: the dummy's token id; read with leftover="dummy" only.
-        backup: in place of the config's.
+        backup: what the targets are.
+        dummy: the dummy's token id, or None for the uniform leftover.
+        clamp: whether to clamp targets to [0, 1]; otherwise one outside is an error.
+        train_behavior: whether to add the cross-entropy of pi_phi to the loss.
         statistics: whether to work out the statistics, which costs another head.
 
     Returns:
-        The loss, a scalar, mean over the batch's action tokens, 0 where there are none; with
-        train_behavior the cross-entropy of pi_phi is added to it. And the statistics, scalars by
-        name, see ``_statistics``; none without action tokens.
+        The loss, a scalar, mean over the batch's action tokens, 0 where there are none. And the
+        statistics, scalars by name, see ``_statistics``; none without action tokens.
 
     Raises:
         FloatingPointError: with clamp=False, a target outside [0, 1].
     """
-    leftover = dummy if config.leftover == "dummy" else "uniform"
-    backup = backup or config.backup
     actions = action_positions(batch)
     tokens = batch["input_ids"].reshape(-1)[actions]
 
     behavior_hidden = None
-    if config.train_behavior or _backup_asks_behavior(backup, batch):
-        with torch.set_grad_enabled(config.train_behavior and torch.is_grad_enabled()):
+    if train_behavior or backup.asks_behavior:
+        with torch.set_grad_enabled(train_behavior and torch.is_grad_enabled()):
             behavior_hidden = token_states(behavior, batch)
-    raw_target = _targets(
-        target, behavior, behavior_hidden, batch, actions, config, backup, leftover
-    )
+    raw_target = _targets(target, behavior, behavior_hidden, batch, actions, backup, dummy)
     y = raw_target.clamp(0, 1)
-    if not config.clamp and bool((y != raw_target).any()):
+    if not clamp and bool((y != raw_target).any()):
         raise FloatingPointError(
             f"targets reach from {raw_target.min():.3g} to {raw_target.max():.3g}, outside [0, 1]: "
             "check the range that rewards were scaled by, raise support, or set clamp=True"
@@ -76,25 +71,23 @@ def q_sft_step(
 
     q_hidden = token_states(q, batch)
     hidden, weight = _loss_inputs(q_hidden[actions - 1], q)
+    leftover = "uniform" if dummy is None else dummy
     with head_precision(hidden):
         loss = linear_q_sft_loss(hidden, weight, tokens, y, leftover=leftover, validate=False)
-    if config.train_behavior:
+    if train_behavior:
         loss = loss + _behavior_loss(behavior, behavior_hidden, actions, tokens)
     if not statistics or not len(actions):
         return loss, {}
 
     with torch.no_grad():
-        if "action_log_probs" in batch:
-            log_pi = batch["action_log_probs"]
-        else:
-            if behavior_hidden is None:
-                behavior_hidden = token_states(behavior, batch)
-            head = output_head(behavior).weight
-            log_pi = action_log_probs(behavior_hidden[actions - 1], head, tokens)
+        if behavior_hidden is None:
+            behavior_hidden = token_states(behavior, batch)
         states, head = q_hidden[actions - 1], output_head(q).weight
+        pi_states, pi_head = behavior_hidden[actions - 1], output_head(behavior).weight
         log_p = action_log_probs(states, head, tokens)
+        log_pi = action_log_probs(pi_states, pi_head, tokens)
         log_dummy = None
-        if config.leftover == "dummy":
+        if dummy is not None:
             log_dummy = action_log_probs(states, head, torch.full_like(tokens, dummy))
         returns = batch["return_to_go"].reshape(-1)[actions]
         return loss, _statistics(raw_target, log_p, log_pi, log_dummy, returns)
@@ -122,25 +115,19 @@ def _loss_inputs(hidden: torch.Tensor, model: PreTrainedModel) -> tuple[torch.Te
     return hidden.to(dtype), output_head(model).weight.to(dtype)
 
 
-def _backup_asks_behavior(backup: str, batch: Batch) -> bool:
-    """Whether targets need pi_phi's hidden states."""
-    return backup in ("max", "support", "policy") and "support_ids" not in batch
-
-
 def _targets(
     target: PreTrainedModel,
-    behavior: PreTrainedModel | None,
+    behavior: PreTrainedModel,
     behavior_hidden: torch.Tensor | None,
     batch: Batch,
     actions: torch.Tensor,
-    config: QSFTConfig,
-    backup: str,
-    leftover: str | int,
+    backup: Backup,
+    dummy: int | None,
 ) -> torch.Tensor:
     """y (N,) of the action tokens, not clamped."""
-    if backup == "random":
+    if backup.kind == "random":
         return torch.rand(len(actions), device=actions.device)
-    if backup == "returns":
+    if backup.kind == "returns":
         return batch["return_to_go"].reshape(-1)[actions].float()
     asked = behavior_hidden is not None
     with torch.no_grad():
@@ -152,10 +139,7 @@ def _targets(
             batch,
             actions,
             backup=backup,
-            leftover=leftover,
-            support=config.support,
-            beta=config.beta,
-            score=config.score,
+            dummy=dummy,
         )
 
 

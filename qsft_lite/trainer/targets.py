@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from qsft_lite.loss import linear_state_value, linear_support_value
+from qsft_lite.loss import Backup, linear_state_value
 from qsft_lite.models import final_hidden
 
 __all__ = [
@@ -54,11 +54,8 @@ def bellman_targets(
     batch: Batch,
     actions: torch.Tensor,
     *,
-    backup: str,
-    leftover: str | int,
-    support: float,
-    beta: float,
-    score: str,
+    backup: Backup,
+    dummy: int | None,
 ) -> torch.Tensor:
     """y = r + discount * value(s') of each action token, r alone where the episode ends.
 
@@ -66,11 +63,12 @@ def bellman_targets(
         target_hidden: (B * L, H), hidden states of the target network.
         target_weight: (V, H), its head.
         behavior_hidden: (B * L, H'), those of the behavior policy; None if the backup asks it
-            nothing, or if the batch holds its answers (see behavior_cache).
+            nothing.
         behavior_weight: (V, H'), its head, or None.
         batch: packed rows, as data.collate gives them.
         actions: (N,), positions of the action tokens.
-        backup, leftover, support, beta, score: as in loss.bellman_target.
+        backup: of one of loss.BACKUPS.
+        dummy: the dummy's token id, or None for the uniform leftover.
 
     Returns:
         (N,), float32, or float64 if given that; not clamped.
@@ -78,29 +76,15 @@ def bellman_targets(
     has_next, states = next_states(batch, actions)
     with head_precision(target_hidden):
         hidden, weight = target_hidden[states], target_weight
-        if "support_ids" in batch:
-            value = linear_support_value(
-                hidden,
-                weight.to(hidden.dtype),
-                batch["support_ids"][has_next],
-                batch["support_log_probs"][has_next],
-                backup=backup,
-                beta=beta,
-                score=score,
-            )
-        else:
-            asked = behavior_hidden is not None
-            value = linear_state_value(
-                hidden,
-                weight.to(hidden.dtype),
-                behavior_hidden[states] if asked else None,
-                behavior_weight.to(behavior_hidden.dtype) if asked else None,
-                backup=backup,
-                leftover=leftover,
-                support=support,
-                beta=beta,
-                score=score,
-            )
+        asked = behavior_hidden is not None
+        value = linear_state_value(
+            hidden,
+            weight.to(hidden.dtype),
+            behavior_hidden[states] if asked else None,
+            behavior_weight.to(behavior_hidden.dtype) if asked else None,
+            backup=backup,
+            dummy=dummy,
+        )
     target = batch["reward"].reshape(-1)[actions].to(value.dtype)
     discount = batch["discount"].reshape(-1)[actions].to(value.dtype)
     largest = torch.finfo(value.dtype).max  # a discount of 0 meets no infinity

@@ -13,58 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ipywidgets
-import matplotlib.pyplot as plt
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from qsft_lite.tasks.gridworld.pictures import draw_gridworld_explorer
-from qsft_lite.viz.plots import use_style
+from qsft_lite.viz import plots
 from qsft_lite.viz.simplex import draw_simplex
 
-EPISODES = (1, 3, 10, 30, 100, 300, 1000)
-LEFTOVERS = (("dummy (ours)", "dummy"), ("Eq. 3 (paper)", "uniform"))
-BACKUPS = (
-    ("max p/π (paper)", "max"),
-    ("max p/π over π ≥ 0.2 (ours)", "support"),
-    ("sum of p (ours)", "behavior"),
-)
-SCORES = (("p/π (ours)", "p/pi"), ("p (paper)", "p"))
-
-
-def gridworld_explorer(
-    *,
-    beta: float = 20.0,
-    gamma: float = 0.95,
-    episodes: int = 100,
-    leftover: str = "dummy",
-    backup: str = "max",
-    score: str = "p/pi",
-    seed: int = 0,
-) -> None:
-    """Show Q-SFT in the gridworld with controls for all but the seed; see `run_gridworld`.
-
-    Raises ValueError for a start value that its control does not offer.
-    """
-    controls = {
-        "beta": _slider("beta", "β (sharpness)", beta, (0, 100), 1, ".0f"),
-        "gamma": _slider("gamma", "γ (discount)", gamma, (0.5, 0.99), 0.01, ".2f"),
-        "episodes": choice(
-            "episodes",
-            "episodes",
-            episodes,
-            [(str(n), n) for n in EPISODES],
-            ipywidgets.SelectionSlider,
-        ),
-        "leftover": choice("leftover", "leftover", leftover, LEFTOVERS),
-        "backup": choice("backup", "backup", backup, BACKUPS),
-        "score": choice("score", "score", score, SCORES),
-    }
-    show_explorer(
-        lambda **values: draw_gridworld_explorer(**values, seed=seed),
-        controls,
-        "Left, a maze with the values and the policy that Q-SFT learned from recorded episodes; "
-        "right, the same maze with the exact values and the optimal policy.",
-    )
+LEFTOVERS = tuple((label, leftover) for leftover, label in plots.FORMS.items())
 
 
 def simplex_explorer(
@@ -84,11 +39,11 @@ def simplex_explorer(
         if len(values) != 3:
             raise ValueError(f"{name} must have 3 entries, got {values}")
     controls = {
-        f"pi_{action}": _slider("behavior", f"π({action}) ∝", share, (0.01, 1), 0.01, ".2f")
+        f"pi_{action}": slider("behavior", f"π({action}) ∝", share, (0.01, 1), 0.01, ".2f")
         for action, share in zip("abc", behavior, strict=True)
     }
     controls |= {
-        f"y_{action}": _slider("target", f"y({action})", y, (0, 1), 0.01, ".2f")
+        f"y_{action}": slider("target", f"y({action})", y, (0, 1), 0.01, ".2f")
         for action, y in zip("abc", target, strict=True)
     }
     controls["leftover"] = choice("leftover", "leftover", leftover, LEFTOVERS)
@@ -111,6 +66,43 @@ def simplex_explorer(
         "Left, contours of the expected loss over the triangle of all probabilities of three "
         "tokens, with its minimum marked; right, bars of the targets and of what is read back.",
     )
+
+
+def step_through(
+    draw: Callable[..., Figure],
+    controls: dict[str, Any],
+    alt: str,
+    *,
+    lengths: Sequence[int],
+    game: int = 1,
+    turn: int = 1,
+    first: int = 1,
+) -> None:
+    """Show games turn by turn: `show_explorer` with a control for the game and one for the turn.
+
+    Args:
+        draw: a function of `game`, from 1 on, `turn`, and the values of the other controls.
+        controls: the others.
+        alt: what the picture shows, in words.
+        lengths: the last turn of each game, which stands for all later ones.
+        game, turn: shown at the start.
+        first: the first turn of every game.
+
+    Raises:
+        ValueError: no games, one without turns, or a start that no game has.
+    """
+    if not lengths or min(lengths) < first:
+        raise ValueError("there must be at least one game, each with a turn or more")
+    numbers, turns = range(1, len(lengths) + 1), range(first, max(lengths) + 1)
+    stepping = {
+        "game": choice("game", "game", game, numbers, ipywidgets.SelectionSlider),
+        "turn": choice("turn", "turn", turn, turns, ipywidgets.SelectionSlider),
+    }
+
+    def draw_turn(game: int, turn: int, **others: Any) -> Figure:
+        return draw(game=game, turn=min(turn, lengths[game - 1]), **others)
+
+    show_explorer(draw_turn, stepping | controls, alt)
 
 
 def show_explorer(draw: Callable[..., Figure], controls: dict[str, Any], alt: str) -> None:
@@ -156,13 +148,12 @@ def _young_garbage_only() -> Iterator[None]:
 def _png(figure: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    with plt.rc_context():
-        use_style()  # matplotlib makes tick labels only now
+    with plots.styled():  # matplotlib makes tick labels only now
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _slider(
+def slider(
     name: str,
     description: str,
     value: float,
@@ -170,6 +161,7 @@ def _slider(
     step: float,
     readout: str,
 ) -> ipywidgets.FloatSlider:
+    """A control for a number within limits; ValueError for a start value outside them."""
     low, high = limits
     if not low <= value <= high:
         raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
@@ -191,11 +183,14 @@ def choice(
     name: str,
     description: str,
     value: Any,
-    options: Sequence[tuple[str, Any]],
+    options: Sequence[Any],
     control: type = ipywidgets.Dropdown,
 ) -> Any:
-    """A control for one of several options, each (label, value); ValueError for another value."""
-    offered = [option for _, option in options]
+    """A control for one of several options, each a value or (label, value).
+
+    Raises ValueError for a start value that is none of them.
+    """
+    offered = [option[1] if isinstance(option, tuple) else option for option in options]
     if value not in offered:
         raise ValueError(f"{name} must be one of {', '.join(map(str, offered))}, got {value!r}")
     return control(

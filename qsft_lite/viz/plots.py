@@ -1,32 +1,26 @@
-"""Static figures. One color a method, the same in every chapter, safe for the color-blind."""
+"""Static figures. A method looks the same in every chapter, as the registry of methods says."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
+from qsft_lite.baselines.registry import find_method
 from qsft_lite.tabular.mdps import ACTION_STEPS, Maze
 
-# Okabe and Ito's palette; the paper's form and ours are the two that must never be confused.
-COLORS = {
-    "optimum": "#000000",
-    "Q-SFT, dummy (ours)": "#0072B2",
-    "Q-SFT, Eq. 3 (paper)": "#D55E00",
-    "cloning": "#999999",
-    "filtered cloning": "#E69F00",
-    "return-conditioned cloning": "#8B5A2B",
-    "Monte-Carlo returns": "#CC79A7",
-    "Q-learning": "#882255",
-    "fitted Q": "#56B4E9",
-    "conservative Q": "#009E73",
-}
-MARKERS = dict(zip(COLORS, ("", "o", "s", "v", "^", "<", "P", "*", "X", "D"), strict=True))
-
 VALUE_COLORS: Colormap = plt.get_cmap("cividis")
-TRAP_COLOR = "#D55E00"
+HIGHLIGHT = "#D55E00"  # a trap, or the move that was played
+PATH_COLORS = ("#0072B2", "#000000", "#56B4E9", "#C2185B")  # of recorded trajectories
+FORMS = {"dummy": "dummy (ours)", "uniform": "Eq. 3 (paper)"}  # what a leftover is called
 # Hatched, since every plain grey is also the color of some value.
 WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}
 
@@ -51,9 +45,50 @@ def use_style() -> None:
     )
 
 
-def method_style(method: str) -> dict[str, str]:
-    """Keyword arguments for `Axes.plot` and `Axes.errorbar` that belong to a method."""
-    return {"color": COLORS[method], "marker": MARKERS[method], "label": method}
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """This project's defaults inside the block, and the caller's own again after it."""
+    with plt.rc_context():
+        use_style()
+        yield
+
+
+@contextlib.contextmanager
+def figure(size: tuple[float, float], *, fixed: bool = False) -> Iterator[Figure]:
+    """A new figure of (width, height) inches, to be drawn inside the block, in the project's style.
+
+    It belongs to no window and needs no closing. fixed: axes stay where they are added, which is
+    faster than an automatic layout, and nothing jumps between redraws.
+    """
+    options = {}
+    if fixed:
+        # A layout of "none" would fall back to rcParams once the figure was saved.
+        layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+        options = {"dpi": 100, "layout": layout}
+    with styled():
+        yield Figure(figsize=size, **options)
+
+
+def bare(axes: Axes) -> None:
+    """Leave nothing of the axes but what is drawn in them and the title."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def method_style(method: str, **changes: Any) -> dict[str, Any]:
+    """How `Axes.plot` and `Axes.errorbar` draw a method, given by its key or title; see SHOWN.
+
+    changes: of single entries, as a line style for one of several lines of the same method.
+    """
+    shown = find_method(method)
+    style = {"color": shown.color, "marker": shown.marker, "linestyle": shown.line}
+    return style | {"label": shown.title} | changes
+
+
+def method_color(method: str) -> str:
+    """The color of a method, given by its key or title, for bars, dots and bands."""
+    return find_method(method).color
 
 
 def draw_maze(
@@ -98,34 +133,30 @@ def draw_maze(
                 ha=align,
                 va="center",
                 fontsize=size,
-                color=_ink(value, limits),
+                color=ink(value, limits),
             )
-    axes.set(xticks=[], yticks=[], title=title)
-    axes.grid(False)
+    axes.set_title(title)
+    bare(axes)
     # Lines of our own, not a grid: its many ticks would take longer than all arrows.
     edges = {"color": "white", "linewidth": 1, "zorder": 1.5}
     axes.hlines(np.arange(n_rows + 1) - 0.5, -0.5, n_columns - 0.5, **edges)
     axes.vlines(np.arange(n_columns + 1) - 0.5, -0.5, n_rows - 0.5, **edges)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
     return image
 
 
 def _draw_cell(axes: Axes, row: int, column: int, letter: str, *, on_value: bool) -> None:
-    if letter == "#":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **WALL))
-    elif letter == "G":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=VALUE_COLORS(1.0)))
-        axes.text(column, row, "G", ha="center", va="center", weight="bold")
-    elif letter == "T":
-        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color=TRAP_COLOR, alpha=0.7))
-        axes.text(column, row, "T", ha="center", va="center", weight="bold", color="white")
-    else:
-        if not on_value:
-            axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, color="#eeeeee"))
-        if letter == "S":
-            box = {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.8}
-            axes.text(column - 0.33, row - 0.3, "S", ha="center", va="center", fontsize=8, bbox=box)
+    floor = None if on_value else {"color": "#eeeeee"}
+    kinds = {"#": WALL, "G": {"color": VALUE_COLORS(1.0)}, "T": {"color": HIGHLIGHT, "alpha": 0.7}}
+    fill = kinds.get(letter, floor)
+    if fill:
+        axes.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **fill))
+    style = {"ha": "center", "va": "center"}
+    if letter == "S":
+        box = {"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.8}
+        axes.text(column - 0.33, row - 0.3, "S", fontsize=8, bbox=box, **style)
+    elif letter in "GT":
+        color = "white" if letter == "T" else "black"
+        axes.text(column, row, letter, weight="bold", color=color, **style)
 
 
 def _draw_arrows(
@@ -142,7 +173,7 @@ def _draw_arrows(
             if probability >= 0.02:
                 length = 0.12 + 0.3 * probability
                 arrows.append((column + shift, row, length * right, length * down))
-                colors.append(to_rgba(_ink(grid[row, column], limits), 0.25 + 0.75 * probability))
+                colors.append(to_rgba(ink(grid[row, column], limits), 0.25 + 0.75 * probability))
     # One collection for all: a hundred separate arrows would take longer than the rest together.
     axes.quiver(
         *np.array(arrows).reshape(-1, 4).T,
@@ -160,7 +191,13 @@ def _draw_arrows(
     )
 
 
-def _ink(value: float, limits: tuple[float, float]) -> str:
-    """Black on light cells, white on dark ones."""
+def ink(value: float, limits: tuple[float, float] = (0.0, 1.0)) -> str:
+    """The color of text on a value's color: black on light ones, white on dark ones."""
     low, high = limits
     return "white" if (value - low) / (high - low) < 0.5 else "black"
+
+
+def value_bar(figure: Figure, axes: Any, label: str, **options: Any) -> None:
+    """A bar beside the axes for colors of values from 0 to 1; options are those of `colorbar`."""
+    scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
+    figure.colorbar(scale, ax=axes, label=label, **options)

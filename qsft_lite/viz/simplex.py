@@ -6,23 +6,22 @@ they are the actions a and b, and the dummy.
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.tri import Triangulation
 
 from qsft_lite.loss import q_sft_loss
 from qsft_lite.tabular import Leftover, q_sft_probabilities
-from qsft_lite.viz.plots import COLORS, use_style
+from qsft_lite.viz import plots
 
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, np.sqrt(0.75))])
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the loss above its minimum, in nats
 GRID = 70  # steps of the grid along an edge
+METHOD_COLORS = {"dummy": plots.method_color("q_sft"), "uniform": plots.method_color("q_sft_paper")}
 TALLEST_BAR = 2.0  # a larger p/pi is cut off, with its number on top
 
 
@@ -65,15 +64,18 @@ def draw_simplex(
     Raises ValueError for an unknown leftover, the wrong number of actions, a behavior that is not
     positive or does not sum to 1, or a target outside [0, 1].
     """
-    pi, y = _check(behavior, target, leftover)
+    if leftover not in plots.FORMS:
+        raise ValueError(f"leftover must be one of {', '.join(plots.FORMS)}, got {leftover!r}")
+    pi, y = np.asarray(behavior, dtype=float), np.asarray(target, dtype=float)
+    n_actions = 2 if leftover == "dummy" else 3
+    if not pi.shape == y.shape == (n_actions,):
+        raise ValueError(f"behavior and target must have {n_actions} entries, got {pi} and {y}")
+    if not (pi > 0).all() or abs(pi.sum() - 1) > 1e-8:
+        raise ValueError(f"behavior must be positive and sum to 1, got {behavior}")
+    if not ((y >= 0) & (y <= 1)).all():
+        raise ValueError(f"target must lie in [0, 1], got {target}")
     names = ["a", "b", "dummy" if leftover == "dummy" else "c"]
-    form = "dummy (ours)" if leftover == "dummy" else "Eq. 3 (paper)"
-    with plt.rc_context():
-        use_style()
-        # Fixed places instead of an automatic layout: faster, and nothing jumps between redraws.
-        # A layout of "none" would fall back to rcParams once the figure was saved.
-        fixed = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-        figure = Figure(figsize=(10.5, 4.4), dpi=100, layout=fixed)
+    with plots.figure((10.5, 4.4), fixed=True) as figure:
         left = figure.add_axes((0.01, 0.06, 0.44, 0.82))
         bar = figure.add_axes((0.465, 0.16, 0.013, 0.6))
         right = figure.add_axes((0.635, 0.14, 0.355, 0.72))
@@ -81,7 +83,7 @@ def draw_simplex(
         figure.colorbar(contours, cax=bar, ticks=LEVELS, format="{x:g}")
         bar.set_ylabel("loss above its minimum (nats)", labelpad=10)
         _draw_points(left, pi, y, leftover, names)
-        left.set_title(f"Expected loss, {form}")
+        left.set_title(f"Expected loss, {plots.FORMS[leftover]}")
         _draw_ratios(right, pi, y, leftover, names)
     return figure
 
@@ -113,14 +115,13 @@ def _draw_points(
 ) -> None:
     p = minimiser(pi, y, leftover)
     axes.plot(*CORNERS[[0, 1, 2, 0]].T, color="black", linewidth=1)
-    color = COLORS["Q-SFT, dummy (ours)" if leftover == "dummy" else "Q-SFT, Eq. 3 (paper)"]
     no_dummy = np.zeros(3 - len(pi))
     points = [(np.append(pi, no_dummy), "o", 13, "white", "π, the behavior policy")]
     if y.any():
         weighted = np.append(pi * y / (pi @ y), no_dummy)
         points.append((weighted, "s", 7, "black", "πy, scaled to sum 1"))
         axes.plot(*(np.stack([weighted, p]) @ CORNERS).T, color="black", linewidth=1, linestyle=":")
-    points.append((p, "*", 18, color, "minimiser p"))
+    points.append((p, "*", 18, METHOD_COLORS[leftover], "minimiser p"))
     for point, marker, size, fill, label in points:
         axes.plot(
             *(point @ CORNERS),
@@ -150,11 +151,10 @@ def _draw_ratios(
     axes: Axes, pi: np.ndarray, y: np.ndarray, leftover: Leftover, names: list[str]
 ) -> None:
     ratio = minimiser(pi, y, leftover)[: len(pi)] / pi
-    color = COLORS["Q-SFT, dummy (ours)" if leftover == "dummy" else "Q-SFT, Eq. 3 (paper)"]
     places = np.arange(len(pi))
     for shift, heights, fill, label in (
         (-0.2, y, "#999999", "target y"),
-        (0.2, ratio, color, "p/π, read back"),
+        (0.2, ratio, METHOD_COLORS[leftover], "p/π, read back"),
     ):
         axes.bar(places + shift, np.minimum(heights, TALLEST_BAR), 0.38, color=fill, label=label)
         for place, height in zip(places + shift, heights, strict=True):
@@ -182,23 +182,3 @@ def _draw_ratios(
         columnspacing=1.2,
         handlelength=1.4,
     )
-
-
-def _check(
-    behavior: tuple[float, ...], target: tuple[float, ...], leftover: str
-) -> tuple[np.ndarray, np.ndarray]:
-    if leftover not in ("uniform", "dummy"):
-        raise ValueError(f"leftover must be one of uniform, dummy, got {leftover!r}")
-    n_actions = 2 if leftover == "dummy" else 3
-    pi, y = np.asarray(behavior, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    for name, values in (("behavior", pi), ("target", y)):
-        if values.shape != (n_actions,):
-            raise ValueError(
-                f"{name} must have {n_actions} entries for leftover={leftover!r}, "
-                f"got shape {values.shape}"
-            )
-    if not (pi > 0).all() or abs(pi.sum() - 1) > 1e-8:
-        raise ValueError(f"behavior must be positive and sum to 1, got {behavior}")
-    if not ((y >= 0) & (y <= 1)).all():
-        raise ValueError(f"target must lie in [0, 1], got {target}")
-    return pi, y

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qsft_lite import baselines, data
+from qsft_lite.baselines import choosing, losses
 from qsft_lite.baselines import episodes as episode_tools
-from qsft_lite.baselines import losses
-from qsft_lite.baselines.heads import ActionValues, HeadLearner
+from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.baselines.methods import with_new_head
 from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
+from qsft_lite.evaluate import evaluate
 from qsft_lite.models import add_dummy, load_model, output_head, small_model, word_tokenizer
 from qsft_lite.trainer import QSFTConfig
 
@@ -179,19 +180,19 @@ def test_damaged_values_are_named(model, tmp_path, name, content):
 
 def test_target_heads_follow_at_their_rate(model):
     values = random_values(model)
-    learner = HeadLearner(
+    learner = HeadStage(
         values, method="ilql", conservatism=0.0, target_rate=0.25, ruled_out=[], expectile=0.5
     )
     before = [weight.clone() for weight in learner.target_heads.parameters()]
     with torch.no_grad():
         for weight in values.q_heads.parameters():
             weight.add_(1.0)
-    learner.move_target()
+    learner.after_step()
     for old, new in zip(before, learner.target_heads.parameters(), strict=True):
         assert torch.allclose(new, old + 0.25)
         assert not new.requires_grad
     with pytest.raises(ValueError, match="target_rate"):
-        HeadLearner(values, method="cql", conservatism=0.0, target_rate=0.0, ruled_out=[])
+        HeadStage(values, method="cql", conservatism=0.0, target_rate=0.0, ruled_out=[])
 
 
 def test_a_new_head_is_tied_to_nothing(model, tmp_path):
@@ -394,7 +395,7 @@ def test_sampled_actions_follow_the_weights(model, tokenizer, support):
         tokenizer,
         beta,
         temperature=temperature,
-        support=support,
+        relative_support=support,
         stop=" ",
         max_new_tokens=1,
         seed=1,
@@ -437,7 +438,7 @@ def test_options_of_a_policy(model, tokenizer):
     assert (paper.score, paper.dummy) == ("p", None)
     assert trained("q_sft", model).policy(beta=2.0, **play).dummy == 2
     assert trained("q_sft", model).policy(beta=2.0, score="p", **play).score == "p"
-    with pytest.raises(ValueError, match="ilql needs a beta; its grid is"):
+    with pytest.raises(ValueError, match="ilql needs a beta"):
         trained("ilql", values).policy(**play)
     with pytest.raises(ValueError, match="bc has no values, and so takes no beta"):
         trained("bc", None).policy(beta=1.0, **play)
@@ -454,12 +455,12 @@ def test_the_best_options_are_those_of_the_best_games(model, tokenizer):
             for action, paid in Bandit.RETURNS.items():
                 head[-1].bias[tokenizer.convert_tokens_to_ids(action)] = paid
     trained = baselines.TrainedMethod("ilql", {}, model, values, tokenizer, "", [])
-    grid = ({"beta": 0.0}, {"beta": 100.0}, {"beta": 1.0})
-    best, table = baselines.choose_options(
-        trained, Bandit(), 200, 0, grid=grid, stop=" ", max_new_tokens=1
-    )
-    assert best == {"beta": 100.0}
-    assert table["beta"].tolist() == [0.0, 100.0, 1.0]
-    assert table["mean"][1] == table["success"][1] == 1.0
-    assert table["mean"][0] < table["mean"][2] < 1.0
-    assert len(baselines.choose_options(trained, Bandit(), 2, 0, stop=" ")[1]) == 9
+
+    def mean(options):
+        policy = trained.policy(**options, stop=" ", max_new_tokens=1)
+        return evaluate(policy, Bandit(), 200, 0).mean
+
+    choice = choosing.choose(mean, {"beta": (0.0, 1.0, 100.0)}, widenings=0)
+    assert choice.options == {"beta": 100.0} and choice.score == 1.0
+    clone, mild, _ = (row["mean"] for row in choice.tried)
+    assert clone < mild < 1.0

@@ -15,12 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import loss as benchmark
 from qsft_lite.loss import (
+    Backup,
     bellman_target,
     linear_cross_entropy,
     linear_q_sft_loss,
     linear_state_value,
-    linear_support,
-    linear_support_value,
     q_sft_loss,
 )
 
@@ -281,16 +280,18 @@ def test_no_gradient_reaches_the_target():
     assert not q_sft_loss(logits.detach(), torch.tensor([0, 1]), y).requires_grad
 
 
-def test_second_derivatives_are_refused():
-    logits = torch.randn(2, 5, requires_grad=True)
-    weight = torch.randn(6, 5)
-    actions, target = torch.tensor([0, 1]), torch.tensor([0.2, 0.3])
-    for loss in (
-        q_sft_loss(logits, actions, target),
-        linear_q_sft_loss(logits, weight, actions, target, leftover=5),
-    ):
-        with pytest.raises(RuntimeError, match="second derivative"):
-            torch.autograd.grad(loss, logits, create_graph=True)
+def test_second_derivatives():
+    logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 5, dtype=torch.float64)
+    actions = torch.tensor([0, 1, 0])
+    target = torch.tensor([0.2, 0.3, 1.0], dtype=torch.float64)
+    for leftover in ("uniform", 4):
+        assert torch.autograd.gradgradcheck(
+            lambda z, form=leftover: q_sft_loss(z, actions, target, leftover=form), logits
+        )
+    with pytest.raises(RuntimeError, match="second derivative"):
+        loss = linear_q_sft_loss(logits, weight, actions, target, leftover=5)
+        torch.autograd.grad(loss, logits, create_graph=True)
 
 
 # The chunked form
@@ -596,45 +597,19 @@ def test_chunked_state_values_equal_targets_without_reward(
     hidden, weight = random(tokens, 4), random(7, 4)
     pi_hidden, pi_weight = random(tokens, 3), 2 * random(7, 3)
     zero = torch.zeros(tokens, dtype=torch.float64)
-    options = dict(backup=backup, support=support, beta=3.0, score=score, leftover=leftover)
     logits, pi_logits = hidden @ weight.T, pi_hidden @ pi_weight.T
+    options = dict(backup=backup, support=support, beta=3.0, score=score, leftover=leftover)
     expected = bellman_target(zero, zero, logits, pi_logits, clamp=False, **options)
-    value = linear_state_value(
-        hidden, weight, pi_hidden, pi_weight, chunk_size=chunk_size, **options
+    options = dict(
+        backup=Backup(backup, support, 3.0, score),
+        dummy=None if leftover == "uniform" else leftover,
+        chunk_size=chunk_size,
     )
+    value = linear_state_value(hidden, weight, pi_hidden, pi_weight, **options)
     torch.testing.assert_close(value, expected)
     if backup == "behavior":
-        value = linear_state_value(hidden, weight, None, None, chunk_size=chunk_size, **options)
+        value = linear_state_value(hidden, weight, None, None, **options)
         torch.testing.assert_close(value, expected)
-    if backup in ("support", "policy"):
-        ids, log_probs = linear_support(
-            pi_hidden, pi_weight, support=support, leftover=leftover, chunk_size=chunk_size
-        )
-        assert ids.shape == log_probs.shape and 1 <= ids.shape[1] <= max(1 / support, 1)
-        value = linear_support_value(
-            hidden,
-            weight,
-            ids,
-            log_probs,
-            backup=backup,
-            beta=3.0,
-            score=score,
-            chunk_size=chunk_size,
-        )
-        torch.testing.assert_close(value, expected)
-
-
-def test_the_support_is_the_trusted_actions_likeliest_first():
-    pi = torch.tensor([[0.2, 0.5, 0.3], [0.1, 0.85, 0.05]], dtype=torch.float64).log()
-    identity = torch.eye(3, dtype=torch.float64)
-    ids, log_probs = linear_support(pi, identity, support=0.2, leftover="uniform")
-    assert ids[0].tolist() == [1, 2, 0] and ids[1, 0] == 1
-    expected = torch.tensor([[0.5, 0.3, 0.2], [0.85, 0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(log_probs.exp(), expected)
-    ids, log_probs = linear_support(pi, identity, support=0.2, leftover=1)  # now 1 is the dummy
-    assert ids[0].tolist() == [2, 0]
-    assert ids[1, 0] == 0  # none reaches .2: the likeliest
-    assert (log_probs > -INF).sum(-1).tolist() == [2, 1]
 
 
 def test_plain_cross_entropy_is_torchs():
@@ -650,50 +625,41 @@ def test_plain_cross_entropy_is_torchs():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda h, w: linear_support(h, w, support=0.0, leftover="uniform"), "support must lie"),
         (
-            lambda h, w: linear_state_value(h, w, None, None, backup="max", leftover=0),
+            lambda h, w: linear_state_value(h, w, None, None, backup=Backup("max"), dummy=0),
             "needs behavior_hidden",
         ),
         (
-            lambda h, w: linear_support_value(h, w, torch.zeros(2, 1), h, backup="support"),
-            r"support_ids has shape \(2, 1\)",
-        ),
-        (
-            lambda h, w: linear_support_value(h, w, h, h, backup="max"),
+            lambda h, w: linear_state_value(h, w, h, w, backup=Backup("returns"), dummy=0),
             "backup must be one of",
         ),
-        (
-            lambda h, w: linear_state_value(h, w, h, w, backup="policy", leftover=0, beta=INF),
-            "beta must be finite",
-        ),
+        (lambda h, w: Backup("maximum"), 'backup must be one of .* Nearest: "max"'),
+        (lambda h, w: Backup(score="ratios"), 'score must be one of .* Nearest: "ratio"'),
+        (lambda h, w: Backup(support=1.1), "support must lie in"),
+        (lambda h, w: Backup("policy", beta=INF), "beta must be finite"),
     ],
 )
-def test_bad_input_of_the_state_values(call, message):
+def test_bad_options_of_the_state_values(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(3, 4), torch.zeros(5, 4))
 
 
-def test_clamping_reports_how_much_it_clamped():
+def test_targets_are_clamped_unless_told_otherwise():
     reward = torch.tensor([-0.5, 0.25, 1.5, 4.0], dtype=torch.float64)
     done = torch.ones(4)
     logits = torch.full((4, 2), NAN)
-    target, statistics = bellman_target(reward, done, logits, logits, return_statistics=True)
-    assert target.tolist() == [0.0, 0.25, 1.0, 1.0]
-    assert statistics == (0.25, 0.5, 3.0)
-    raw, again = bellman_target(reward, done, logits, logits, return_statistics=True, clamp=False)
-    assert raw.tolist() == reward.tolist() and again == statistics
-
+    assert bellman_target(reward, done, logits, logits).tolist() == [0.0, 0.25, 1.0, 1.0]
+    raw = bellman_target(reward, done, logits, logits, clamp=False)
+    assert raw.tolist() == reward.tolist()
     empty = torch.zeros(0)
-    _, statistics = bellman_target(empty, empty, logits[:0], logits[:0], return_statistics=True)
-    assert statistics == (0, 0, 0)
+    assert bellman_target(empty, empty, logits[:0], logits[:0]).shape == (0,)
 
 
 def test_an_overflowing_ratio_stays_a_number():
     q, pi = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, -1e4]])
     zero = torch.zeros(1)
-    target, statistics = bellman_target(zero, zero, q, pi, return_statistics=True)
-    assert target.item() == 1 and math.isfinite(statistics.largest_excess)
+    assert bellman_target(zero, zero, q, pi).item() == 1
+    assert math.isfinite(bellman_target(zero, zero, q, pi, clamp=False).item())
     assert bellman_target(zero, zero, q, pi, gamma=0.0).item() == 0
 
 

@@ -18,9 +18,11 @@ from places import ROOT
 from small_games import endgames, questions_policy, transcript, values_of, wordle_policy
 
 from qsft_lite.tasks.chess import widgets as chess_widgets
+from qsft_lite.tasks.gridworld import widgets as gridworld_widgets
 from qsft_lite.tasks.twenty_questions import widgets as twenty_questions_widgets
 from qsft_lite.tasks.wordle import widgets as wordle_widgets
 from qsft_lite.viz import explorers as widgets
+from qsft_lite.viz import simplex
 
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -37,9 +39,10 @@ FLAGS = [
     "--disable-sync",
 ]
 CELLS = [
+    "from qsft_lite.tasks.gridworld import widgets as gridworld_widgets\n"
     "from qsft_lite.tasks.wordle import widgets as wordle_widgets\n"
     "from qsft_lite.viz import explorers as widgets",
-    "widgets.gridworld_explorer()",
+    "gridworld_widgets.gridworld_explorer()",
     "widgets.simplex_explorer()",
     "from small_games import wordle_policy\n"
     "policy, rules = wordle_policy()\n"
@@ -208,10 +211,10 @@ def test_a_dragged_slider_redraws_the_picture(page):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     explorers = page.locator(".jp-CodeCell").filter(has=page.locator("img.widget-image"))
     cases = (
-        (0, "β (sharpness)", lambda beta: widgets.draw_gridworld_explorer(beta=beta)),
-        (1, "y(a)", lambda y: widgets.draw_simplex(target=(y, 0.9, 0.6))),
+        (0, "β (sharpness)", lambda beta: gridworld_widgets.draw_gridworld(beta=beta)),
+        (1, "y(a)", lambda y: simplex.draw_simplex(target=(y, 0.9, 0.6))),
         (3, "turn", boards_at),
-        (4, "questions", questions_at),
+        (4, "turn", questions_at),
     )
     for index, description, draw in cases:
         explorer = explorers.nth(index)

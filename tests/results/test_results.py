@@ -235,20 +235,3 @@ def test_a_table_in_two_results_is_refused(project):
 
 def test_the_address_is_that_of_pyproject():
     assert f'Repository = "{results.repository()}"' in (ROOT / "pyproject.toml").read_text()
-
-
-def test_all_pages_are_current():
-    assert main(["--root", str(ROOT), "--check"]) == 0
-
-
-def test_captions_of_studies_say_how_many_networks():
-    """In one of the three paragraphs before the table, tables and their sources left out."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    studies = [path.name.split(".")[0] for path in (ROOT / "data/results").glob("*.record.json")]
-    shown = [name for name in studies if f"<!-- table:{name} -->" in readme]
-    assert len(shown) >= 10
-    for name in shown:
-        before = readme[: readme.index(f"<!-- table:{name} -->")]
-        paragraphs = pages._TABLE.sub("", before).strip().split("\n\n")
-        text = " ".join(paragraphs[-3:])
-        assert "three networks" in text or "one network" in text, name

@@ -1,7 +1,6 @@
 """The folder of a run: the same run goes on, another one is refused, damage is named."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -15,7 +14,6 @@ from test_trainer import TOKENIZER, config, model, random_rows, weights
 from transformers import TrainerCallback, TrainingArguments
 
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, train_q_sft
-from qsft_lite.trainer.behavior_cache import cache_behavior
 from qsft_lite.trainer.runs import (
     NO_EFFECT,
     OF_EVALUATION,
@@ -88,7 +86,6 @@ def test_the_settings_named_are_settings():
         ({"backup": "support"}, {"beta": 9.0, "score": "p"}, True),
         ({"backup": "support"}, {"support": 0.5}, False),
         ({"backup": "policy"}, {"beta": 9.0}, False),
-        ({"target_refresh": 5}, {"target_rate": 0.5}, True),
         ({"stage": "behavior"}, {"beta": 9.0, "backup": "max", "target_rate": 0.5}, True),
         ({"stage": "behavior", "early_stopping_patience": 2}, {"eval_steps": 3}, False),
     ],
@@ -187,7 +184,6 @@ def test_what_the_second_stage_lacks_is_found_before_the_first(tmp_path):
         ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs must be above 0"),
         ({"gradient_accumulation_steps": 1.5}, "gradient_accumulation_steps must be a whole"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be a whole"),
-        ({"target_refresh": 2.5}, "target_refresh must be a whole"),
         ({"save_only_model": True}, "save_only_model leaves out"),
         ({"fp16": True}, "fp16 does nothing on a CPU"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
@@ -215,8 +211,6 @@ def test_rows_that_cannot_be_trained_on_are_refused(tmp_path):
         for stage in ("behavior", "values"):
             with pytest.raises(ValueError, match=message):
                 QSFTTrainer(model(), config(tmp_path, stage), rows, validation, TOKENIZER)
-    with pytest.raises(ValueError, match="cache_behavior needs rows in memory"):
-        QSFTTrainer(model(), config(tmp_path, cache_behavior=True), stream, None, TOKENIZER)
 
 
 def test_models_that_cannot_be_trained_are_refused(tmp_path):
@@ -361,20 +355,10 @@ def test_damaged_finished_weights_are_named(tmp_path, killed, name):
     assert all(torch.equal(resumed[n], w) for n, w in killed[1].items())
 
 
-def test_a_damaged_behavior_cache_is_written_anew(tmp_path):
-    options = {"support": 0.01, "leftover": 2, "batch_size": 4, "folder": tmp_path}
-    cached = cache_behavior(model(), ROWS, **options).cached
-    [path] = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:100])
-    again = cache_behavior(model(), ROWS, **options).cached
-    assert all(torch.equal(again[name], value) for name, value in cached.items())
-    assert json.loads(path.read_bytes()[8:].split(b"}}")[0] + b"}}")  # a whole header
-
-
 # Batches without actions, and frozen weights
 
 
-@pytest.mark.parametrize("options", [{}, {"cache_behavior": True}, {"backup": "returns"}])
+@pytest.mark.parametrize("options", [{}, {"backup": "returns"}])
 def test_rows_without_actions_change_nothing(tmp_path, options):
     def trained(folder, rows):
         args = config(

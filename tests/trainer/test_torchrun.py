@@ -34,7 +34,7 @@ def train(folder: Path, rows_per_process: int) -> None:
         rows[:20],
         rows[20:],
         config(folder / "one", "behavior", eval_strategy="steps", eval_steps=3, **options),
-        config(folder / "two", support=0.03, cache_behavior=True, target_rate=0.3, **options),
+        config(folder / "two", support=0.03, target_rate=0.3, **options),
     )
     if int(os.environ.get("RANK", 0)) == 0:
         safetensors.torch.save_model(trained.q_model, str(folder / "q.safetensors"))

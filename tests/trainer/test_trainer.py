@@ -1,4 +1,4 @@
-"""qsft_lite.trainer against exact MDPs, plain loops, and itself: killed, resumed, cached."""
+"""qsft_lite.trainer against exact MDPs, plain loops, and itself: killed, resumed."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,6 @@ from qsft_lite.loss import bellman_target, q_sft_loss
 from qsft_lite.models import character_tokenizer, output_head, small_model
 from qsft_lite.tabular import TabularMDP, q_sft
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, train_q_sft
-from qsft_lite.trainer.behavior_cache import cache_behavior, collate_cached
 from qsft_lite.trainer.step import behavior_step, q_sft_step
 from qsft_lite.trainer.targets import token_states
 
@@ -99,6 +98,15 @@ def assert_identical(one: dict, other: dict) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
+def step_options(args: QSFTConfig) -> dict:
+    """What a ValueStage of these settings hands to q_sft_step."""
+    return {
+        "backup": args.as_backup(),
+        "dummy": DUMMY if args.leftover == "dummy" else None,
+        "train_behavior": args.train_behavior,
+    }
+
+
 # A step, against one episode at a time
 
 
@@ -155,7 +163,7 @@ def test_a_step_equals_one_episode_at_a_time(tmp_path, leftover, backup, score):
     with torch.no_grad():  # apart enough for the support to leave some actions out
         for m in models:
             m.lm_head.weight *= 40
-    loss, found = q_sft_step(*models, collate(rows), args, DUMMY, statistics=True)
+    loss, found = q_sft_step(*models, collate(rows), **step_options(args), statistics=True)
     expected = naive_step(*models, rows, args)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -394,18 +402,13 @@ def test_the_target_is_the_moving_average(tmp_path):
             seen.append([vector(m.parameters()).detach() for m in (model.q, model.target)])
 
     start = nn.utils.parameters_to_vector(model().parameters()).detach()
-    for options, expected in (
-        ({"target_rate": 0.25}, lambda step, old, q: old + 0.25 * (q - old)),
-        ({"target_refresh": 3}, lambda step, old, q: q if step % 3 == 0 else old),
-    ):
-        seen.clear()
-        args = config(tmp_path, max_steps=7, **options)
-        QSFTTrainer(model(), args, random_rows(8), None, TOKENIZER, None, [Watch()]).train()
-        average = start
-        assert len(seen) == 7
-        for step, (q, target) in enumerate(seen, start=1):
-            average = expected(step, average, q)
-            torch.testing.assert_close(target, average, rtol=0, atol=1e-6)
+    args = config(tmp_path, max_steps=7, target_rate=0.25)
+    QSFTTrainer(model(), args, random_rows(8), None, TOKENIZER, None, [Watch()]).train()
+    average = start
+    assert len(seen) == 7
+    for q, target in seen:
+        average = average + 0.25 * (q - average)
+        torch.testing.assert_close(target, average, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("train_behavior", [False, True])
@@ -450,7 +453,7 @@ def test_returns_come_first_where_asked(tmp_path):
 
         class Watch(TrainerCallback):
             def on_step_end(self, args, state, control, model=None, **others):
-                seen.append((model.backup, weights(model.q)))
+                seen.append((model.backup.kind, weights(model.q)))
 
         args = config(tmp_path / name, max_steps=6, **options)
         QSFTTrainer(model(), args, random_rows(8), None, TOKENIZER, None, [Watch()]).train()
@@ -471,7 +474,7 @@ def test_statistics_mean_what_they_say(tmp_path):
     rows = random_rows(4)
     batch, models = collate(rows), [model(seed) for seed in range(3)]
     args = config(tmp_path, backup="max")
-    _, found = q_sft_step(*models, batch, args, DUMMY, statistics=True)
+    _, found = q_sft_step(*models, batch, **step_options(args), statistics=True)
     actions = batch["action_mask"].reshape(-1).nonzero()[:, 0]
     logits = [full_logits(m, batch) for m in models]
     p, target, pi = (z.detach().double().softmax(-1) for z in logits)
@@ -532,13 +535,10 @@ def test_without_clamping_a_target_outside_stops(tmp_path):
     [
         ({"backup": "maximum"}, "backup must be one of"),
         ({"target_rate": 0.0}, "target_rate must lie in"),
-        ({"target_refresh": 0}, "target_refresh must be a whole number"),
         ({"support": 2.0}, "support must lie in"),
         ({"returns_first": 1.5}, "returns_first must lie in"),
         ({"leftover": "uniform", "backup": "behavior"}, "always 1"),
-        ({"cache_behavior": True, "train_behavior": True}, "needs a frozen"),
-        ({"cache_behavior": True, "backup": "max"}, "needs backup"),
-        ({"early_stopping_patience": 3}, "stage one"),
+        ({"early_stopping_patience": 3}, "stage one: in stage two the targets move, and so does"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, options, message):
@@ -554,58 +554,13 @@ def test_stages_in_the_wrong_order_are_refused(tmp_path):
         train_q_sft(model(), TOKENIZER, [], None, one, config(tmp_path / "one"))
 
 
-# The behavior cache
-
-
-@pytest.mark.parametrize("backup", ["support", "policy"])
-@pytest.mark.parametrize("support", [0.03, 0.2])
-def test_cached_targets_equal_live_ones(tmp_path, backup, support):
-    rows, target, behavior = random_rows(9), model(1), model(2)
-    with torch.no_grad():
-        behavior.lm_head.weight *= 30  # so that some actions are outside the support
-    cached = cache_behavior(
-        behavior, rows, support=support, leftover=DUMMY, batch_size=4, folder=tmp_path
-    )
-    args = config(tmp_path, backup=backup, support=support, beta=4.0)
-    chosen = [7, 0, 3]
-    batch = collate([rows[i] for i in chosen])
-    live = q_sft_step(model(), target, behavior, batch, args, DUMMY, statistics=True)
-    batch = collate_cached([cached[i] for i in chosen])
-    assert batch["support_ids"].shape[1] <= 1 / support
-    loss, found = q_sft_step(model(), target, None, batch, args, DUMMY, statistics=True)
-    torch.testing.assert_close(loss, live[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(found, live[1], rtol=0, atol=1e-5)
-
-
-def test_the_cache_is_found_again_only_for_the_same_question(tmp_path):
-    rows, behavior = random_rows(3), model()
-
-    def ask(behavior=behavior, rows=rows, support=0.01):
-        options = {"leftover": DUMMY, "batch_size": 2, "folder": tmp_path}
-        return cache_behavior(behavior, rows, support=support, **options)
-
-    ask()
-    ask()
-    assert len(list(tmp_path.iterdir())) == 1
-    for other in ({"behavior": model(1)}, {"rows": random_rows(3, seed=1)}, {"support": 0.02}):
-        ask(**other)
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-def test_training_with_the_cache_equals_training_live(tmp_path):
-    rows = random_rows(10)
-    live = final_weights(tmp_path / "live", rows, support=0.03)
-    cached = final_weights(tmp_path / "cached", rows, support=0.03, cache_behavior=True)
-    torch.testing.assert_close(cached, live, rtol=0, atol=1e-6)
-
-
 # Costs that can be counted
 
 
 def step_flops(args, rows, models) -> int:
-    batch = collate_cached(rows) if "support_ids" in rows[0] else collate(rows)
+    batch = collate(rows)
     with FlopCounterMode(display=False) as counter:
-        q_sft_step(*models, batch, args, DUMMY)[0].backward()
+        q_sft_step(*models, batch, **step_options(args))[0].backward()
     return counter.get_total_flops()
 
 
@@ -618,12 +573,8 @@ def test_a_step_costs_what_it_should(tmp_path):
         behavior_step(models[0], collate(rows)).backward()
     supervised = counter.get_total_flops()
     live = step_flops(config(tmp_path), rows, models)
-    options = {"support": 1e-3, "leftover": DUMMY, "batch_size": 8, "folder": tmp_path}
-    cached_rows = cache_behavior(models[2], rows, **options)
-    cached = step_flops(config(tmp_path), [cached_rows[i] for i in range(8)], models)
-    # Forward 1 and backward 2 make a step 3: live adds two forward passes, cached one.
+    # Forward 1 and backward 2 make a step 3: the target and pi_phi add a forward pass each.
     assert 1.60 < live / supervised <= 1.70
-    assert 1.30 < cached / supervised <= 1.40
     alone = step_flops(config(tmp_path, backup="behavior"), rows, models)
     assert alone / supervised <= 1.40  # it asks pi_phi nothing
     returns = step_flops(config(tmp_path, backup="returns"), rows, models)

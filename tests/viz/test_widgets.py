@@ -15,14 +15,15 @@ from PIL import Image
 
 from qsft_lite.tabular import bellman_backup, policy_return, q_sft
 from qsft_lite.tabular.offline import cloned_policy, empirical_mdp
-from qsft_lite.tasks.gridworld import pictures as gridworld
+from qsft_lite.tasks.gridworld import widgets as gridworld
+from qsft_lite.tasks.gridworld.widgets import gridworld_explorer
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz import simplex
 
-EXPLORERS = (widgets.gridworld_explorer, widgets.simplex_explorer)
-DRAWINGS = (gridworld.draw_gridworld_explorer, simplex.draw_simplex)
+EXPLORERS = (gridworld_explorer, widgets.simplex_explorer)
+DRAWINGS = (gridworld.draw_gridworld, simplex.draw_simplex)
 REST = dict(
-    beta=20.0, gamma=0.95, episodes=100, leftover="dummy", backup="max", score="p/pi", seed=0
+    beta=20.0, gamma=0.95, episodes=100, leftover="dummy", backup="max", score="ratio", seed=0
 )
 
 
@@ -60,7 +61,7 @@ def test_every_control_changes_the_picture_and_back(explorer, shown):
         if isinstance(control, ipywidgets.FloatSlider):
             control.value = control.max if control.value != control.max else control.min
         else:
-            values = [value for _, value in control.options]
+            values = [o[1] if isinstance(o, tuple) else o for o in control.options]
             control.value = values[0] if values[0] != before else values[1]
         assert not np.array_equal(pixels(picture.value), pixels(at_rest)), description
         control.value = before
@@ -88,7 +89,7 @@ def test_a_redraw_leaves_no_figure_behind(explorer, shown, no_collector):
 @pytest.mark.parametrize("explorer", EXPLORERS)
 def test_the_controls_are_at_the_start_values(explorer, shown):
     start = {
-        widgets.gridworld_explorer: dict(
+        gridworld_explorer: dict(
             beta=3, gamma=0.8, episodes=30, leftover="uniform", backup="behavior", score="p"
         ),
         widgets.simplex_explorer: dict(
@@ -103,22 +104,26 @@ def test_the_controls_are_at_the_start_values(explorer, shown):
 @pytest.mark.parametrize(
     ("explorer", "start", "message"),
     [
-        (widgets.gridworld_explorer, {"beta": 101}, r"beta must lie in \[0, 100\], got 101"),
-        (widgets.gridworld_explorer, {"beta": float("nan")}, "beta must lie in"),
-        (widgets.gridworld_explorer, {"gamma": 1.0}, r"gamma must lie in \[0.5, 0.99\], got 1.0"),
-        (widgets.gridworld_explorer, {"episodes": 7}, "episodes must be one of 1, 3, 10.*, got 7"),
-        (widgets.gridworld_explorer, {"leftover": "none"}, "leftover must be one of dummy, uni"),
-        (widgets.gridworld_explorer, {"score": "q"}, "score must be one of p/pi, p, got 'q'"),
+        (gridworld_explorer, {"beta": 101}, r"beta must lie in \[0, 100\], got 101"),
+        (gridworld_explorer, {"beta": float("nan")}, "beta must lie in"),
+        (gridworld_explorer, {"gamma": 1.0}, r"gamma must lie in \[0.5, 0.99\], got 1.0"),
+        (
+            gridworld_explorer,
+            {"episodes": 7},
+            "episodes must be one of 1, 3, 10.*, got 7",
+        ),
+        (gridworld_explorer, {"leftover": "none"}, "leftover must be one of dummy, uni"),
+        (gridworld_explorer, {"score": "q"}, "score must be one of ratio, p, got 'q'"),
         (widgets.simplex_explorer, {"target": (0.1, 0.2, 1.2)}, r"target must lie in \[0, 1\]"),
         (widgets.simplex_explorer, {"target": (0.1, 0.2)}, "target must have 3 entries"),
         (widgets.simplex_explorer, {"behavior": (1.0, 0.0, 0.0)}, r"behavior must lie in \[0.01"),
-        (gridworld.draw_gridworld_explorer, {"beta": -1.0}, "beta must be .* got -1"),
-        (gridworld.draw_gridworld_explorer, {"episodes": 0}, "episodes must be at least 1, got 0"),
-        (gridworld.draw_gridworld_explorer, {"gamma": 1.0}, "gamma must be in"),
-        (gridworld.draw_gridworld_explorer, {"backup": "min"}, "backup must be one of"),
-        (gridworld.draw_gridworld_explorer, {"score": "q"}, "score must be one of p, p/pi"),
-        (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of uniform, dummy"),
-        (simplex.draw_simplex, {"leftover": "dummy"}, "behavior must have 2 entries"),
+        (gridworld.draw_gridworld, {"beta": np.inf}, "beta must be finite, got inf"),
+        (gridworld.draw_gridworld, {"episodes": 0}, "episodes must be at least 1, got 0"),
+        (gridworld.draw_gridworld, {"gamma": 1.0}, "gamma must be in"),
+        (gridworld.draw_gridworld, {"backup": "min"}, "backup must be one of"),
+        (gridworld.draw_gridworld, {"score": "q"}, "score must be one of p, ratio"),
+        (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of dummy, uniform"),
+        (simplex.draw_simplex, {"leftover": "dummy"}, "behavior and target must have 2 entries"),
         (simplex.draw_simplex, {"behavior": (0.6, 0.3, 0.2)}, "must be positive and sum to 1"),
         (simplex.draw_simplex, {"behavior": (0.6, 0.4, 0.0)}, "must be positive and sum to 1"),
         (simplex.draw_simplex, {"target": (0.6, 0.4, np.nan)}, r"target must lie in \[0, 1\]"),
@@ -134,7 +139,7 @@ def test_bad_start_values_are_named(explorer, start, message, shown):
 
 
 def test_a_seed_fixes_the_picture():
-    draw = gridworld.draw_gridworld_explorer
+    draw = gridworld.draw_gridworld
     gridworld._recorded.cache_clear()
     first = widgets._png(draw(episodes=10, seed=1))
     gridworld._recorded.cache_clear()
@@ -150,9 +155,9 @@ def test_a_figure_can_be_saved_again(draw, recwarn):
 
 
 def test_the_picture_ignores_the_settings_of_the_session():
-    first = widgets._png(gridworld.draw_gridworld_explorer())
+    first = widgets._png(gridworld.draw_gridworld())
     with plt.rc_context({"font.size": 20, "axes.grid": True, "figure.autolayout": True}):
-        assert widgets._png(gridworld.draw_gridworld_explorer()) == first
+        assert widgets._png(gridworld.draw_gridworld()) == first
 
 
 def test_beta_zero_is_cloning_and_the_dummy_form_reaches_the_optimum():
@@ -200,7 +205,7 @@ def test_equally_good_actions_share_the_optimal_policy():
 
 def test_the_notes_say_what_is_unusual(recwarn):
     def note(**changes):
-        return text_of(gridworld.draw_gridworld_explorer(**changes))
+        return text_of(gridworld.draw_gridworld(**changes))
 
     assert "White" not in note() and "above 1" not in note() and "settled" not in note()
     assert "White: never visited" in note(episodes=3)

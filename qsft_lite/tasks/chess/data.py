@@ -1,4 +1,4 @@
-"""Recorded games of chess by an engine of mixed strengths, and any recorded game as PGN."""
+"""Recorded games of chess by an engine of mixed strengths."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import chess
-import chess.pgn
 import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.files import replace_file
 from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame, read_move, unspaced
-from qsft_lite.tasks.chess.text import game_move, game_text
+from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame
+from qsft_lite.tasks.chess.players import STRENGTHS, MixedPlayer, check_strengths
+from qsft_lite.tasks.chess.text import game_move, game_text, read_move, unspaced
 
 BLOCK = 50  # games
-# White of the default data plays each at a third of its games; it wins .63 of them, loses .33 and
-# returns .29 (6,500 games; LMRL-Gym's data win .60 and return .21).
-STRENGTHS: dict[Elo, float] = {"floor": 1, 1500: 1, 1700: 1}
 
 
 def generate_chess(
@@ -45,20 +41,19 @@ def generate_chess(
     engine's version only. engine is that of `Engine`, max_moves that of `ChessGame`, processes and
     path are those of `record`.
     """
-    strengths = dict(STRENGTHS if strengths is None else strengths)
-    weights = np.array(list(strengths.values()), dtype=float)
-    if not len(weights) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-        raise ValueError(f"strengths needs weights of at least 0, and one above, got {strengths}")
+    probabilities = check_strengths(STRENGTHS if strengths is None else strengths)
     if not 0 <= random <= 1:
         raise ValueError(f"random must be a share in [0, 1], got {random}")
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
-    weights /= weights.sum()
     with Engine(engine, elo, nodes=nodes) as checked:  # bad options fail here, not in a worker
-        elos = [checked.at(strength).elo for strength in strengths]
+        elos = [checked.at(strength).elo for strength in probabilities]
     settings = {
         "task": "chess",
-        "strengths": [["full" if e is None else e, w] for e, w in zip(elos, weights, strict=True)],
+        "strengths": [
+            ["full" if elo is None else elo, share]
+            for elo, share in zip(elos, probabilities.values(), strict=True)
+        ],
         "random": random,
         "elo": checked.elo,
         "nodes": nodes,
@@ -66,13 +61,12 @@ def generate_chess(
         "max_moves": max_moves,
     }
     options = {"engine": engine, "nodes": nodes}
-    white = (list(strengths), weights.tolist())
-    play = partial(_play_block, white, random, elo, options, max_moves)
+    play = partial(_play_block, probabilities, random, elo, options, max_moves)
     return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
 
 
 def _play_block(
-    white: tuple[list[Elo], list[float]],
+    strengths: dict[Elo, float],
     random: float,
     elo: Elo,
     options: dict[str, Any],
@@ -82,22 +76,16 @@ def _play_block(
 ) -> Episodes:
     black = Engine(elo=elo, **options)
     env = ChessGame(black, max_moves=max_moves)
-    strengths, weights = white
     episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
     with black:  # one process for both sides and all strengths
-        engines = [black.at(strength) for strength in strengths]
+        white = MixedPlayer(black, strengths, random)
         for game_seed in seed.spawn(n):
             rng = np.random.default_rng(game_seed)
-            engine = engines[rng.choice(len(engines), p=weights)]
+            white.begin(rng)
             text, _ = env.reset(seed=int(rng.integers(2**31)))
             texts, rewards, over, cut = [text], [0.0], False, False
             while not (over or cut):
-                moves = list(env.board.legal_moves)
-                if rng.random() < random:
-                    move = moves[rng.integers(len(moves))]
-                else:
-                    move = engine.choose(env.board, rng)
-                action = env.action_text(env.board, move)
+                action = env.action_text(env.board, white.choose(env.board, rng))
                 text, reward, over, cut, _ = env.step(action)
                 texts += (action, text)
                 rewards += (reward, 0.0)
@@ -126,57 +114,6 @@ def as_pieces(dataset: Dataset) -> Dataset:
         return {"text": shown}
 
     return dataset.map(one, with_indices=True, features=dataset.features)
-
-
-def to_pgn(texts: Sequence[str], **headers: str) -> str:
-    """A recorded game, of chess or of endgames in the format "fen", as PGN.
-
-    texts: a row's "text". headers: such as White="QSFT". Illegal moves become comments.
-
-    Raises ValueError, naming the segment, where the texts are no such game.
-    """
-    board = _read_fen(texts, 0)
-    game = chess.pgn.Game()
-    game.setup(board)
-    node: chess.pgn.GameNode = game
-    for i in range(1, len(texts) - 1, 2):
-        following = _read_fen(texts, i + 1)
-        move = read_move(board, texts[i])
-        if move is None:
-            node.comment = f"{node.comment} illegal: {texts[i].replace(' ', '').strip()}".strip()
-            continue
-        board.push(move)
-        node = node.add_variation(move)
-        if board.fen() != following.fen():
-            reply = next((m for m in board.legal_moves if _leads_to(board, m, following)), None)
-            if reply is None:
-                raise ValueError(f"no reply to {texts[i]!r} leads to segment {i + 1}")
-            board.push(reply)
-            node = node.add_variation(reply)
-    game.headers["Result"] = board.result()
-    for name, value in headers.items():
-        game.headers[name] = value
-    return str(game)
-
-
-def save_pgn(dataset: Dataset, path: str | Path, **headers: str) -> None:
-    """Write all games of a dataset to one PGN file.
-
-    Raises ValueError, naming the row, for one that is no game; the file is then as it was.
-    """
-    games = []
-    for index, texts in enumerate(dataset["text"]):
-        try:
-            games.append(to_pgn(texts, Round=str(index + 1), **headers) + "\n\n")
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from error
-    replace_file(Path(path), "".join(games).encode())
-
-
-def _leads_to(board: chess.Board, move: chess.Move, following: chess.Board) -> bool:
-    after = board.copy(stack=False)
-    after.push(move)
-    return after.fen() == following.fen()
 
 
 def _read_fen(texts: Sequence[str], i: int) -> chess.Board:

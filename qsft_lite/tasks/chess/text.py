@@ -1,36 +1,50 @@
-r"""Boards and moves as words, one token each: the formats "pieces" of endgames and of whole games.
+r"""How boards and moves of whole games are written.
 
-In both a man is a word, "Qd5 ", Black's are lower-case, and Black's king ends the line. A move of
-an endgame is SAN without its signs, "Qd8\n". A move of a whole game is two words, the man, as the
-board shows it, and where it goes: "Ng1 f3\n", "Pe2 e4\n", "Pe7 e8Q\n", and castling as "Ke1 g1\n".
-Which man moves is one choice, and where it goes the next: what a network learns of a knight on g1
-holds for all of its moves.
+In the format "fen", that of LMRL-Gym, a state is a FEN and an action SAN, both with a space after
+each character: "Q h 5 +\n". In "pieces" a man is a word, "Qd5 ", Black's are lower-case, and
+Black's king ends the line. A move is two words, the man, as the board shows it, and where it goes:
+"Ng1 f3\n", "Pe2 e4\n", "Pe7 e8Q\n", and castling as "Ke1 g1\n". Which man moves is one choice, and
+where it goes the next: what a network learns of a knight on g1 holds for all of its moves.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from itertools import combinations
+from typing import Literal
 
 import chess
 
 ORDER = "KQRBNPqrbnpk"
+STATE_CHARACTERS = "".join(sorted(set("pnbrqkPNBRQKwabcdefgh0123456789/- ")))
+ACTION_CHARACTERS = "".join(sorted(set("NBRQKabcdefgh12345678xO-=+#")))
+
+BoardFormat = Literal["fen", "pieces"]
+
+
+def spaced(text: str) -> str:
+    r"""The text with a space between characters and a newline at the end, as in LMRL-Gym."""
+    return " ".join(text) + "\n"
+
+
+def unspaced(text: str) -> str:
+    """The text that `spaced` wrote."""
+    return text.removesuffix("\n")[::2]
+
+
+def read_move(board: chess.Board, text: str) -> chess.Move | None:
+    """The legal move that a text means; None for anything else, ambiguous SAN included."""
+    try:
+        move = board.parse_san(text.strip().replace(" ", ""))
+    except ValueError:
+        return None
+    return move or None  # a null move is no move
 
 
 def pieces_text(board: chess.Board) -> str:
     r"""A board as words: "Ke1 Qd5 kh8\n", White's king first, Black's last, queens before rooks."""
     men = sorted(board.piece_map().items(), key=lambda man: (ORDER.index(man[1].symbol()), man[0]))
     return " ".join(man.symbol() + chess.square_name(square) for square, man in men) + "\n"
-
-
-def endgame_words() -> tuple[str, ...]:
-    """Every word of an endgame, with the space or newline that ends it."""
-    squares = chess.SQUARE_NAMES
-    men = [man + square for man in "KQR" for square in squares]
-    rooks = [f"R{file}{square}" for file in "abcdefgh" for square in squares]
-    rooks += [f"R{rank}{square}" for rank in "12345678" for square in squares if rank != square[1]]
-    words = [man + " " for man in men] + ["k" + square + "\n" for square in squares]
-    return (*words, *(move + "\n" for move in men + rooks))
 
 
 def game_text(board: chess.Board) -> str:
@@ -89,3 +103,15 @@ def game_words() -> tuple[str, ...]:
 @cache
 def _rights() -> tuple[str, ...]:
     return tuple("".join(some) for count in range(1, 5) for some in combinations("KQkq", count))
+
+
+def parts(word: str) -> list[tuple[str, str | int, int]]:
+    """What a word has in common with others: a man, a square's file and rank, a promotion."""
+    text = word[:-1]
+    man = text[0] if text[1:] in chess.SQUARE_NAMES else ""
+    square, promotion = text[len(man) :][:2], text[len(man) :][2:]
+    if square not in chess.SQUARE_NAMES:  # who may castle
+        return [("word", word, 0)]
+    file, rank = ord(square[0]) - ord("a"), int(square[1]) - 1
+    kind = ("kind", man + promotion + word[-1], 0)
+    return [kind, (man, "file", file), (man, "rank", rank), ("square", square, 0)]

@@ -1,7 +1,7 @@
 """A chess board with what is known of its moves: arrows colored by their learned and exact values.
 
 The pictures are functions of a board and need no browser; the explorer puts controls under them, as
-those of `widgets` do.
+all explorers do.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chess
-import ipywidgets
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qsft_lite import viz
 from qsft_lite.tasks.chess.env import ChessGame
-from qsft_lite.viz.explorers import choice, show_explorer
-from qsft_lite.viz.plots import VALUE_COLORS, use_style
+from qsft_lite.viz.explorers import choice, step_through
+from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, ink, value_bar
 
 LIGHT, DARK = "#f2ede2", "#d3cabb"
 MOST = (("4", 4), ("8", 8), ("16", 16), ("all", 99))
@@ -86,8 +86,8 @@ def draw_board(
         place = chess.square_file(square), chess.square_rank(square)
         # The filled signs, for both sides: outlines of white men hardly show at this size.
         sign = chess.UNICODE_PIECE_SYMBOLS[piece.symbol().lower()]
-        ink, rim = ("white", "black") if piece.color else ("black", "white")
-        for color, size in ((rim, 26), (ink, 22)):
+        fill, rim = ("white", "black") if piece.color else ("black", "white")
+        for color, size in ((rim, 26), (fill, 22)):
             axes.text(
                 *place,
                 sign,
@@ -98,12 +98,11 @@ def draw_board(
                 family="DejaVu Sans",
                 zorder=5,
             )
+    viz.bare(axes)
     axes.set(xlim=(-0.5, 7.5), ylim=(-0.5, 7.5), aspect="equal", title=title)
     axes.set_xticks(range(8), "abcdefgh", fontsize=9)
     axes.set_yticks(range(8), "12345678", fontsize=9)
     axes.tick_params(length=0)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
 
 
 def draw_values(
@@ -125,21 +124,17 @@ def draw_values(
     """
     if not values:
         raise ValueError("draw_values needs at least one kind of values")
-    with plt.rc_context():
-        use_style()
-        columns = min(len(values), 2)
-        rows = -(-len(values) // columns)
-        size = 4.6 * columns + 0.8, 4.5 * rows + 0.4
-        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    columns = min(len(values), 2)
+    rows = -(-len(values) // columns)
+    with viz.figure((4.6 * columns + 0.8, 4.5 * rows + 0.4)) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
         for panel in axes.flat[len(values) :]:
             panel.axis("off")
         for panel, (name, of_moves) in zip(axes.flat, values.items(), strict=False):
             draw_board(panel, board, of_moves, most=most, played=played, title=name)
-        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
-        figure.colorbar(scale, ax=axes, label="value of a move", shrink=0.8)
+        value_bar(figure, axes, "value of a move", shrink=0.8)
         if title:
             figure.suptitle(title, fontsize=13)
-        plt.close(figure)
     return figure
 
 
@@ -155,16 +150,15 @@ def _draw_move(axes: Axes, move: chess.Move, value: float | None, *, is_played: 
         for square in (move.from_square, move.to_square)
     )
     color = "#777777" if value is None else VALUE_COLORS(min(max(value, 0.0), 1.0))
-    rim = "#D55E00" if is_played else "white"
+    rim = HIGHLIGHT if is_played else "white"
     arrow = {"arrowstyle": "-|>,head_width=0.35,head_length=0.5", "shrinkA": 10, "shrinkB": 9}
     for width, shade in ((4.6, rim), (2.4, color)):
         style = {**arrow, "color": shade, "linewidth": width}
         axes.annotate("", end, start, arrowprops=style, zorder=3)
     axes.plot(*end, "o", markersize=17, color=color, markeredgecolor=rim, zorder=4)
     if value is not None:
-        ink = "white" if value < 0.5 else "black"
         number = f"{value:.2f}".removeprefix("0")
-        axes.text(*end, number, ha="center", va="center", fontsize=8, color=ink, zorder=4.5)
+        axes.text(*end, number, ha="center", va="center", fontsize=8, color=ink(value), zorder=4.5)
 
 
 # The explorer
@@ -190,31 +184,24 @@ def board_explorer(
     Raises:
         ValueError: no games, one without turns, or a start value that its control does not offer.
     """
-    if not games or not all(games):
-        raise ValueError("board_explorer needs at least one game, each with a turn or more")
-    numbers = [(str(number), number) for number in range(1, len(games) + 1)]
-    turns = [(str(number), number) for number in range(1, max(map(len, games)) + 1)]
-    controls = {
-        "game": choice("game", "game", game, numbers),
-        "turn": choice("turn", "turn", turn, turns, ipywidgets.SelectionSlider),
-        "most": choice("most", "moves shown", most, MOST),
-    }
 
     def draw(game: int, turn: int, most: int) -> Figure:
-        at = min(turn, len(games[game - 1]))
-        board, played = games[game - 1][at - 1]
+        board, played = games[game - 1][turn - 1]
         name = board.san(played) if played else "an illegal move"
         return draw_values(
             board,
             {title: function(board) for title, function in values.items()},
             most=most,
             played=played,
-            title=f"Game {game}, turn {at} of {len(games[game - 1])}: White plays {name}",
+            title=f"Game {game}, turn {turn} of {len(games[game - 1])}: White plays {name}",
         )
 
-    show_explorer(
+    step_through(
         draw,
-        controls,
+        {"most": choice("most", "moves shown", most, MOST)},
         "Chess boards side by side: the same position, its moves as arrows colored by their "
         "learned value on one board and by their exact value on the other.",
+        lengths=[len(one) for one in games],
+        game=game,
+        turn=turn,
     )

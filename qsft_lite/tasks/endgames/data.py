@@ -7,31 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chess import SQUARE_NAMES
 from datasets import Dataset
 
-from qsft_lite.data.recording import Episodes, check_choice, record
+from qsft_lite.data.recording import Episodes, record
+from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.env import MAX_MOVES, BoardFormat, Endgames, check_materials, spaced
-from qsft_lite.tasks.chess.opponents import OPPONENTS
+from qsft_lite.tasks.chess.env import MAX_MOVES
+from qsft_lite.tasks.chess.text import spaced
+from qsft_lite.tasks.endgames.env import Endgames, check_materials
 from qsft_lite.tasks.endgames.moves import (
     MATERIALS,
+    Moves,
     black_moves,
     in_check,
     left,
     move_white,
     white_moves,
 )
-from qsft_lite.tasks.endgames.players import (
-    BEHAVIOR,
-    PARTS,
-    Defender,
-    EndgamePlayer,
-    MixturePlayer,
-    Moves,
-)
-from qsft_lite.tasks.endgames.space import SYMMETRIES, view_of
-from qsft_lite.tasks.endgames.starts import codes, placement, start_positions
+from qsft_lite.tasks.endgames.opponents import Defender
+from qsft_lite.tasks.endgames.players import BEHAVIOR, PARTS, EndgamePlayer, MixturePlayer
+from qsft_lite.tasks.endgames.starts import codes, start_positions
+from qsft_lite.tasks.endgames.text import STATE_TEXTS, EndgameFormat, sans
 from qsft_lite.tasks.endgames.values import Weights, check_weights
 
 SEVENTY_FIVE, FIVEFOLD = 150, 5  # half-moves, times
@@ -43,7 +39,7 @@ def play_games(
     player: EndgamePlayer,
     defender: Defender,
     *,
-    format: BoardFormat = "fen",
+    format: EndgameFormat = "fen",
     max_moves: int = MAX_MOVES,
 ) -> Episodes:
     """One game from each start, a material and its squares (k,), all at once.
@@ -73,18 +69,49 @@ def play_games(
 class _Game:
     """One game under way."""
 
-    def __init__(self, material: str, squares: np.ndarray, format: BoardFormat) -> None:
+    def __init__(self, material: str, squares: np.ndarray, format: EndgameFormat) -> None:
         self.material = material
         self.squares = squares
-        self.state = {"fen": _fen_text, "pieces": _pieces_text, "mirrored": _mirrored_text}[format]
+        self.state_text = STATE_TEXTS[format]
         self.spaced = format == "fen"
         self.clock = 0  # half-moves since the last capture
         self.moves = 0  # of White
         self.over = False
         self.seen: dict[tuple[str, int], int] = {}
-        self.text = [self.state(material, squares.tolist(), "w", 0, 1)]
-        self.reward = [0.0]
-        self.count("w", int(codes(material, squares[None])[0]))
+        self.text: list[str] = []
+        self.reward: list[float] = []
+        self.count("w", _code(material, squares))
+        self.show("w")
+
+    def play_white(
+        self, squares: np.ndarray, code: int, san: str, check: bool, stuck: bool
+    ) -> None:
+        """White has moved; stuck: Black cannot reply, so it is mate or stalemate."""
+        self.squares = squares
+        self.clock += 1
+        self.count("b", code)
+        self.over |= stuck
+        mate = check and stuck
+        san += "#" if mate else "+" if check else ""
+        self.text.append(spaced(san) if self.spaced else san.rstrip("+#") + "\n")
+        self.reward.append(float(mate))
+        if self.over:
+            self.show("b")
+
+    def play_black(self, squares: np.ndarray, code: int, taken: int) -> None:
+        """Black's king has stepped, and taken that piece of White's (from 0; -1 for none)."""
+        self.squares = squares
+        self.clock += 1
+        self.moves += 1
+        if taken >= 0:
+            self.material = left(self.material, taken)
+            self.squares = np.delete(squares, 1 + taken)
+            self.clock = 0
+            self.over = not self.material  # bare kings
+            code = -1 if self.over else _code(self.material, self.squares)
+        self.count("w", code)
+        self.over |= self.clock >= SEVENTY_FIVE
+        self.show("w")
 
     def count(self, turn: str, code: int) -> None:
         """Note a position; the game is over when it is there for the fifth time."""
@@ -92,104 +119,53 @@ class _Game:
         self.seen[turn, code] = times
         self.over |= times >= FIVEFOLD
 
-    def add(self, action: str, reward: float, turn: str) -> None:
-        """Note a move and the position after the reply."""
-        self.text.append(spaced(action) if self.spaced else action.rstrip("+#") + "\n")
-        self.text.append(
-            self.state(self.material, self.squares.tolist(), turn, self.clock, self.moves + 1)
-        )
-        self.reward += (reward, 0.0)
+    def show(self, turn: str) -> None:
+        """Note what the agent sees."""
+        squares, number = self.squares.tolist(), self.moves + 1
+        self.text.append(self.state_text(self.material, squares, turn, self.clock, number))
+        self.reward.append(0.0)
 
 
 def _play_round(
     material: str, games: list[_Game], player: EndgamePlayer, defender: Defender, mirrored: bool
 ) -> None:
     """A move of White and a reply in each game, all of one material."""
+    replies = _play_white(material, games, player, mirrored)
+    going = np.array([not game.over for game in games])
+    if going.any():
+        games = [game for game in games if not game.over]
+        _play_black(material, games, tuple(part[going] for part in replies), defender)
+
+
+def _play_white(material: str, games: list[_Game], player: EndgamePlayer, mirrored: bool) -> Moves:
+    """White's move in each game; what Black can reply there."""
     squares = np.array([game.squares for game in games])
     moves = white_moves(material, squares)
     slots = player.choose(material, squares, moves)
-    if mirrored:
-        view = view_of(material, squares)[:, None]
-        shown_moves = moves[0], SYMMETRIES[view, moves[1]], moves[2]
-        sans = _sans(material, SYMMETRIES[view, squares], shown_moves, slots)
-    else:
-        sans = _sans(material, squares, moves, slots)
-    every = np.arange(len(games))
-    after = move_white(squares, moves[0][slots], moves[1][every, slots])
+    texts = sans(material, squares, moves, slots, mirrored)
+    after = move_white(squares, moves[0][slots], moves[1][np.arange(len(games)), slots])
     replies = black_moves(material, after)
-    can_reply = replies[1].any(axis=1)
-    check = in_check(material, after)
-    code = codes(material, after).tolist()
-    answered = []
-    for i, game in enumerate(games):
-        game.squares = after[i]
-        game.clock += 1
-        game.count("b", code[i])
-        mate = bool(check[i] and not can_reply[i])
-        sans[i] += "#" if mate else "+" if check[i] else ""
-        if game.over or not can_reply[i]:
-            game.over = True
-            game.add(sans[i], float(mate), "b")
-        else:
-            answered.append(i)
-    if not answered:
-        return
-    after, replies = after[answered], tuple(part[answered] for part in replies)
+    code, check = codes(material, after).tolist(), in_check(material, after).tolist()
+    stuck = (~replies[1].any(axis=1)).tolist()
+    for game, *played in zip(games, after, code, texts, check, stuck, strict=True):
+        game.play_white(*played)
+    return replies
+
+
+def _play_black(material: str, games: list[_Game], replies: Moves, defender: Defender) -> None:
+    """Black's reply in each game."""
+    after = np.array([game.squares for game in games])
     steps = defender.choose(material, after, replies)
-    every = np.arange(len(answered))
+    every = np.arange(len(games))
     after[:, -1] = replies[0][every, steps]
-    taken = replies[2][every, steps].tolist()
-    code = codes(material, after).tolist()
-    for row, i in enumerate(answered):
-        game = games[i]
-        game.moves += 1
-        if taken[row] >= 0:
-            game.material = left(material, taken[row])
-            game.squares = np.delete(after[row], 1 + taken[row])
-            game.clock = 0
-            game.over = not game.material
-            if game.material:
-                game.count("w", int(codes(game.material, game.squares[None])[0]))
-        else:
-            game.squares = after[row]
-            game.clock += 1
-            game.count("w", code[row])
-            game.over |= game.clock >= SEVENTY_FIVE
-        game.add(sans[i], 0.0, "w")
+    code, taken = codes(material, after).tolist(), replies[2][every, steps].tolist()
+    for game, *played in zip(games, after, code, taken, strict=True):
+        game.play_black(*played)
 
 
-def _sans(material: str, squares: np.ndarray, moves: Moves, slots: np.ndarray) -> list[str]:
-    """The moves in SAN, without what tells check and mate."""
-    movers, targets, legal = moves
-    every = np.arange(len(squares))
-    mover, target = movers[slots], targets[every, slots]
-    start = squares[every, mover]
-    symbols = "K" + material
-    sans = [symbols[column] for column in mover.tolist()]
-    if material == "RR":
-        other = (movers != 0) & (movers != mover[:, None])
-        both = (mover > 0) & (other & legal & (targets == target[:, None])).any(axis=1)
-        beside = squares[every, np.where(mover == 1, 2, 1)]
-        for i in np.flatnonzero(both).tolist():
-            name = SQUARE_NAMES[start[i]]
-            sans[i] += name[1] if beside[i] % 8 == start[i] % 8 else name[0]
-    return [san + SQUARE_NAMES[square] for san, square in zip(sans, target.tolist(), strict=True)]
-
-
-def _fen_text(material: str, squares: list[int], turn: str, clock: int, number: int) -> str:
-    return spaced(f"{placement(material, squares)} {turn} - - {clock} {number}")
-
-
-def _pieces_text(material: str, squares: list[int], turn: str, clock: int, number: int) -> str:
-    if material == "RR":
-        squares = [squares[0], *sorted(squares[1:3]), squares[3]]
-    men = zip(f"K{material}k", squares, strict=True)
-    return " ".join(man + SQUARE_NAMES[square] for man, square in men) + "\n"
-
-
-def _mirrored_text(material: str, squares: list[int], turn: str, clock: int, number: int) -> str:
-    view = view_of(material, np.array([squares]))[0]
-    return _pieces_text(material, SYMMETRIES[view, squares].tolist(), turn, clock, number)
+def _code(material: str, squares: np.ndarray) -> int:
+    """The number of one position, see `codes`."""
+    return int(codes(material, squares[None])[0])
 
 
 def generate_endgames(
@@ -199,7 +175,7 @@ def generate_endgames(
     behavior: Weights = BEHAVIOR,
     opponent: str = "perfect",
     materials: tuple[str, ...] = MATERIALS,
-    format: BoardFormat = "fen",
+    format: EndgameFormat = "fen",
     max_moves: int = MAX_MOVES,
     engine: str | Path | None = None,
     elo: Elo = "floor",
@@ -214,7 +190,7 @@ def generate_endgames(
     format and max_moves are those of `Endgames`; held-out positions are no starts. engine, elo and
     nodes are those of `Engine`, for White and Black. processes and path are those of `record`.
     """
-    check_choice(opponent, OPPONENTS, "opponent")
+    check_choice(opponent, Endgames.opponents, "opponent")
     check_choice(format, Endgames.formats, "format")
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
@@ -242,7 +218,7 @@ def _play_block(
     shares: Weights,
     opponent: str,
     materials: tuple[str, ...],
-    format: BoardFormat,
+    format: EndgameFormat,
     max_moves: int,
     engine_options: dict[str, Any] | None,
     n: int,

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+Moves = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `white_moves` and `black_moves` return
+
 MATERIALS = ("Q", "R", "QR", "RR")
 KING_STEPS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))  # file, rank
 DIRECTIONS = {"R": KING_STEPS[::2], "Q": KING_STEPS}
@@ -99,7 +101,7 @@ def slots(material: str) -> int:
     return 8 + sum(TARGETS[piece].shape[1] for piece in material)
 
 
-def white_moves(material: str, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def white_moves(material: str, squares: np.ndarray) -> Moves:
     """All moves of White: mover (M,), the column it moves, and target, legal, both (N, M).
 
     target is a square, -1 outside the board; the positions must be legal with White to move.
@@ -123,7 +125,7 @@ def white_moves(material: str, squares: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.concatenate(movers), np.hstack(targets), np.hstack(legals)
 
 
-def black_moves(material: str, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def black_moves(material: str, squares: np.ndarray) -> Moves:
     """All moves of the black king: target and legal, both (N, 8), and taken (N, 8).
 
     taken is the piece (from 0) that stands on the target, -1 when none does.

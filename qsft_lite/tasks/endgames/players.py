@@ -1,4 +1,4 @@
-"""Reference players of endgames, White and Black, for arrays of positions and for texts."""
+"""Reference players of endgames, for arrays of positions and for texts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import chess
 import numpy as np
 
 from qsft_lite.tasks.chess.engine import Engine
-from qsft_lite.tasks.chess.env import BoardFormat, Endgames
-from qsft_lite.tasks.chess.opponents import read_board, replied_distance
-from qsft_lite.tasks.endgames.moves import MATERIALS, black_moves, move_white, white_moves
-from qsft_lite.tasks.endgames.starts import fen_of, placement
+from qsft_lite.tasks.endgames.env import Endgames
+from qsft_lite.tasks.endgames.moves import MATERIALS, Moves, move_white, white_moves
 from qsft_lite.tasks.endgames.tables import table
+from qsft_lite.tasks.endgames.text import EndgameFormat, fen_of, read_board
 from qsft_lite.tasks.endgames.values import Weights, check_weights
+from qsft_lite.tasks.guessing import random_member
 
 Seed = int | np.random.SeedSequence
-Moves = tuple[np.ndarray, np.ndarray, np.ndarray]  # what `white_moves` returns
 
 PARTS = ("perfect", "random", "engine")
 # Behavior of the default data: against the perfect defender it wins about as often as the games of
@@ -28,7 +27,7 @@ BEHAVIOR = {"perfect": 0.58, "random": 0.42}
 class EndgamePlayer:
     """What all players share: `choose` plays arrays of positions, and `act` texts on top of it."""
 
-    def __init__(self, seed: Seed = 0, format: BoardFormat = "fen") -> None:
+    def __init__(self, seed: Seed = 0, format: EndgameFormat = "fen") -> None:
         self.rng = np.random.default_rng(seed)
         self._reader = Endgames("random", format=format)
 
@@ -59,7 +58,7 @@ class RandomPlayer(EndgamePlayer):
 
     def choose(self, material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:
         """See `EndgamePlayer.choose`."""
-        return any_true(moves[2], self.rng)
+        return random_member(moves[2], self.rng)
 
 
 class PerfectPlayer(EndgamePlayer):
@@ -67,7 +66,7 @@ class PerfectPlayer(EndgamePlayer):
 
     def choose(self, material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:
         """See `EndgamePlayer.choose`."""
-        return any_true(quickest(material, squares, moves), self.rng)
+        return random_member(quickest(material, squares, moves), self.rng)
 
 
 class MixturePlayer(EndgamePlayer):
@@ -80,7 +79,7 @@ class MixturePlayer(EndgamePlayer):
     def __init__(
         self,
         seed: Seed = 0,
-        format: BoardFormat = "fen",
+        format: EndgameFormat = "fen",
         behavior: Weights = BEHAVIOR,
         **engine_options: Any,
     ) -> None:
@@ -97,11 +96,11 @@ class MixturePlayer(EndgamePlayer):
         """See `EndgamePlayer.choose`."""
         movers, targets, legal = moves
         part = np.searchsorted(self.shares.cumsum()[:-1], self.rng.random(len(squares)), "right")
-        slots = any_true(legal, self.rng)
+        slots = random_member(legal, self.rng)
         rows = np.flatnonzero(part == 0)
         if len(rows):
             best = quickest(material, squares[rows], (movers, targets[rows], legal[rows]))
-            slots[rows] = any_true(best, self.rng)
+            slots[rows] = random_member(best, self.rng)
         for row in np.flatnonzero(part == 2):
             board = chess.Board(fen_of(material, squares[row]))
             move = self.engine.choose(board, self.rng)
@@ -130,36 +129,3 @@ def quickest(material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:
     distance = np.full(legal.shape, 999)
     distance[rows, slots] = table(material).black_distance(after)
     return legal & (distance == distance.min(axis=1, keepdims=True))
-
-
-class Defender:
-    """Black's replies for arrays of positions: "perfect", "random", or an engine."""
-
-    def __init__(self, opponent: str | Engine, seed: Seed = 0) -> None:
-        self.opponent = opponent
-        self.rng = np.random.default_rng(seed)
-
-    def choose(self, material: str, squares: np.ndarray, replies: Moves) -> np.ndarray:
-        """(N,) the king step (0 to 7) in each position (N, k); replies is `black_moves` there."""
-        targets, legal, _ = replies
-        if isinstance(self.opponent, Engine):
-            return np.array([self._engine_step(material, row) for row in squares], dtype=int)
-        if self.opponent == "random":
-            return any_true(legal, self.rng)
-        rows, steps = np.nonzero(legal)
-        after = squares[rows]
-        after[:, -1] = targets[rows, steps]
-        distance = np.full(legal.shape, -1)
-        distance[rows, steps] = replied_distance(material, after)
-        return any_true(legal & (distance == distance.max(axis=1, keepdims=True)), self.rng)
-
-    def _engine_step(self, material: str, squares: np.ndarray) -> int:
-        board = chess.Board(f"{placement(material, squares.tolist())} b - - 0 1")
-        move = self.opponent.choose(board, self.rng)
-        return int(np.flatnonzero(black_moves(material, squares[None])[0][0] == move.to_square)[0])
-
-
-def any_true(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each row of mask (N, M) bool the column of one of its True entries, drawn evenly."""
-    wanted = 1 + (rng.random(len(mask)) * mask.sum(axis=1)).astype(np.int64)
-    return (mask.cumsum(axis=1, dtype=np.int32) >= wanted[:, None]).argmax(axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from qsft_lite.tasks.endgames.moves import MATERIALS, in_check, is_legal
 from qsft_lite.tasks.endgames.space import SYMMETRIES
+from qsft_lite.tasks.endgames.text import fen_of
 
 TEST, VALIDATION = 645, 200  # how many; LMRL-Gym tests on 645
 HELD_OUT_SEED = 645
@@ -32,24 +33,6 @@ test_positions.__test__ = False  # it is no test, whatever pytest thinks
 def start_positions(material: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """(n, k) positions drawn evenly: legal, White to move, Black not in check, not held out."""
     return _draw(material, n, rng, _held_out_codes()[material])
-
-
-def fen_of(material: str, squares: np.ndarray) -> str:
-    """The FEN of a position with White to move, as at the start of a game."""
-    return f"{placement(material, squares.tolist())} w - - 0 1"
-
-
-def placement(material: str, squares: list[int]) -> str:
-    """The first field of a FEN: what stands where."""
-    men = sorted(
-        zip(squares, f"K{material}k", strict=True), key=lambda man: (-(man[0] // 8), man[0] % 8)
-    )
-    text, at = "", 0
-    for square, man in men:
-        place = (7 - square // 8) * 8 + square % 8
-        text += _EMPTY[at][place] + man
-        at = place + 1
-    return text + (_EMPTY[at][64] if at < 64 else "")
 
 
 def _draw(material: str, n: int, rng: np.random.Generator, excluded: np.ndarray) -> np.ndarray:
@@ -109,23 +92,3 @@ def _held_out_codes() -> dict[str, np.ndarray]:
 def _classes(material: str, squares: np.ndarray) -> np.ndarray:
     """(N,) one number a position, the same for its mirror images."""
     return np.min([codes(material, image[squares]) for image in SYMMETRIES], axis=0)
-
-
-def _empty() -> list[list[str]]:
-    """What a FEN writes for the empty squares from one place to before another, a8 being 0."""
-    table = []
-    for start in range(64):
-        row = [""] * 65
-        text, run = "", 0
-        for place in range(start, 64):
-            row[place] = text + (str(run) if run else "")
-            if place and place % 8 == 0:
-                text, run = row[place] + "/", 0
-                row[place] = text
-            run += 1
-        row[64] = text + str(run)
-        table.append(row)
-    return table
-
-
-_EMPTY = _empty()

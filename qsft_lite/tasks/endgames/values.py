@@ -22,11 +22,11 @@ import chess
 import numpy as np
 from scipy import sparse
 
-from qsft_lite.data.recording import check_choice
-from qsft_lite.tasks.chess.opponents import read_board
+from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.endgames.moves import move_white, white_moves
 from qsft_lite.tasks.endgames.space import EndgameSpace, space
 from qsft_lite.tasks.endgames.tables import DRAW, table
+from qsft_lite.tasks.endgames.text import read_board
 
 Defender = Literal["perfect", "random"]
 CHUNK = 20_000  # positions whose moves are listed at a time

@@ -1,1 +1,4 @@
-"""Mazes and other tables as text."""
+"""Mazes and other tables as text.
+
+A word shares nothing with others that a small table does not teach: text.py has no `parts`.
+"""

@@ -1,32 +1,21 @@
-r"""Mazes, and any tabular MDP, as text: what is learned from the text has an exact twin.
-
-A state is one word and an action is one word: "r2c0\n" (row 2, column 0) and "right\n" in a maze,
-"s7\n" and "a1\n" in another MDP. The end of an episode reads "end\n". A transcript holds the whole
-history, but only its last state matters.
-"""
+"""Mazes, and any tabular MDP, as text: what is learned from the text has an exact twin."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 import gymnasium
 import numpy as np
-from datasets import Dataset
 
-from qsft_lite.data.recording import Episodes, record
-from qsft_lite.tabular import TabularMDP, check_policy
-from qsft_lite.tabular.mdps import ACTION_NAMES, GRIDWORLD, Maze, gridworld
-from qsft_lite.tabular.offline import ENDED, sample_trajectories
+from qsft_lite.tabular import TabularMDP
+from qsft_lite.tabular.mdps import GRIDWORLD, Maze, gridworld
+from qsft_lite.tabular.offline import ENDED
 from qsft_lite.tasks.checks import check_action, reset_option
+from qsft_lite.tasks.gridworld.text import END, state_and_action_texts
 
-END = "end\n"
 MAX_STEPS = 50
-# The default data: a walker that knows nothing of the maze. Cloning it earns 5 % of the optimum.
-DRIFT = (0.15, 0.40, 0.30, 0.15)  # up, right, down, left
 
 
 class Gridworld(gymnasium.Env):
@@ -56,7 +45,7 @@ class Gridworld(gymnasium.Env):
         self.maze = maze if isinstance(maze, Maze) else None
         self.mdp = maze.mdp if isinstance(maze, Maze) else maze
         self.max_steps = max_steps
-        self.state_texts, self.action_texts = _texts(maze)
+        self.state_texts, self.action_texts = state_and_action_texts(maze)
         self._states = {text: state for state, text in enumerate(self.state_texts)}
         self._actions = {text: action for action, text in enumerate(self.action_texts)}
         self.action_space = _text_space(self.action_texts)
@@ -124,81 +113,6 @@ class Gridworld(gymnasium.Env):
         if last not in self._states:
             raise ValueError(f"the last line, {last!r}, is not a state of this maze")
         return self._states[last]
-
-
-def generate_gridworld(
-    n: int,
-    seed: int,
-    *,
-    maze: Maze | TabularMDP | Sequence[str] = GRIDWORLD,
-    behavior: np.ndarray | Sequence[float] | None = None,
-    starts: np.ndarray | None = None,
-    max_steps: int = MAX_STEPS,
-    processes: int = 1,
-    path: str | Path | None = None,
-) -> Dataset:
-    """Episodes of a tabular behavior policy, each at most max_steps long.
-
-    behavior: (S, A), or (A,) for the same in every state; None is DRIFT in a maze and uniform in
-    another MDP. starts: (S,) distribution of the first state, the MDP's own when None. An episode
-    cut off by max_steps has done False. processes and path are those of `record`.
-    """
-    env = Gridworld(maze, max_steps)
-    mdp = env.mdp
-    if behavior is None:
-        behavior = DRIFT if env.maze else np.full(mdp.n_actions, 1 / mdp.n_actions)
-    behavior = np.asarray(behavior, dtype=np.float64)
-    if behavior.ndim == 1:
-        behavior = np.tile(behavior, (mdp.n_states, 1))
-    behavior = check_policy(mdp, behavior, "behavior")
-    starts = mdp.initial if starts is None else np.asarray(starts, dtype=np.float64)
-    settings = {
-        "task": "gridworld",
-        "P": mdp.P.tolist(),
-        "R": mdp.R.tolist(),
-        "behavior": behavior.tolist(),
-        "starts": starts.tolist(),
-        "max_steps": max_steps,
-    }
-    play = partial(_play_block, env, behavior, starts)
-    return record(play, n, seed, settings, processes=processes, path=path)
-
-
-def _play_block(
-    env: Gridworld,
-    behavior: np.ndarray,
-    starts: np.ndarray,
-    n: int,
-    seed: np.random.SeedSequence,
-) -> Episodes:
-    data = sample_trajectories(
-        env.mdp, behavior, n, seed=seed, max_steps=env.max_steps, starts=starts
-    )
-    state_texts = (*env.state_texts, END)  # ENDED is -1: the last one
-    episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
-    first_steps = np.unique(data.episodes, return_index=True)[1].tolist()
-    states, actions = data.states.tolist(), data.actions.tolist()
-    rewards, next_states = data.rewards.tolist(), data.next_states.tolist()
-    for first, end in zip(first_steps, [*first_steps[1:], len(states)], strict=True):
-        text = [state_texts[states[first]]]
-        reward = [0.0]
-        for step in range(first, end):
-            text += (env.action_texts[actions[step]], state_texts[next_states[step]])
-            reward += (rewards[step], 0.0)
-        episodes["text"].append(text)
-        episodes["is_action"].append([False] + [True, False] * (end - first))
-        episodes["reward"].append(reward)
-        episodes["done"].append(next_states[end - 1] == ENDED)
-    return episodes
-
-
-def _texts(maze: Maze | TabularMDP) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The texts of all states and of all actions."""
-    if isinstance(maze, Maze):
-        states = tuple(f"r{row}c{column}\n" for row, column in maze.cells)
-        return states, tuple(f"{name}\n" for name in ACTION_NAMES)
-    states = tuple(f"s{state}\n" for state in range(maze.n_states))
-    return states, tuple(f"a{action}\n" for action in range(maze.n_actions))
 
 
 def _text_space(texts: Sequence[str]) -> gymnasium.spaces.Text:

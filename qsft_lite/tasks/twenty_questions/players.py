@@ -1,60 +1,13 @@
-"""Reference players of Twenty Questions, from random to optimal. They know the table.
-
-A player sees a game as the set of objects that are still consistent and the number of questions
-left. It plays arrays of games (`choose`), and, like every policy here, texts (`act`).
-"""
+"""Reference players of Twenty Questions, from random to optimal. They know the table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
+from qsft_lite.tasks.guessing import Player, RandomPlayer, Seed, SetPlayer, random_member
 from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
-
-Seed = int | np.random.SeedSequence
-
-
-class Player:
-    """What all players share: `choose` plays arrays of games, and `act` texts on top of it."""
-
-    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0) -> None:
-        self.rules = rules
-        self.rng = np.random.default_rng(seed)
-
-    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
-        """The next questions: consistent (N, W) bool -> (N,) question indices.
-
-        turns_left: number of questions, this one included; the same in all N games.
-        """
-        raise NotImplementedError
-
-    def act(self, histories: Sequence[str]) -> list[str]:
-        """The next action text of each transcript, in any of the question's phrasings."""
-        turns = [self.rules.read_history(history) for history in histories]
-        consistent = np.array([self.rules.consistent(played) for played in turns])
-        turns_left = np.array([TURNS - len(played) for played in turns])
-        if not (turns_left > 0).all():
-            row = int(np.flatnonzero(turns_left <= 0)[0])
-            raise ValueError(f"history {row} has all of its {TURNS} questions: the game is over")
-        questions = np.zeros(len(turns), dtype=np.int64)
-        for left in np.unique(turns_left):
-            games = turns_left == left
-            questions[games] = self.choose(consistent[games], int(left))
-        return [self._phrase(question) for question in questions]
-
-    def _phrase(self, question: int) -> str:
-        texts = self.rules.phrasings[question]
-        return texts[self.rng.integers(len(texts))] if len(texts) > 1 else texts[0]
-
-
-class RandomPlayer(Player):
-    """Any question."""
-
-    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
-        """See `Player.choose`."""
-        return self.rng.integers(len(self.rules.table), size=len(consistent))
 
 
 class ScriptedPlayer(Player):
@@ -91,11 +44,11 @@ class ScriptedPlayer(Player):
         best_imbalance = np.full(len(consistent), np.inf)
         rows = np.arange(len(consistent))
         for _ in range(self.ideas):
-            idea = _random_member(useful, rng)
+            idea = random_member(useful, rng)
             better = imbalance[rows, idea] < best_imbalance
             best = np.where(better, idea, best)
             best_imbalance = np.where(better, imbalance[rows, idea], best_imbalance)
-        guess = rules.guesses.start + _random_member(consistent, rng)
+        guess = rules.guesses.start + random_member(consistent, rng)
         best = np.where(guesses, guess, best)
         careless = rng.random(len(consistent)) < self.noise
         return np.where(careless, rng.integers(len(rules.table), size=len(consistent)), best)
@@ -134,38 +87,14 @@ class NoisyPlayer(ScriptedPlayer):
         super().__init__(rules, seed, noise=noise)
 
 
-class _SetPlayer(Player):
-    """A player whose question is a function of the consistent set and the questions left.
-
-    It is worked out once for each set: such a player is a decision tree and meets few of them.
-    """
-
-    def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0) -> None:
-        super().__init__(rules, seed)
-        self._questions: dict[tuple[bytes, int], int] = {}
-
-    def best_question(self, objects: np.ndarray, turns_left: int) -> int:
-        """The question when `objects` (indices, ascending) are consistent."""
-        raise NotImplementedError
-
-    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
-        """See `Player.choose`."""
-        keys = [(row.tobytes(), turns_left) for row in np.packbits(consistent, axis=1)]
-        for row, key in enumerate(keys):
-            if key not in self._questions:
-                objects = np.flatnonzero(consistent[row])
-                self._questions[key] = self.best_question(objects, turns_left)
-        return np.array([self._questions[key] for key in keys], dtype=np.int64)
-
-
-class InformationGainPlayer(_SetPlayer):
+class InformationGainPlayer(SetPlayer):
     """The question whose answer tells most, by its entropy; a guess among equals, else the first.
 
     With one question left it guesses.
     """
 
-    def best_question(self, objects: np.ndarray, turns_left: int) -> int:
-        """See `_SetPlayer.best_question`."""
+    def best_action(self, objects: np.ndarray, turns_left: int) -> int:
+        """See `SetPlayer.best_action`."""
         guess = self.rules.guesses.start + int(objects[0])
         yes = self.rules.table[: self.rules.guesses.start, objects].sum(axis=1)
         imbalance = np.abs(2 * yes - len(objects))  # the entropy falls with it
@@ -174,7 +103,7 @@ class InformationGainPlayer(_SetPlayer):
         return int(imbalance.argmin())
 
 
-class OptimalPlayer(_SetPlayer):
+class OptimalPlayer(SetPlayer):
     """The question of largest expected score, by dynamic programming over sets of objects.
 
     For a set S its cost, the number of wrong questions to come summed over all objects in S, is
@@ -198,8 +127,8 @@ class OptimalPlayer(_SetPlayer):
         everything = np.arange(len(self.rules.names))
         return -self.cost(everything, turns) / len(everything)
 
-    def best_question(self, objects: np.ndarray, turns_left: int) -> int:
-        """See `_SetPlayer.best_question`."""
+    def best_action(self, objects: np.ndarray, turns_left: int) -> int:
+        """See `SetPlayer.best_action`."""
         self.cost(objects, turns_left)
         return self._solved[objects.tobytes(), turns_left][1]
 
@@ -319,10 +248,3 @@ def _bounded_cost(
 def _count_yes(table: np.ndarray, consistent: np.ndarray) -> np.ndarray:
     """How many consistent objects each question is true of: (Q, W), (N, W) -> (N, Q)."""
     return consistent.astype(np.float32) @ table.T.astype(np.float32)
-
-
-def _random_member(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each row of members (N, W) bool the column of one of its True entries, drawn evenly."""
-    count = members.sum(axis=1)
-    wanted = 1 + (rng.random(len(members)) * count).astype(np.int64)  # the first is number 1
-    return (members.cumsum(axis=1, dtype=np.int32) >= wanted[:, None]).argmax(axis=1)

@@ -16,19 +16,25 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qsft_lite.files import read_lines, read_text
-from qsft_lite.tasks.twenty_questions.text import guessed_name, normalize, plural, without_kind
-
-Phrasing = Literal["one", "many"]
+from qsft_lite.tasks.guessing import read_turns
+from qsft_lite.tasks.twenty_questions.text import (
+    NO,
+    START,
+    YES,
+    Phrasing,
+    guessed_name,
+    normalize,
+    plural,
+    without_kind,
+)
 
 TURNS = 20
 UNKNOWN = -1  # the index of a question that the oracle does not understand
-START = "Questions:\n"
-YES, NO = "Yes.\n", "No.\n"
 OBJECT_COLUMNS = ("object", "guess", "other names", "category", "attributes")
 GUESSES = ("Is it {}?", "Is the object {}?", "Could it be {}?")
 
@@ -117,6 +123,10 @@ class TwentyQuestionsRules:
     Never changed once made, so all games may share one. objects: see `read_objects`.
     """
 
+    start = START
+    turns = TURNS
+    answer_texts = (NO, YES)
+
     def __init__(
         self, objects: str | Path | Iterable[Thing] | None = None, phrasing: Phrasing = "one"
     ) -> None:
@@ -198,6 +208,10 @@ class TwentyQuestionsRules:
         """Whether questions are guesses, elementwise."""
         return question >= self.guesses.start
 
+    def wins(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """(N,) bool: the question is a guess, and the answer is yes."""
+        return answers & self.is_guess(questions)
+
     def answer(self, question: int, index: int) -> bool:
         """The answer to a question about an object; UNKNOWN is answered False."""
         return question != UNKNOWN and bool(self.table[question, index])
@@ -207,19 +221,13 @@ class TwentyQuestionsRules:
 
         Raises ValueError, naming the line, for a text that is no such transcript.
         """
-        if not history.startswith(START) or not history.endswith("\n"):
-            raise ValueError(f"{history!r} does not start with {START!r} or end with a newline")
-        lines = history[len(START) :].split("\n")[:-1]
-        if len(lines) % 2:
-            raise ValueError(f"the last line of a history is an answer, no question: {history!r}")
         turns = []
-        for line in range(0, len(lines), 2):
-            answer = lines[line + 1] + "\n"
-            if answer not in (YES, NO):
+        for turn, (question, answer) in enumerate(read_turns(history, START)):
+            if f"{answer}\n" not in (YES, NO):
                 raise ValueError(
-                    f"line {line + 3} of the history, {lines[line + 1]!r}, is not Yes. or No."
+                    f"line {2 * turn + 3} of the history, {answer!r}, is not Yes. or No."
                 )
-            turns.append((self.read_question(lines[line]), answer == YES))
+            turns.append((self.read_question(question), f"{answer}\n" == YES))
         return turns
 
     def consistent(self, turns: Iterable[tuple[int, bool]]) -> np.ndarray:

@@ -1,8 +1,14 @@
-"""Reading a question: its words without what does not change its meaning."""
+"""How a game is written; and reading a question: its words without what changes no meaning."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+Phrasing = Literal["one", "many"]
+
+START = "Questions:\n"
+YES, NO = "Yes.\n", "No.\n"
 
 # Words that may be there or not, articles among them.
 FILLERS = frozenset(

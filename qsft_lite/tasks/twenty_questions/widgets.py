@@ -1,7 +1,7 @@
 """Twenty Questions beside a policy: a transcript, the objects that are left, and each value.
 
 The picture is a function of a transcript and needs no browser; the explorer puts controls under it,
-as those of `widgets` do.
+as all explorers do.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import entr
 
+from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
-from qsft_lite.viz.explorers import choice, show_explorer
-from qsft_lite.viz.plots import COLORS, VALUE_COLORS, use_style
+from qsft_lite.viz.explorers import step_through
+from qsft_lite.viz.plots import VALUE_COLORS, ink
 
 BARS = 8  # candidates shown
 OBJECT_ROWS = 20  # of the panel of objects
@@ -39,9 +40,7 @@ def expected_bits(rules: TwentyQuestionsRules, consistent: np.ndarray) -> np.nda
     """
     consistent = np.asarray(consistent, dtype=float)
     yes = consistent @ rules.table.T / consistent.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [np.where(share > 0, share * np.log2(share), 0.0) for share in (yes, 1 - yes)]
-    return -(parts[0] + parts[1]) + 0.0
+    return (entr(yes) + entr(1 - yes)) / np.log(2)
 
 
 def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str) -> pd.DataFrame:
@@ -94,9 +93,7 @@ def draw_game(
     shown = list(texts[: 1 + 2 * asked])
     question, yes = turns[asked - 1] if asked else (0, False)
     won = bool(asked and yes and rules.is_guess(question))
-    with plt.rc_context():
-        use_style()
-        figure = plt.figure(figsize=(12.5, 5.4))
+    with viz.figure((12.5, 5.4)) as figure:
         columns = -(-len(rules.names) // OBJECT_ROWS)
         grid = figure.add_gridspec(1, 3, width_ratios=[2.3, 0.55 + 0.45 * columns, 1.5])
         left, middle, right = (figure.add_subplot(grid[i]) for i in range(3))
@@ -112,7 +109,6 @@ def draw_game(
             f"After {asked} questions: {int(consistent.sum())} of {len(rules.names)} objects left",
             fontsize=13,
         )
-        plt.close(figure)
     return figure
 
 
@@ -130,19 +126,18 @@ def _draw_transcript(
         ratio = min(values["ratio"][row], 1.0)
         box = plt.Rectangle((0, row - 0.45), 0.09, 0.9, facecolor=VALUE_COLORS(ratio))
         axes.add_patch(box)
-        ink = "white" if ratio < 0.5 else "black"
-        axes.text(0.045, row, f"{ratio:.2f}", ha="center", va="center", color=ink, fontsize=9)
+        style = {"ha": "center", "va": "center", "fontsize": 9, "color": ink(ratio)}
+        axes.text(0.045, row, f"{ratio:.2f}", **style)
         said = texts[1 + 2 * row].strip()
         axes.text(0.11, row, textwrap.shorten(said, 46), va="center", fontsize=10)
         left = int(rules.consistent(turns[: row + 1]).sum())
-        color = COLORS["Q-SFT, dummy (ours)"] if yes else "#666666"
+        color = viz.method_color("q_sft") if yes else "#666666"
         answer = "yes" if yes else "no"
         axes.text(0.86, row, answer, va="center", ha="right", fontsize=10, color=color)
         axes.text(0.99, row, str(left), va="center", ha="right", fontsize=10)
-    axes.set(xlim=(0, 1), ylim=(max(len(turns), 10) - 0.4, -0.6), xticks=[], yticks=[])
+    axes.set(xlim=(0, 1), ylim=(max(len(turns), 10) - 0.4, -0.6))
     axes.set_title("Q = p/π of each question; answer; objects left", fontsize=11)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    viz.bare(axes)
 
 
 def _draw_objects(axes: Axes, rules: TwentyQuestionsRules, consistent: np.ndarray) -> None:
@@ -150,26 +145,24 @@ def _draw_objects(axes: Axes, rules: TwentyQuestionsRules, consistent: np.ndarra
     for number, (name, there) in enumerate(zip(rules.names, consistent, strict=True)):
         column, row = divmod(number, OBJECT_ROWS)
         weight = "bold" if there else "normal"
-        color = COLORS["Q-SFT, dummy (ours)"] if there else "#cccccc"
+        color = viz.method_color("q_sft") if there else "#cccccc"
         axes.text(column, row, name, color=color, weight=weight, va="center", fontsize=small)
     columns = -(-len(rules.names) // OBJECT_ROWS)
-    axes.set(xlim=(-0.05, columns), ylim=(OBJECT_ROWS - 0.4, -0.6), xticks=[], yticks=[])
+    axes.set(xlim=(-0.05, columns), ylim=(OBJECT_ROWS - 0.4, -0.6))
     axes.set_title("objects", fontsize=11)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    viz.bare(axes)
 
 
 def _draw_candidates(axes: Axes, table: pd.DataFrame) -> None:
-    axes.barh(range(len(table)), table["pi_hat"], color=COLORS["Q-SFT, dummy (ours)"], height=0.3)
+    axes.barh(range(len(table)), table["pi_hat"], color=viz.method_color("q_sft"), height=0.3)
     for row, line in enumerate(table.itertuples()):
         text = textwrap.shorten(line.text, 36)
         axes.text(0.01, row - 0.33, text, va="center", fontsize=9)
         numbers = f"{line.pi_hat:.2f}   Q {line.Q:.2f}, π {line.pi:.2f}, {line.bits:.2f} bits"
         axes.text(0.01, row + 0.28, numbers, va="center", fontsize=8, color="#666666")
-    axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6), xticks=[], yticks=[])
+    axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6))
     axes.set_title("next: probability by the policy", fontsize=11)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    viz.bare(axes)
 
 
 def game_explorer(
@@ -179,7 +172,7 @@ def game_explorer(
     *,
     asked: int = 3,
 ) -> None:
-    """Step through games: a control for the transcript and one for the number of questions asked.
+    """Step through games: a control for the game, and for the turn, the number of questions asked.
 
     Args:
         policy: one with a q_model.
@@ -189,23 +182,12 @@ def game_explorer(
 
     Raises ValueError for no transcripts, or a start that no game has.
     """
-    if not transcripts:
-        raise ValueError("game_explorer needs at least one transcript")
-    lengths = [len(row["text"]) // 2 for row in transcripts]
-    games = [(str(number), number) for number in range(1, len(transcripts) + 1)]
-    counts = [(str(number), number) for number in range(max(lengths) + 1)]
-    controls = {
-        "game": choice("game", "game", 1, games, ipywidgets.SelectionSlider),
-        "asked": choice("asked", "questions", asked, counts, ipywidgets.SelectionSlider),
-    }
-
-    def draw(game: int, asked: int) -> Figure:
-        texts = transcripts[game - 1]["text"]
-        return draw_game(policy, rules, texts, min(asked, lengths[game - 1]))
-
-    show_explorer(
-        draw,
-        controls,
+    step_through(
+        lambda game, turn: draw_game(policy, rules, transcripts[game - 1]["text"], turn),
+        {},
         "Left, the questions of a game with their values, answers and the number of objects left; "
         "middle, the objects, those left in bold; right, bars of the next question's candidates.",
+        lengths=[len(row["text"]) // 2 for row in transcripts],
+        turn=asked,
+        first=0,
     )

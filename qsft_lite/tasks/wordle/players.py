@@ -1,66 +1,19 @@
-"""Reference players of Wordle, from random to optimal. They know the word list and the rules.
-
-A player sees a game as the set of words that are still consistent and the number of tries left. It
-plays arrays of games (`choose`), and, like every policy here, texts (`act`).
-"""
+"""Reference players of Wordle, from random to optimal. They know the word list and the rules."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from qsft_lite.tasks.guessing import Player, RandomPlayer, Seed, SetPlayer, random_member
 from qsft_lite.tasks.wordle.rules import FEEDBACK, SOLVED, TRIES, WordleRules
-
-Seed = int | np.random.SeedSequence
-
-
-class Player:
-    """What all players share: `choose` plays arrays of games, and `act` texts on top of it."""
-
-    def __init__(self, rules: WordleRules, seed: Seed = 0) -> None:
-        self.rules = rules
-        self.rng = np.random.default_rng(seed)
-
-    def choose(self, consistent: np.ndarray, tries_left: int) -> np.ndarray:
-        """The next guesses: consistent (N, W) bool -> (N,) word indices.
-
-        tries_left: number of tries, this one included; the same in all N games.
-        """
-        raise NotImplementedError
-
-    def act(self, histories: Sequence[str]) -> list[str]:
-        """The next action text of each transcript.
-
-        Raises ValueError for a history that no secret of the word list explains.
-        """
-        turns = [self.rules.read_history(history) for history in histories]
-        consistent = np.array([self.rules.consistent(played) for played in turns])
-        for history, words in zip(histories, consistent, strict=True):
-            if not words.any():
-                raise ValueError(f"no word of the list is consistent with {history!r}")
-        tries_left = np.array([TRIES - len(played) for played in turns])
-        guesses = np.zeros(len(turns), dtype=np.int64)
-        for tries in np.unique(tries_left):
-            games = tries_left == tries
-            guesses[games] = self.choose(consistent[games], int(tries))
-        return [self.rules.guess_texts[guess] for guess in guesses]
-
-
-class RandomPlayer(Player):
-    """Any word of the list."""
-
-    def choose(self, consistent: np.ndarray, tries_left: int) -> np.ndarray:
-        """See `Player.choose`."""
-        return self.rng.integers(consistent.shape[1], size=len(consistent))
 
 
 class ConsistentPlayer(Player):
     """Any consistent word."""
 
-    def choose(self, consistent: np.ndarray, tries_left: int) -> np.ndarray:
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
         """See `Player.choose`."""
-        return _random_member(consistent, self.rng)
+        return random_member(consistent, self.rng)
 
 
 class MixturePlayer(Player):
@@ -72,53 +25,30 @@ class MixturePlayer(Player):
         super().__init__(rules, seed)
         self.p = p
 
-    def choose(self, consistent: np.ndarray, tries_left: int) -> np.ndarray:
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
         """See `Player.choose`."""
         guesses = self.rng.integers(consistent.shape[1], size=len(consistent))
         smart = self.rng.random(len(consistent)) < self.p
-        guesses[smart] = _random_member(consistent[smart], self.rng)
+        guesses[smart] = random_member(consistent[smart], self.rng)
         return guesses
 
 
-class _SetPlayer(Player):
-    """A player whose guess is a function of the consistent set and the tries left, worked out once.
-
-    Such a player is a decision tree: whatever the number of games, it meets few different sets.
-    """
-
-    def __init__(self, rules: WordleRules, seed: Seed = 0) -> None:
-        super().__init__(rules, seed)
-        self._guesses: dict[tuple[bytes, int], int] = {}
-
-    def best_guess(self, words: np.ndarray, tries_left: int) -> int:
-        """The guess when `words` (indices, ascending) are consistent."""
-        raise NotImplementedError
-
-    def choose(self, consistent: np.ndarray, tries_left: int) -> np.ndarray:
-        """See `Player.choose`."""
-        keys = [(row.tobytes(), tries_left) for row in np.packbits(consistent, axis=1)]
-        for row, key in enumerate(keys):
-            if key not in self._guesses:
-                self._guesses[key] = self.best_guess(np.flatnonzero(consistent[row]), tries_left)
-        return np.array([self._guesses[key] for key in keys], dtype=np.int64)
-
-
-class InformationGainPlayer(_SetPlayer):
+class InformationGainPlayer(SetPlayer):
     """The consistent word whose feedback tells most; the first in the list of equal ones.
 
     Information gain is the entropy of the feedback when the secret is any consistent word. This is
     LMRL-Gym's strongest scripted player: its score is the top of the normalised scale.
     """
 
-    def best_guess(self, words: np.ndarray, tries_left: int) -> int:
-        """See `_SetPlayer.best_guess`."""
+    def best_action(self, words: np.ndarray, tries_left: int) -> int:
+        """See `SetPlayer.best_action`."""
         sizes = _part_sizes(self.rules.table[np.ix_(words, words)])
         # entropy = log(number of words) - mean of log(size of the secret's part)
         spread = (sizes * np.log(np.maximum(sizes, 1))).sum(axis=1)
         return int(words[np.argmax(spread < spread.min() + 1e-9)])
 
 
-class OptimalPlayer(_SetPlayer):
+class OptimalPlayer(SetPlayer):
     """The guess of largest expected score, by dynamic programming over sets of consistent words.
 
     A state is the set of consistent words and the tries left. For a set S its cost, the number of
@@ -145,8 +75,8 @@ class OptimalPlayer(_SetPlayer):
         everything = np.arange(len(self.rules.words))
         return -self.cost(everything, TRIES) / len(everything)
 
-    def best_guess(self, words: np.ndarray, tries_left: int) -> int:
-        """See `_SetPlayer.best_guess`."""
+    def best_action(self, words: np.ndarray, tries_left: int) -> int:
+        """See `SetPlayer.best_action`."""
         self.cost(words, tries_left)
         return self._solved[words.tobytes(), tries_left][1]
 
@@ -192,13 +122,6 @@ PLAYERS: dict[str, type[Player]] = {
     "information_gain": InformationGainPlayer,
     "optimal": OptimalPlayer,
 }
-
-
-def _random_member(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each row of members (N, W) bool the column of one of its True entries, drawn evenly."""
-    count = members.sum(axis=1)
-    wanted = 1 + (rng.random(len(members)) * count).astype(np.int64)  # the first is number 1
-    return (members.cumsum(axis=1, dtype=np.int32) >= wanted[:, None]).argmax(axis=1)
 
 
 def _part_sizes(feedback: np.ndarray) -> np.ndarray:

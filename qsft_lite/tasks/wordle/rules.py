@@ -21,9 +21,10 @@ from typing import Literal
 import numpy as np
 
 from qsft_lite.files import read_lines
+from qsft_lite.tasks.guessing import read_turns
+from qsft_lite.tasks.wordle.text import START, WordFormat, read, write
 
 Rules = Literal["lmrl", "standard"]
-WordFormat = Literal["letters", "words"]
 
 LETTERS = 5
 TRIES = 6
@@ -31,7 +32,6 @@ SOLVED = 3**LETTERS - 1  # "ggggg"
 INVALID = 255  # the feedback of a guess that is not in the word list
 NO_WORD = -1  # its index
 FEEDBACK = tuple("".join(colors) for colors in product("byg", repeat=LETTERS))
-START = "Wordle:\n"
 
 
 def read_words(word_list: str | Path | Iterable[str] | None = None) -> tuple[str, ...]:
@@ -91,15 +91,16 @@ def feedback_table(words: tuple[str, ...], rules: Rules) -> np.ndarray:
 
 
 class WordleRules:
-    r"""A word list with its feedback table and the text of every guess and feedback.
+    """A word list with its feedback table and the text of every guess and feedback.
 
     words: tuple of W words. table: (W, W) uint8, feedback of guess (row) for secret (column).
-    guess_texts: W actions; feedback_texts: 243 observations. In the format "letters", that of
-    LMRL-Gym, they read "c r a n e\n" and "b y g b b\n"; in "words", "crane\n" and "bygbb\n", one
-    token each to a word tokenizer. An invalid guess is answered by an empty line.
+    guess_texts: W actions; feedback_texts: 243 observations; text.py says how they are written.
 
     Never changed once made, so all games may share one.
     """
+
+    start = START
+    turns = TRIES
 
     def __init__(
         self,
@@ -113,9 +114,10 @@ class WordleRules:
         self.format = format
         self.words = read_words(word_list)
         self.table = _feedback_table(self.words, rules)
-        separator = " " if format == "letters" else ""
-        self.guess_texts = tuple(separator.join(word) + "\n" for word in self.words)
-        self.feedback_texts = tuple(separator.join(colors) + "\n" for colors in FEEDBACK)
+        self.guess_texts = tuple(write(word, format) for word in self.words)
+        self.phrasings = tuple((text,) for text in self.guess_texts)
+        self.feedback_texts = tuple(write(colors, format) for colors in FEEDBACK)
+        self.answer_texts = self.feedback_texts
 
     def __deepcopy__(self, memo: dict) -> WordleRules:
         return self
@@ -144,30 +146,28 @@ class WordleRules:
 
         White space around it and spaces in it may be missing or there, as in LMRL-Gym.
         """
-        return self.index.get(text.strip().replace(" ", ""), NO_WORD)
+        return self.index.get(read(text), NO_WORD)
 
     def feedback_text(self, feedback: int) -> str:
         """The observation that shows a feedback; an empty line for INVALID."""
         return "\n" if feedback == INVALID else self.feedback_texts[feedback]
+
+    def wins(self, guesses: np.ndarray, feedback: np.ndarray) -> np.ndarray:
+        """(N,) bool: the guess is the secret."""
+        return feedback == SOLVED
 
     def read_history(self, history: str) -> list[tuple[int, int]]:
         """The (guess, feedback) pairs of a transcript that waits for the next guess.
 
         Raises ValueError, naming the line, for a text that is no such transcript.
         """
-        if not history.startswith(START) or not history.endswith("\n"):
-            raise ValueError(f"{history!r} does not start with {START!r} or end with a newline")
-        lines = history[len(START) :].split("\n")[:-1]
-        if len(lines) % 2:
-            raise ValueError(f"the last line of a history is a feedback, not a guess: {history!r}")
         turns = []
-        for line in range(0, len(lines), 2):
-            guess = self.read_guess(lines[line])
-            colors = lines[line + 1].replace(" ", "")
+        for turn, (text, shown) in enumerate(read_turns(history, START)):
+            guess, colors = self.read_guess(text), read(shown)
             if (guess == NO_WORD) != (colors == "") or (colors and colors not in _FEEDBACK_INDEX):
                 raise ValueError(
-                    f"line {line + 3} of the history, {lines[line + 1]!r}, is no feedback to "
-                    f"{lines[line]!r} (is it of another word list?)"
+                    f"line {2 * turn + 3} of the history, {shown!r}, is no feedback to {text!r} "
+                    f"(is it of another word list?)"
                 )
             turns.append((guess, _FEEDBACK_INDEX.get(colors, INVALID)))
         return turns

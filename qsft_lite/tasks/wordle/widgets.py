@@ -1,7 +1,7 @@
 """Wordle beside a policy: its candidates as bars, and its values over a transcript.
 
 The pictures are functions of a game and need no browser; the two explorers put controls under them,
-as those of `widgets` do.
+as all explorers do.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.wordle.rules import START, TRIES, WordleRules
 from qsft_lite.viz.explorers import choice, show_explorer
-from qsft_lite.viz.plots import COLORS, VALUE_COLORS, use_style
+from qsft_lite.viz.plots import VALUE_COLORS, ink, value_bar
 
 TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
 POLICYS_CHOICE = "(the policy's)"
@@ -110,9 +111,7 @@ def draw_candidates(
     """
     turns = _turns(rules, secret, guesses)
     over = _is_over(secret, guesses)
-    with plt.rc_context():
-        use_style()
-        figure = plt.figure(figsize=(11, 4.2))
+    with viz.figure((11, 4.2)) as figure:
         boards = 2 if against else 1
         grid = figure.add_gridspec(1, boards + 3, width_ratios=[1.15] * boards + [1.0] * 3)
         board = figure.add_subplot(grid[0])
@@ -125,7 +124,10 @@ def draw_candidates(
             rival_axes.set_title("the policy's")
         bars = [figure.add_subplot(grid[boards + i]) for i in range(3)]
         if over:
-            _say_it_is_over(figure, bars, secret, secret in guesses)
+            found = "Found" if secret in guesses else "Not found"
+            figure.suptitle(f"{found}: the word was {secret}", fontsize=13)
+            for axes in bars:
+                axes.axis("off")
         else:
             table = candidate_table(policy, rules, history_of(rules, secret, guesses))
             _draw_bars(bars, table.head(BARS))
@@ -135,7 +137,6 @@ def draw_candidates(
                 "with the feedback (*)",
                 fontsize=13,
             )
-        plt.close(figure)
     return figure
 
 
@@ -162,40 +163,31 @@ def draw_token_values(
     if quantity not in labels or quantity not in values:
         known = ", ".join(key for key in labels if key in values)
         raise ValueError(f"quantity must be one of {known}, got {quantity!r}")
-    lines: list[list[int]] = [[]]
-    for token in range(len(values)):
-        lines[-1].append(token)
-        if values["token"][token].endswith("\n"):
-            lines.append([])
-    lines = [line for line in lines if line]
-    with plt.rc_context():
-        use_style()
-        longest = max(map(len, lines))
-        figure, axes = plt.subplots(figsize=(3.6 + 1.1 * longest, 1.3 + 0.38 * len(lines)))
+    is_end = values["token"].str.endswith("\n")
+    lines = [line for _, line in values.groupby(is_end.shift(fill_value=False).cumsum())]
+    longest = max(map(len, lines))
+    with viz.figure((3.6 + 1.1 * longest, 1.3 + 0.38 * len(lines))) as figure:
+        axes = figure.subplots()
         for row, line in enumerate(lines):
-            for column, token in enumerate(line):
-                _draw_token(axes, column, row, values.loc[token], quantity)
-        axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5), xticks=[], yticks=[])
+            for column, (_, token) in enumerate(line.iterrows()):
+                _draw_token(axes, column, row, token, quantity)
+        axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5))
         axes.set_title(f"{labels[quantity]} of each action token", fontsize=12)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
-        figure.colorbar(scale, ax=axes, label=labels[quantity])
-        plt.close(figure)
+        viz.bare(axes)
+        value_bar(figure, axes, labels[quantity])
     return figure
 
 
 def _draw_token(axes: Axes, column: int, row: int, token: pd.Series, quantity: str) -> None:
     value, is_action = token[quantity], bool(token["is_action"])
     text = token["token"].replace("\n", "⏎")
-    fill, ink = "white", "#666666"
+    fill, color = "white", "#666666"
     if is_action:
-        fill = VALUE_COLORS(min(value, 1.0))
-        ink = "white" if value < 0.5 else "black"
+        fill, color = VALUE_COLORS(min(value, 1.0)), ink(value)
         text = f"{text}  {value:.2f}"
     box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="white", lw=2)
     axes.add_patch(box)
-    axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=10)
+    axes.text(column, row, text, ha="center", va="center", color=color, fontsize=10)
 
 
 def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) -> None:
@@ -210,17 +202,16 @@ def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) 
             axes.add_patch(tile)
             center = column + 0.46, row + 0.48
             axes.text(*center, letter, ha="center", va="center", color="white", weight="bold")
-    axes.set(xlim=(-0.1, 5), ylim=(TRIES, -0.1), xticks=[], yticks=[], aspect="equal")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
+    axes.set(xlim=(-0.1, 5), ylim=(TRIES, -0.1), aspect="equal")
+    viz.bare(axes)
 
 
 def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
     names = [word + (" *" if fits else "") for word, fits in table[["word", "consistent"]].values]
     panels = (
-        ("pi", "π, the prior", COLORS["cloning"]),
+        ("pi", "π, the prior", viz.method_color("bc")),
         ("Q", "Q = p/π", VALUE_COLORS(0.35)),
-        ("pi_hat", "π̂, what is played", COLORS["Q-SFT, dummy (ours)"]),
+        ("pi_hat", "π̂, what is played", viz.method_color("q_sft")),
     )
     for number, (axes, (column, title, color)) in enumerate(zip(all_axes, panels, strict=True)):
         axes.barh(range(len(table)), table[column], color=color)
@@ -231,12 +222,6 @@ def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
         axes.set_xlim(0, 1.3 * max(table[column].max(), 0.05))
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
-
-
-def _say_it_is_over(figure: Figure, bars: Sequence[Axes], secret: str, won: bool) -> None:
-    figure.suptitle(f"{'Found' if won else 'Not found'}: the word was {secret}", fontsize=13)
-    for axes in bars:
-        axes.axis("off")
 
 
 # Explorers
@@ -251,10 +236,9 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
     Raises ValueError for a game that is not in 1 .. number of words.
     """
     words = rules.words
-    numbers = [(str(number), number) for number in range(1, len(words) + 1)]
-    guesses = [(word, word) for word in (NOT_YET, POLICYS_CHOICE, *words)]
+    guesses = (NOT_YET, POLICYS_CHOICE, *words)
     controls: dict[str, Any] = {
-        "game": choice("game", "game", game, numbers),
+        "game": choice("game", "game", game, range(1, len(words) + 1)),
         "against": choice(
             "against", "policy's game", False, [("hide", False), ("show (a race)", True)]
         ),
@@ -295,7 +279,7 @@ def token_explorer(
     """
     if not transcripts:
         raise ValueError("token_explorer needs at least one transcript")
-    offered = [(str(number), number) for number in range(1, len(transcripts) + 1)]
+    offered = range(1, len(transcripts) + 1)
     controls = {
         "transcript": choice("transcript", "transcript", 1, offered, ipywidgets.SelectionSlider),
         "quantity": choice("quantity", "color", quantity, QUANTITIES),

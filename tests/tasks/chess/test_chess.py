@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import gc
-import io
 import os
 import re
 import shutil
@@ -14,7 +13,6 @@ import textwrap
 import time
 
 import chess
-import chess.pgn
 import gymnasium
 import numpy as np
 import psutil
@@ -31,9 +29,10 @@ from qsft_lite.models import character_tokenizer
 from qsft_lite.models.tokenizers import WORD
 from qsft_lite.tasks.chess import data as chess_data
 from qsft_lite.tasks.chess import engine as chess_engine
-from qsft_lite.tasks.chess.data import as_pieces, save_pgn, to_pgn
+from qsft_lite.tasks.chess.data import as_pieces
 from qsft_lite.tasks.chess.engine import PLACES, Engine, pick, skill_level
-from qsft_lite.tasks.chess.env import ChessGame, spaced, unspaced
+from qsft_lite.tasks.chess.env import ChessGame
+from qsft_lite.tasks.chess.text import game_words, parts, spaced, unspaced
 
 STOCKFISH = next(filter(shutil.which, ("stockfish", *PLACES)), None)
 needs_engine = pytest.mark.skipif(not STOCKFISH, reason="no engine: apt install stockfish")
@@ -185,7 +184,7 @@ def test_a_bad_position_is_named(name, position, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("chess", {"opponent": "perfect"}, "endgames only"),
+        ("chess", {"opponent": "perfect"}, "unknown opponent 'perfect'"),
         ("chess", {"opponent": "randm"}, "did you mean 'random'"),
         ("chess", {"opponent": "random", "max_moves": 0}, "max_moves"),
         ("endgames", {"format": "pices"}, "did you mean 'pieces'"),
@@ -306,6 +305,16 @@ def test_seeds_decide_positions_and_replies():
     env = envs.make("endgames", max_moves=6)
     one, two = (evaluate(FirstMove(), env, 12, 3, batch=batch) for batch in (12, 5))
     assert one.transcripts == two.transcripts
+
+
+def test_words_share_men_files_ranks_and_squares():
+    named = {word: set(parts(word)) for word in game_words()}
+    assert len(set(map(frozenset, named.values()))) == len(named)  # no two start alike
+    man = named["Nd4 "]
+    assert len(man & named["Nd5 "]) == 2 and len(man & named["Ne4 "]) == 2  # knight, and line
+    assert len(man & named["Ne5 "]) == 1 and len(man & named["Bd4 "]) == 1
+    assert man & named["d4\n"] == man & named["Bd4 "] == {("square", "d4", 0)}
+    assert not named["KQ "] & set().union(*(own for word, own in named.items() if word != "KQ "))
 
 
 # The engine
@@ -685,9 +694,8 @@ def test_games_of_engines_follow_the_rules_and_their_seed(tmp_path, monkeypatch)
     assert not engines_running()
     for row in one:
         assert row["done"] == (len(row["text"]) < 31)
-        pgn = chess.pgn.read_game(io.StringIO(to_pgn(row["text"], White="Mixture")))
-        assert pgn.headers["White"] == "Mixture"
-        assert pgn.end().board().fen() == unspaced(row["text"][-1])
+        for fen, action in zip(row["text"][:-1:2], row["text"][1::2], strict=True):
+            chess.Board(unspaced(fen)).parse_san(unspaced(action))  # or ValueError
     with pytest.raises(ValueError, match="nodes=2000, not 1999"):
         envs.generate("chess", 4, 0, **{**options, "nodes": 1999}, path=tmp_path / "games")
 
@@ -707,47 +715,6 @@ def test_games_of_engines_follow_the_rules_and_their_seed(tmp_path, monkeypatch)
 def test_wrong_options_of_the_generator_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         envs.generate("chess", 1, 0, engine=STOCKFISH, **options)
-
-
-def test_a_game_as_pgn(tmp_path):
-    env = envs.make("chess", opponent=Scripted("e5", "Nc6", "Nf6"))
-    texts = [env.reset()[0]]
-    for action in ("e 4\n", "K e 5\n", "Q h 5\n", "B c 4\n", "Q x f 7 #\n"):
-        texts += [action, env.step(action)[0]]
-    pgn = to_pgn(texts, White="Shepherd")
-    assert '[White "Shepherd"]' in pgn and '[Result "1-0"]' in pgn
-    assert "illegal: Ke5" in pgn
-    assert " ".join(pgn.split("\n\n")[1].split()).endswith("3. Bc4 Nf6 4. Qxf7# 1-0")
-    games = envs.generate("endgames", 3, 0)
-    save_pgn(games, tmp_path / "games.pgn")
-    with open(tmp_path / "games.pgn") as file:
-        for row in games:
-            assert chess.pgn.read_game(file).end().board().fen() == unspaced(row["text"][-1])
-        assert chess.pgn.read_game(file) is None
-    with pytest.raises(ValueError, match="segment 0"):
-        to_pgn(["Ke1 kh8\n"])
-    with pytest.raises(ValueError, match="segment 2"):
-        to_pgn([texts[0], texts[1], texts[0]])
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
-def test_games_are_saved_through_a_link(tmp_path):
-    target, link = tmp_path / "there.pgn", tmp_path / "here.pgn"
-    link.symlink_to(target)
-    save_pgn(envs.generate("endgames", 1, 0, materials=["Q"], max_moves=2), link)
-    assert link.is_symlink() and not target.is_symlink()
-    assert chess.pgn.read_game(io.StringIO(target.read_text())).headers["Round"] == "1"
-
-
-def test_a_bad_row_leaves_the_pgn_file_as_it_was(tmp_path):
-    games = envs.generate("endgames", 3, 0).to_dict()
-    save_pgn(Dataset.from_dict(games, FEATURES), tmp_path / "games.pgn")
-    before = (tmp_path / "games.pgn").read_bytes()
-    games["text"][1] = ["Ke1 kh8\n"]
-    with pytest.raises(ValueError, match="row 1: segment 0"):
-        save_pgn(Dataset.from_dict(games, FEATURES), tmp_path / "games.pgn")
-    assert (tmp_path / "games.pgn").read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["games.pgn"]
 
 
 def test_integers_of_numpy_are_integers(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from functools import cache
+from itertools import combinations
 
 import chess
 import numpy as np
@@ -15,10 +16,10 @@ from qsft_lite.data import recording
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.chess.engine import PLACES
-from qsft_lite.tasks.chess.env import Endgames, read_move, unspaced
-from qsft_lite.tasks.chess.opponents import read_board
+from qsft_lite.tasks.chess.text import read_move, unspaced
 from qsft_lite.tasks.endgames import tables as endgame_tables
 from qsft_lite.tasks.endgames.data import play_games
+from qsft_lite.tasks.endgames.env import Endgames
 from qsft_lite.tasks.endgames.moves import (
     MATERIALS,
     black_moves,
@@ -27,22 +28,21 @@ from qsft_lite.tasks.endgames.moves import (
     left,
     white_moves,
 )
+from qsft_lite.tasks.endgames.opponents import Defender
 from qsft_lite.tasks.endgames.players import (
     PLAYERS,
-    Defender,
     MixturePlayer,
     PerfectPlayer,
     RandomPlayer,
 )
 from qsft_lite.tasks.endgames.space import SYMMETRIES, TRIANGLE, space
 from qsft_lite.tasks.endgames.starts import (
-    fen_of,
-    placement,
     start_positions,
     test_positions,
     validation_positions,
 )
 from qsft_lite.tasks.endgames.tables import DRAW, solve, table
+from qsft_lite.tasks.endgames.text import endgame_words, fen_of, parts, placement, read_board
 from qsft_lite.tasks.endgames.values import exact_q, exact_values
 
 LONGEST = {"Q": 10, "R": 16, "QR": 6, "RR": 7}  # moves to mate
@@ -97,6 +97,20 @@ def test_symmetric_positions_share_an_index():
         for row, canonical in zip(squares, back, strict=True):
             assert any(np.array_equal(image[row], canonical) for image in SYMMETRIES)
         np.testing.assert_array_equal(space(material).index(back), index)
+
+
+def test_words_on_a_line_share_a_part():
+    """Queens that see each other share a file, a rank or a diagonal; nobody else does."""
+    queens = {square: parts(f"Q{chess.SQUARE_NAMES[square]}\n") for square in chess.SQUARES}
+    shared = {pair: set(queens[pair[0]]) & set(queens[pair[1]]) for pair in combinations(queens, 2)}
+    for (first, second), names in shared.items():
+        board = chess.Board(None)
+        board.set_piece_at(first, chess.Piece.from_symbol("Q"))
+        sees = second in board.attacks(first)
+        assert len(names) == 1 + sees  # that it is a queen's move, and the line
+    assert not set(parts("Kd4\n")) & set(parts("Rd4\n"))
+    assert set(parts("Rad4\n")) > set(parts("Rd4\n"))
+    assert len({frozenset(parts(word)) for word in endgame_words()}) == len(endgame_words())
 
 
 # Distances to mate

@@ -682,7 +682,7 @@ def test_the_scripted_player_asks_what_it_does_not_know_and_guesses_what_is_left
 @pytest.mark.parametrize("name", PLAYERS)
 def test_no_player_goes_on_after_the_last_question(name):
     over = START + "Is it an animal?\nNo.\n" * TURNS
-    with pytest.raises(ValueError, match="history 1 has all of its 20 questions"):
+    with pytest.raises(ValueError, match="history 1 has all of its 20 turns"):
         PLAYERS[name](TwentyQuestionsRules(FEW)).act([START, over])
 
 

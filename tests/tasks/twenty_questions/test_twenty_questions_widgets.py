@@ -9,7 +9,7 @@ from small_games import questions_policy, transcript
 
 from qsft_lite.tasks.twenty_questions import widgets as tw
 from qsft_lite.viz import explorers as widgets
-from qsft_lite.viz.plots import COLORS
+from qsft_lite.viz.plots import method_color
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_set_shrinks_with_the_answers(game):
         if asked:
             assert texts_of(left)[-1] == str(count)
         assert len(right.patches) == tw.BARS
-    assert middle.texts[2].get_color() == COLORS["Q-SFT, dummy (ours)"]
+    assert middle.texts[2].get_color() == method_color("q_sft")
 
 
 def test_the_values_are_those_of_the_policy(game):
@@ -105,7 +105,7 @@ def test_the_static_picture_is_the_live_one_at_rest(game, shown, capfd):
     assert static.alt
     assert static.data == live_picture(widget).value
     assert static.data == widgets._png(tw.draw_game(policy, rules, long, 2))
-    controls(widget)["questions"].value = 4
+    controls(widget)["turn"].value = 4
     assert live_picture(widget).value == widgets._png(tw.draw_game(policy, rules, long, 4))
     controls(widget)["game"].value = 2  # ends after one question
     assert live_picture(widget).value == widgets._png(tw.draw_game(policy, rules, short, 1))
@@ -118,8 +118,8 @@ def test_bad_input_is_named(game, shown):
     texts = transcript(rules, rules.names[2], [0])
     with pytest.raises(ValueError, match="has 1 questions, got 2 asked"):
         tw.draw_game(policy, rules, texts, 2)
-    with pytest.raises(ValueError, match="at least one transcript"):
+    with pytest.raises(ValueError, match="at least one game"):
         tw.game_explorer(policy, rules, [])
-    with pytest.raises(ValueError, match="asked must be one of 0, 1, got 3"):
+    with pytest.raises(ValueError, match="turn must be one of 0, 1, got 3"):
         tw.game_explorer(policy, rules, [{"text": texts}])
     assert shown == []

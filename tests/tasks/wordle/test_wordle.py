@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from places import SHARED_DATA
 
@@ -19,7 +19,7 @@ from qsft_lite import envs
 from qsft_lite.data import recording
 from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.wordle.data import play_games
-from qsft_lite.tasks.wordle.env import Wordle, WordleVector
+from qsft_lite.tasks.wordle.env import Wordle
 from qsft_lite.tasks.wordle.players import (
     PLAYERS,
     ConsistentPlayer,
@@ -37,6 +37,7 @@ from qsft_lite.tasks.wordle.rules import (
     feedback_table,
     read_words,
 )
+from qsft_lite.tasks.wordle.text import parts
 
 LMRL_WORDS = SHARED_DATA / "lmrl/wordle_official_400.txt"
 FEW_LETTERS = st.text("abc", min_size=5, max_size=5)  # so that letters come several times
@@ -82,7 +83,7 @@ def brute_force(words: list[str], secrets: list[str], rules: str, tries: int) ->
 
 
 def test_the_shipped_list_is_the_one_of_its_recipe():
-    folder = files("qsft_lite.envs") / "words"
+    folder = files("qsft_lite.tasks.wordle") / "words"
     expected, name = (folder / "SHA256SUMS").read_text().split()
     assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
     assert WordleRules().sha256 == expected
@@ -265,28 +266,6 @@ def test_a_bad_secret_or_option_is_named():
         envs.make("wordle", format="emoji")
 
 
-def test_the_vector_refuses_what_is_no_list_of_texts():
-    vector = WordleVector(2)
-    vector.reset(seed=0, options={"secret": ["train", "trace"]})
-    for actions in ("ab", None, 5, {"train": 1, "trace": 2}, iter(["train", "trace"])):
-        with pytest.raises(TypeError, match="actions must be a list of texts, one a game"):
-            vector.step(actions)
-    for actions in (["train", 1], [["train"], "trace"], (None, None), [b"train", b"trace"]):
-        with pytest.raises(TypeError, match="an action is a text, got"):
-            vector.step(actions)
-    with pytest.raises(ValueError, match="expected 2 actions, got 1"):
-        vector.step(["train"])
-    assert vector.step(np.array(["train", "trace\r\n"]))[4]["success"].all()
-    for secret, kind in [
-        ("ab", TypeError),
-        (5, TypeError),
-        (["train", 5], TypeError),
-        (["a"], None),
-    ]:
-        with pytest.raises(kind or ValueError, match=r"secret"):
-            vector.reset(options={"secret": secret})
-
-
 def test_secrets_follow_the_seed_and_are_even():
     env = envs.make("wordle", word_list=["crane", "slate", "eerie", "bound"])
     first = [env.reset(seed=seed)[1]["secret"] for seed in range(400)]
@@ -304,38 +283,18 @@ def test_copies_share_the_tables_and_nothing_else():
     assert env.step("crane")[4]["success"]
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 7), st.integers(0, 1000), st.sampled_from(["lmrl", "standard"]), st.data())
-def test_the_vector_plays_as_single_games_do(n, seed, rules, data):
-    words = ALIKE[:4]
-    vector = WordleVector(n, rules, words)
-    secrets = data.draw(st.lists(st.sampled_from(words), min_size=n, max_size=n))
-    observations, _ = vector.reset(seed=seed, options={"secret": secrets})
-    singles = [Wordle(rules, words) for _ in range(n)]
-    assert observations == tuple(
-        env.reset(options={"secret": secret})[0]
-        for env, secret in zip(singles, secrets, strict=True)
-    )
-    ended = np.zeros(n, dtype=bool)
-    guess = st.sampled_from([*(" ".join(word) + "\n" for word in words), "bound", "n o n e\n"])
-    for _ in range(9):
-        actions = data.draw(st.lists(guess, min_size=n, max_size=n))
-        observations, rewards, terminated, truncated, info = vector.step(actions)
-        for i, env in enumerate(singles):
-            if ended[i]:  # a new game, of a secret drawn by the vector
-                assert observations[i] == START and rewards[i] == 0 and not terminated[i]
-                env.reset(options={"secret": words[vector._secrets[i]]})
-            else:
-                text, reward, end, cut, single = env.step(actions[i])
-                assert (text, reward, end, cut) == (
-                    observations[i],
-                    rewards[i],
-                    terminated[i],
-                    truncated[i],
-                )
-                assert single == {key: info[key][i] for key in single}
-        ended = terminated
-        assert observations in vector.observation_space
+def test_words_share_their_letters_and_feedback_its_colors():
+    rules = WordleRules(format="words")
+    named = {word: set(parts(word)) for word in rules.guess_texts}
+    for word, other in [("crane\n", "crate\n"), ("audio\n", "about\n"), ("abbey\n", "ebony\n")]:
+        same = sum(a == b for a, b in zip(word.strip(), other.strip(), strict=True))
+        assert len(set(parts(word)) & set(parts(other))) == same
+    assert all(len(own) == 5 for own in named.values())
+    assert len({frozenset(own) for own in named.values()}) == len(rules.words)
+    feedback = set().union(*map(parts, rules.feedback_texts))
+    assert len(feedback) == 15 and not feedback & set().union(*named.values())
+    assert parts("c r a n e\n") == parts("crane\n")
+    assert parts(START) == parts("\n") == []
 
 
 # Players

@@ -9,13 +9,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
-import matplotlib.pyplot as plt
+import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
+from qsft_lite import viz
 from qsft_lite.tabular import (
     Backup,
     Leftover,
@@ -34,8 +34,16 @@ from qsft_lite.tabular.offline import (
     empirical_mdp,
     sample_trajectories,
 )
-from qsft_lite.viz.plots import draw_maze, use_style
+from qsft_lite.viz.explorers import LEFTOVERS, choice, show_explorer, slider
+from qsft_lite.viz.plots import FORMS, draw_maze
 
+EPISODES = (1, 3, 10, 30, 100, 300, 1000)
+BACKUPS = (
+    ("max p/π (paper)", "max"),
+    ("max p/π over π ≥ 0.2 (ours)", "support"),
+    ("sum of p (ours)", "behavior"),
+)
+SCORES = (("p/π (ours)", "ratio"), ("p (paper)", "p"))
 DRIFT = (0.15, 0.40, 0.30, 0.15)  # up, right, down, left
 SUPPORT = 0.2  # for backup="support": keeps right and down, and of the other two what chance adds
 MAX_STEPS = 50
@@ -62,25 +70,21 @@ class Experiment:
 
 def run_gridworld(
     *,
-    beta: float,
-    gamma: float,
-    episodes: int,
-    leftover: Leftover,
-    backup: Backup,
-    score: Literal["p", "p/pi"],
-    seed: int,
+    beta: float = 20.0,
+    gamma: float = 0.95,
+    episodes: int = 100,
+    leftover: Leftover = "dummy",
+    backup: Backup = "max",
+    score: Literal["p", "ratio"] = "ratio",
+    seed: int = 0,
 ) -> Experiment:
     """Record episodes, run Q-SFT on them to its end, extract a policy and score it exactly.
 
-    Raises ValueError for an unknown choice, a negative beta, fewer than one episode, or a gamma
+    Raises ValueError for an unknown choice, an infinite beta, fewer than one episode, or a gamma
     outside [0, 1).
     """
-    if score not in ("p", "p/pi"):
-        raise ValueError(f"score must be one of p, p/pi, got {score!r}")
-    if not 0 <= beta < np.inf:
-        raise ValueError(f"beta must be finite and not negative, got {beta}")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    if score not in ("p", "ratio"):
+        raise ValueError(f"score must be one of p, ratio, got {score!r}")
     maze = gridworld(gamma=gamma)
     data = _recorded(episodes, seed)
     behavior = cloned_policy(data)
@@ -129,38 +133,16 @@ def _recorded(episodes: int, seed: int) -> OfflineData:
     )
 
 
-def draw_gridworld_explorer(
-    *,
-    beta: float = 20.0,
-    gamma: float = 0.95,
-    episodes: int = 100,
-    leftover: Leftover = "dummy",
-    backup: Backup = "max",
-    score: Literal["p", "p/pi"] = "p/pi",
-    seed: int = 0,
-) -> Figure:
+def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **settings: Any) -> Figure:
     """Left what Q-SFT learned from the data, right the exact answer; see `run_gridworld`.
 
-    The figure belongs to no window and needs no closing.
+    settings: its other arguments. The figure belongs to no window and needs no closing.
     """
-    result = run_gridworld(
-        beta=beta,
-        gamma=gamma,
-        episodes=episodes,
-        leftover=leftover,
-        backup=backup,
-        score=score,
-        seed=seed,
-    )
-    method = "dummy (ours)" if leftover == "dummy" else "Eq. 3 (paper)"
+    result = run_gridworld(episodes=episodes, leftover=leftover, **settings)
     values = result.q_star.max(axis=1)
     unseen = np.isnan(result.values)
-    with plt.rc_context():
-        use_style()
-        # Fixed places instead of an automatic layout: faster, and nothing jumps between redraws.
-        # A layout of "none" would fall back to rcParams once the figure was saved.
-        fixed = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-        figure = Figure(figsize=(10.5, 3.4), dpi=100, layout=fixed)
+    count = "1 episode" if episodes == 1 else f"{episodes} episodes"
+    with viz.figure((10.5, 3.4), fixed=True) as figure:
         left = figure.add_axes((0.01, 0.1, 0.44, 0.74))
         right = figure.add_axes((0.47, 0.1, 0.44, 0.74))
         bar = figure.add_axes((0.922, 0.14, 0.013, 0.66))
@@ -170,7 +152,7 @@ def draw_gridworld_explorer(
             values=result.values,
             policy=np.where(unseen[:, None], 0, result.policy),
             numbers=True,
-            title=f"Q-SFT, {method}, {episodes} {'episode' if episodes == 1 else 'episodes'}\n"
+            title=f"Q-SFT, {FORMS[leftover]}, {count}\n"
             f"{result.policy_share:.0%} of the best return (cloning {result.cloning_share:.0%})",
         )
         image = draw_maze(
@@ -196,3 +178,36 @@ def _note(result: Experiment) -> str:
     if result.residual > 1e-10:
         notes.append(f"Not settled: targets still move by {result.residual:.0e} a sweep.")
     return "  ".join(notes)
+
+
+# The explorer
+
+
+def gridworld_explorer(
+    *,
+    beta: float = 20.0,
+    gamma: float = 0.95,
+    episodes: int = 100,
+    leftover: str = "dummy",
+    backup: str = "max",
+    score: str = "ratio",
+    seed: int = 0,
+) -> None:
+    """Show Q-SFT in the gridworld with controls for all but the seed; see `run_gridworld`.
+
+    Raises ValueError for a start value that its control does not offer.
+    """
+    controls = {
+        "beta": slider("beta", "β (sharpness)", beta, (0, 100), 1, ".0f"),
+        "gamma": slider("gamma", "γ (discount)", gamma, (0.5, 0.99), 0.01, ".2f"),
+        "episodes": choice("episodes", "episodes", episodes, EPISODES, ipywidgets.SelectionSlider),
+        "leftover": choice("leftover", "leftover", leftover, LEFTOVERS),
+        "backup": choice("backup", "backup", backup, BACKUPS),
+        "score": choice("score", "score", score, SCORES),
+    }
+    show_explorer(
+        lambda **values: draw_gridworld(**values, seed=seed),
+        controls,
+        "Left, a maze with the values and the policy that Q-SFT learned from recorded episodes; "
+        "right, the same maze with the exact values and the optimal policy.",
+    )

@@ -5,9 +5,9 @@ thirty. So a network is first fitted to the uniform distribution over all legal 
 of the same games and on others some random moves away, many of them lost or in check. This is ours;
 the paper starts from a language model. Nothing of who wins, or of which move is good, is in it.
 
-A network that then sees nothing but recorded moves forgets the rules again (LOG.md). So cloning
-goes on with them: on half of its positions, the probability of all legal moves together has to
-grow. That leaves open which of them, and so does not blur what the recorded moves say.
+A network that then sees nothing but recorded moves forgets the rules again (docs/log.md). So
+cloning goes on with them: on half of its positions, the probability of all legal moves together
+has to grow. That leaves open which of them, and so does not blur what recorded moves say.
 """
 
 from __future__ import annotations

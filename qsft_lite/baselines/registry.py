@@ -1,0 +1,102 @@
+"""Every method under one name: how it is trained, how it acts, and how figures show it.
+
+Plain data, which needs no torch: training (`methods`) and figures (`viz.plots`) both read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["METHODS", "SHOWN", "Method", "find_method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, or a line that is drawn beside methods.
+
+    Attributes:
+        title: its name, the same in every chapter, table and figure.
+        color, marker, line: of its curves, as matplotlib takes them. Colors are those of Okabe and
+            Ito, and a few that the color-blind can tell from them; methods of one color differ in
+            marker and line.
+        family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
+            Q-SFT), or None for what is only shown.
+        options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
+        score: what a method of "q_sft" acts by, "p" or "ratio".
+        new_head: whether the output head of p starts from scratch.
+    """
+
+    title: str
+    color: str
+    marker: str
+    line: str = "-"
+    family: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    score: str | None = None
+    new_head: bool = False
+
+
+_OURS = {"leftover": "dummy", "backup": "support"}
+
+# The methods that can be trained, by the key that baselines.train takes.
+METHODS = {
+    "bc": Method("Behavior cloning", "#B0B0B0", "v", family="cloning"),
+    "filtered_bc": Method(
+        "Filtered cloning", "#E69F00", "^", family="cloning", options={"fraction": 0.1}
+    ),
+    # Emmons et al., 2022; Chen et al., 2021
+    "return_conditioned": Method(
+        "Return-conditioned", "#8B5A2B", "<", family="cloning", options={"levels": 10}
+    ),
+    # p / pi is the mean return that followed the action in the data
+    "mc_returns": Method(
+        "Monte-Carlo returns", "#D55EA8", "P",
+        family="q_sft", options={**_OURS, "backup": "returns"}, score="ratio",
+    ),
+    # Snell et al., 2023. Conservatism is in units of a normalised return: for Wordle's six points,
+    # .002 is the .01 that ILQL was published with.
+    "ilql": Method(
+        "ILQL", "#56B4E9", "X",
+        family="heads", options={"expectile": 0.7, "conservatism": 0.002},
+    ),
+    # Kumar et al., 2020
+    "cql": Method("CQL", "#009E73", "D", family="heads", options={"conservatism": 0.01}),
+    "q_sft_paper": Method(
+        "Q-SFT (paper)", "#D55E00", "s",
+        family="q_sft", options={"leftover": "uniform", "backup": "max"}, score="p",
+    ),
+    "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", family="q_sft", options=_OURS, score="ratio"),
+    # Two controls: is it the reuse of the logits that helps? Is it more than label smoothing?
+    "q_sft_new_head": Method(
+        "Q-SFT, new head", "#0072B2", "h", ":",
+        family="q_sft", options=_OURS, score="ratio", new_head=True,
+    ),
+    "random_targets": Method(
+        "Random targets", "#C2B280", "x", ":",
+        family="q_sft", options={**_OURS, "backup": "random"}, score="ratio",
+    ),
+}  # fmt: skip
+
+# Those, and what is only shown beside them.
+SHOWN = {
+    **METHODS,
+    # Behavior cloning at the temperature that was best on validation games.
+    "sharpened_bc": Method("Sharpened cloning", "#555555", "p", "--"),
+    # Rows of a study: ours with half of the steps on returns, before either backup.
+    "q_sft_returns_first": Method("Q-SFT (ours), returns first", "#6666FF", ">"),
+    "q_sft_support": Method("Q-SFT (ours), support backup", "#0072B2", "H"),
+    "behavior": Method("Behavior policy", "#B0B0B0", "", ":"),
+    "q_learning": Method("Q-learning", "#4B0082", "*"),
+    "fitted_q": Method("Fitted Q", "#56B4E9", "d"),
+    "optimum": Method("Optimum", "#000000", ""),
+}
+
+
+def find_method(name: str) -> Method:
+    """The method of a key or a title. KeyError, with the titles there are, for any other name."""
+    for key, method in SHOWN.items():
+        if name in (key, method.title):
+            return method
+    titles = ", ".join(method.title for method in SHOWN.values())
+    raise KeyError(f"no method {name!r}; there are: {titles}")

@@ -1,0 +1,197 @@
+"""A method after its training: it plays, says what it thinks of actions, and is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from qsft_lite.baselines.heads import ActionValues
+from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
+from qsft_lite.baselines.registry import METHODS
+from qsft_lite.files import replace_folder
+from qsft_lite.models import dummy_id, final_hidden, output_head
+from qsft_lite.policy import QSFTPolicy
+from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.policy.q_sft import load_or_name, merge_adapters
+from qsft_lite.trainer.runs import named_if_damaged
+
+__all__ = ["TrainedMethod"]
+
+SETTINGS_FILE = "method.json"
+COPY = "copy the whole folder again"
+PREFIXES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class TrainedMethod:
+    """What training gave.
+
+    method: its key in METHODS. settings: its own ones, as they were. behavior: pi, the cloned
+    model. values: what it weighs pi with; None for cloning. tokenizer: of both. prompt: text put
+    before every history. logs: one entry each logging or evaluation; they are not saved.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    behavior: PreTrainedModel
+    values: PreTrainedModel | ActionValues | None
+    tokenizer: PreTrainedTokenizerBase
+    prompt: str
+    logs: list[dict[str, float]]
+
+    @classmethod
+    def cloned(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TrainedMethod:
+        """Behavior cloning that was trained elsewhere."""
+        return cls("bc", {}, model, None, tokenizer, "", [])
+
+    def policy(
+        self,
+        *,
+        beta: float | None = None,
+        temperature: float = 1.0,
+        score: str | None = None,
+        **options,
+    ) -> CachedPolicy:
+        """The method at play.
+
+        Args:
+            beta: weight of the values against log pi; where there are values, it must be given.
+            temperature: of pi.
+            score: "p" or "ratio", where Q-SFT's loss was trained; the method's own if None.
+            options: CachedPolicy's, such as greedy, stop, max_new_tokens, constraint, seed.
+
+        Raises:
+            ValueError: a beta for a method without values, or none for one with them.
+        """
+        options["temperature"] = temperature
+        method = METHODS[self.method]
+        if (beta is None) != (self.values is None):
+            needs = "needs a beta" if beta is None else "has no values, and so takes no beta"
+            raise ValueError(f"{self.method} {needs}")
+        if score is not None and method.family != "q_sft":
+            raise ValueError(f"{self.method} takes no score: that is for methods of Q-SFT's loss")
+        if self.values is None:
+            return ClonedPolicy(self.behavior, self.tokenizer, prompt=self.prompt, **options)
+        if method.family == "heads":
+            return ValuePolicy(self.behavior, self.values, self.tokenizer, beta, **options)
+        return QSFTPolicy(
+            self.behavior,
+            self.values,
+            self.tokenizer,
+            beta,
+            score or method.score,
+            dummy=dummy_id(self.tokenizer) if self.settings["leftover"] == "dummy" else None,
+            **options,
+        )
+
+    def values_of(
+        self, prefixes: Sequence[Sequence[int]], actions: Sequence[Sequence[int]]
+    ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+        """What the method thinks of single tokens as the next action after some prefixes.
+
+        Args:
+            prefixes: token ids of what came before, as the models read it: from the token that
+                starts an episode (and the prompt, if there is one) to the last one known.
+            actions: for each prefix, the ids of the tokens that are asked about.
+
+        Returns:
+            Two lists with an array (actions,), float32, for each prefix: log pi of the actions, and
+            their learned values: min(p / pi, 1) of Q-SFT's loss, the smaller Q of new heads. None
+            in place of the second list for a method without values.
+
+        Raises:
+            ValueError: not one list of actions for each prefix, or an empty prefix.
+        """
+        if len(prefixes) != len(actions) or not all(map(len, prefixes)):
+            raise ValueError("values_of needs one list of actions for each prefix, none empty")
+        log_pi = [np.empty(0)] * len(prefixes)
+        values = None if self.values is None else list(log_pi)
+        order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
+        for start in range(0, len(order), PREFIXES_AT_ONCE):
+            part = order[start : start + PREFIXES_AT_ONCE]
+            ids = [prefixes[i] for i in part]
+            all_log_pi = _next_scores(self.behavior, ids).log_softmax(-1)
+            if values is not None:
+                scores = _next_scores(self.values, ids)
+                if METHODS[self.method].family == "q_sft":
+                    scores = (scores.log_softmax(-1) - all_log_pi).exp().clamp(max=1)
+            for row, i in enumerate(part):
+                chosen = torch.tensor(list(actions[i]), dtype=torch.long)
+                log_pi[i] = all_log_pi[row, chosen].numpy()
+                if values is not None:
+                    values[i] = scores[row, chosen].numpy()
+        return log_pi, values
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write models, tokenizer and settings, as from_pretrained reads them.
+
+        ``folder/behavior`` and ``folder/values`` are plain transformers models in safetensors with
+        the tokenizer beside them (heads lie beside their backbone), adapters of peft are merged
+        into them, and ``folder/method.json`` says the rest. All of it takes the folder's place at
+        once, when it is complete.
+
+        Raises:
+            FileExistsError: there is something else than a method in the folder.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / SETTINGS_FILE).is_file():
+            if not folder.is_dir() or any(folder.iterdir()):
+                raise FileExistsError(f"{folder} holds something that is no method: name another.")
+        with replace_folder(folder) as aside:
+            for name, model in (("behavior", self.behavior), ("values", self.values)):
+                if model is not None:
+                    whole = model if isinstance(model, ActionValues) else merge_adapters(model)
+                    whole.save_pretrained(aside / name)
+                    self.tokenizer.save_pretrained(aside / name)
+            said = {"method": self.method, "settings": self.settings, "prompt": self.prompt}
+            (aside / SETTINGS_FILE).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> TrainedMethod:
+        """What save_pretrained wrote, on the CPU; code of others is never run.
+
+        Raises:
+            FileNotFoundError: there is no method, or it lacks its behavior policy or its values.
+            ValueError: a damaged file; the message names it, or its folder.
+        """
+        folder = Path(folder)
+        path = folder / SETTINGS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no method: there is no {SETTINGS_FILE} in it.")
+        with named_if_damaged(path, COPY):
+            said = json.loads(path.read_text(encoding="utf-8"))
+            method, settings, prompt = said["method"], dict(said["settings"]), str(said["prompt"])
+            family = METHODS[method].family
+        for name in ("behavior",) if family == "cloning" else ("behavior", "values"):
+            if not (folder / name).is_dir():
+                raise FileNotFoundError(f"{folder} has no folder {name}: {COPY}.")
+        behavior, tokenizer = load_or_name(folder / "behavior")
+        values = None
+        if family == "heads":
+            with named_if_damaged(folder / "values", COPY):
+                values = ActionValues.from_pretrained(folder / "values").eval()
+        elif family == "q_sft":
+            values, _ = load_or_name(folder / "values")
+        return cls(method, settings, behavior, values, tokenizer, prompt, [])
+
+
+@torch.inference_mode()
+def _next_scores(model: PreTrainedModel | ActionValues, rows: list[Sequence[int]]) -> torch.Tensor:
+    """(B, V) float32, on the CPU: logits, or values of heads, of what follows each row of ids."""
+    longest = max(map(len, rows))
+    padded = [[*row, *[0] * (longest - len(row))] for row in rows]
+    ids = torch.tensor(padded, device=model.device)
+    positions = torch.arange(longest, device=model.device).expand_as(ids)
+    hidden = final_hidden(model, ids, positions, torch.ones_like(ids))
+    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
+    hidden = hidden[torch.arange(len(rows), device=model.device), last]
+    if isinstance(model, ActionValues):
+        return model.q_values(hidden).amin(0).float().cpu()
+    return output_head(model)(hidden).float().cpu()

@@ -1,0 +1,306 @@
+"""A whole study: every method with every seed, in a folder, from wherever it was stopped.
+
+    build/runs/wordle_methods.gpu/
+        settings.json
+        seed0/bc/policy/            its trained networks, for TrainedMethod.from_pretrained
+        seed0/bc/row.json           what it scored, and what was measured
+        seed0/ilql/log.jsonl        of its training, a line each logging
+        seed0/ilql/training/        checkpoints, until the training is finished
+        seed0/ilql/tensorboard/
+
+What is fixed before anything is seen: the settings, the grids of ``baselines.choosing``, one for
+all that has values, whatever its score, and one for clones, and the seeds of the games. Options
+are chosen on validation games, then every method plays the same test games.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from qsft_lite.baselines import TrainedMethod
+from qsft_lite.evaluate import Evaluation
+from qsft_lite.files import replace_file
+from qsft_lite.results import markdown_table, project_root, provenance, start
+from qsft_lite.study.progress import callbacks_of
+from qsft_lite.study.rows import ABLATION, CLONING, ROWS, Row
+from qsft_lite.study.settings import Settings, changed
+from qsft_lite.study.tables import measures, on_a_line, table, units_of
+from qsft_lite.study.task import Task
+
+__all__ = ["TASKS", "Study", "run"]
+
+TASKS = ("gridworld", "wordle", "endgames", "chess", "twenty_questions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What to run: a task with its settings, rows and seeds, and the folder that keeps it all."""
+
+    task: str
+    kind: str  # "methods" or "ablation"
+    profile: str
+    settings: Settings
+    rows: dict[str, Row]
+    seeds: tuple[int, ...]
+    folder: Path
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        profile: str,
+        *,
+        methods: Sequence[str] | None = None,
+        seeds: Iterable[int] | None = None,
+        changes: dict[str, Any] | Iterable[str] = (),
+        kind: str = "methods",
+        output: str | Path | None = None,
+    ) -> Study:
+        """A study, with everything checked before anything is done.
+
+        Args:
+            task: one of TASKS.
+            profile: "smoke", "laptop", "record" or "gpu".
+            methods: keys of rows beside cloning, which is always there; all of them if None.
+            seeds: which ones; the first ones, as many as the settings say, if None.
+            changes: settings to change, see settings.changed.
+            kind: "methods", or "ablation" for the parts of Q-SFT one by one.
+            output: the folder of all studies; build/runs if None.
+
+        Raises:
+            ValueError: an unknown name, with those that there are.
+        """
+        module = module_of(task)
+        _check(profile, module.PROFILES, "profile")
+        settings = changed(module.PROFILES[profile], changes)
+        _check(kind, ("methods", "ablation"), "kind")
+        known = ABLATION if kind == "ablation" else getattr(module, "ROWS", ROWS)
+        for key in methods or ():
+            _check(key, known, "method")
+        chosen = [key for key in known if methods is None or key in methods]
+        other = f".{_hash(settings)}" if settings != module.PROFILES[profile] else ""
+        folder = Path(output or project_root() / "build" / "runs")
+        return cls(
+            task,
+            kind,
+            profile,
+            settings,
+            {key: known[key] for key in chosen},
+            tuple(range(settings.seeds) if seeds is None else seeds),
+            folder / f"{task}_{kind}.{profile}{other}",
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the result."""
+        return f"{self.task}_{self.kind}"
+
+    def of_seed(self, seed: int) -> Task:
+        """The task of one seed; its data are made when they are asked for."""
+        return module_of(self.task).TASK(self.settings, seed)
+
+    def row_folder(self, seed: int, key: str) -> Path:
+        """Where all of a row with one seed is kept."""
+        return self.folder / f"seed{seed}" / key
+
+    def trained(self, seed: int, key: str) -> TrainedMethod:
+        """The networks of a finished row, on the GPU if there is one."""
+        found = TrainedMethod.from_pretrained(self.row_folder(seed, key) / "policy")
+        if torch.cuda.is_available():
+            for model in filter(None, (found.behavior, found.values)):
+                model.to("cuda")
+        return found
+
+
+def module_of(task: str) -> Any:
+    """The study module of a task: its PROFILES, TASK and, if its own, ROWS."""
+    _check(task, TASKS, "task")
+    return importlib.import_module(f"qsft_lite.tasks.{task}.study")
+
+
+def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
+    """All rows with all seeds, from wherever the last call got to; returns the result, recorded.
+
+    Under torchrun all processes train, and the first one does all else. quiet: print no lines.
+
+    Returns:
+        "headline", "tables" (with "<name>" and perhaps "<name>_measured") and "raw".
+
+    Raises:
+        ValueError: the folder holds a study with other settings.
+        RuntimeError: another process trains there.
+    """
+    recorder = start(
+        study.name,
+        profile=study.profile,
+        seed=0,
+        settings={
+            name: dataclasses.asdict(study.settings if name == study.profile else settings)
+            for name, settings in module_of(study.task).PROFILES.items()
+        },
+    )
+    say = (lambda *_: None) if quiet or not is_first() else _say
+    check_settings(study)
+    found = {}
+    for seed in study.seeds:
+        task = study.of_seed(seed)
+        found[seed] = {
+            row.title: run_row(study, task, row, say) for row in (CLONING, *study.rows.values())
+        }
+    if not is_first():
+        return {}
+    levels, data_mean = task.levels(), float(np.mean([row["data"] for row in _clones(found)]))
+    raw, seeds = task.raw(), list(found.values())
+    shown = table(seeds, task.lowest, data_mean, levels[task.best], units_of(raw))
+    tables = {study.name: shown, f"{study.name}_measured": measures(seeds)}
+    tables = {name: rows for name, rows in tables.items() if rows}
+    for rows in tables.values():
+        say(markdown_table(rows))
+    say({"data": data_mean, **levels})
+    result = {
+        "headline": {
+            "Data": data_mean,
+            **levels,
+            **{row["method"]: row["score"] for row in shown},
+        },
+        "tables": tables,
+        "raw": {**raw, "seeds": [on_a_line(rows) for rows in seeds]},
+    }
+    if len(study.seeds) == study.settings.seeds or study.profile == "smoke":
+        recorder.record(**result, data_hash=" ".join(row["hash"] for row in _clones(found)))
+    return result
+
+
+def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, Any]:
+    """What one row scored with one seed: read where it is finished, otherwise worked out."""
+    folder = study.row_folder(task.seed, row.key)
+    path = folder / "row.json"
+    kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid()]))
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if found.get("kind") == kind:
+        return found
+    started = time.perf_counter()
+    trained = train_row(study, task, row)
+    seconds = time.perf_counter() - started
+    if not is_first():  # play is not shared among processes
+        while not (path.exists() and json.loads(path.read_text())["kind"] == kind):
+            time.sleep(1)
+        return json.loads(path.read_text())
+    say(f"seed {task.seed}: {row.title}, trained in {seconds:.0f} s")
+    found = {
+        "kind": kind,
+        "title": row.title,
+        "measured": task.measure(trained),
+        "scores": {score: play_row(task, trained, row, score, say) for score in row.scores},
+        "data": task.data_mean,
+        "hash": task.data_hash,
+        "seconds": time.perf_counter() - started,
+        "commit": provenance()["commit"],
+    }
+    replace_file(path, json.dumps(found).encode())
+    for score, one in found["scores"].items():
+        mean = np.mean(one["returns"])
+        say(f"seed {task.seed}: {row.title} {score} {mean:.3f} {one['options']}")
+    return found
+
+
+def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
+    """A row's networks: read where they are finished, otherwise trained on from a checkpoint."""
+    folder = study.row_folder(task.seed, row.key)
+    trained_as = json.loads(json.dumps([row.method, dict(row.options)]))
+    finished = folder / "policy"
+    if (folder / "trained.json").exists():
+        if json.loads((folder / "trained.json").read_text()) != trained_as:
+            raise ValueError(
+                f"{finished} was trained with other options than {row.key} has now: "
+                "delete its folder, or give another --output"
+            )
+        return study.trained(task.seed, row.key)
+    watched = callbacks_of(folder, is_first(), bar=sys.stderr.isatty())
+    training = folder / "training"
+    if row.method == "bc":
+        trained = task.clone(training, watched)
+    else:
+        cloned = study.trained(task.seed, CLONING.key)
+        trained = task.train(row.method, cloned, training, watched, **row.options)
+    if is_first():
+        trained.save_pretrained(finished)
+        replace_file(folder / "trained.json", json.dumps(trained_as).encode())
+        shutil.rmtree(training, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return trained
+
+
+def play_row(
+    task: Task, trained: TrainedMethod, row: Row, score: str, say: Any = print
+) -> dict[str, Any]:
+    """Choose options on validation games, play the test games."""
+    choice = task.choose(trained, score=score, grid=row.grid())
+    if choice.message:
+        say(choice.message)
+    result: Evaluation = task.play(task.policy(trained, **choice.options), test=True)
+    by = {"score": score} if score else {}
+    tried = [dict(one) for one in choice.tried]
+    means = [one.pop("mean") for one in tried]
+    return {
+        "options": choice.options,
+        "grid": [{**options, **by} for options in tried],
+        "tried": means,
+        "returns": result.returns.tolist(),
+        "success": result.success,
+        "described": task.describe(result),
+    }
+
+
+def check_settings(study: Study) -> None:
+    """Write the settings, or compare them with those of what is there."""
+    path = study.folder / "settings.json"
+    own = json.loads(json.dumps(dataclasses.asdict(study.settings)))
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        same = {**there, "seeds": 0} == {**own, "seeds": 0}
+        if not same:
+            names = sorted(name for name in {*own, *there} if own.get(name) != there.get(name))
+            raise ValueError(
+                f"{study.folder} holds a study with other settings ({', '.join(names)}): "
+                "move it away, or give another --output"
+            )
+    elif is_first():
+        replace_file(path, (json.dumps(own, indent=1) + "\n").encode())
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes; the only one without torchrun."""
+    return PartialState().is_main_process
+
+
+def _clones(found: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [rows[CLONING.title] for rows in found.values()]
+
+
+def _say(*words: Any) -> None:
+    print(*words, flush=True)
+
+
+def _hash(settings: Settings) -> str:
+    import hashlib
+
+    text = json.dumps(dataclasses.asdict(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _check(name: str, known: Iterable[str], what: str) -> None:
+    if name not in known:
+        raise ValueError(f"no {what} is called {name!r}; there are: {', '.join(known)}")

@@ -1,0 +1,166 @@
+"""Mazes as a study: small networks whose values have an exact twin.
+
+python -m qsft_lite.study gridworld --profile laptop
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+from scipy import stats
+from transformers import PreTrainedModel
+
+from qsft_lite.baselines import TrainedMethod
+from qsft_lite.data import RewardScale, encode, start_id
+from qsft_lite.evaluate import evaluate
+from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.study import Settings, Task, evenly
+from qsft_lite.study.task import TEST_SEED
+from qsft_lite.tabular import policy_value, value_iteration
+from qsft_lite.tabular.mdps import gridworld
+from qsft_lite.tasks.gridworld.data import generate_gridworld
+from qsft_lite.tasks.gridworld.env import Gridworld
+from qsft_lite.tasks.gridworld.players import DRIFT
+
+__all__ = ["PROFILES", "TASK", "GridworldSettings", "GridworldTask"]
+
+PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the walks, each drawn by its own seed
+
+
+@dataclasses.dataclass(frozen=True)
+class GridworldSettings(Settings):
+    """Settings of a maze.
+
+    layout: its rows, top to bottom, see tabular.mdps.Maze. gamma: discount of a step. longest_game:
+    steps after which a walk is cut off.
+    """
+
+    layout: tuple[str, ...] = ("S..#.", ".#...", "..#..", "T.T.G")
+    gamma: float = 0.8
+    longest_game: int = 20
+    layers: int = 1
+    width: int = 48
+    games: int = 12_000
+    batch_rows: int = 48
+    row_tokens: int = 42
+    learning_rate: float = 1e-2
+    value_learning_rate: float = 3e-3
+    target_rate: float = 0.04
+    behavior_epochs: float = 3.0
+    value_epochs: float = 6.0
+    validation_games: int = 200
+
+
+PROFILES = {
+    "smoke": GridworldSettings(
+        games=300, width=16, seeds=1, validation_games=20, test_games=40, value_epochs=1.0
+    ),
+    "laptop": GridworldSettings(seeds=1),
+    "record": GridworldSettings(),
+    "gpu": GridworldSettings(
+        layers=4, width=256, games=200_000, batch_rows=256, seeds=5, bf16=True
+    ),
+}
+
+
+class GridworldTask(Task):
+    """One seed of a maze: walks of a walker that knows nothing of it, from any of its cells."""
+
+    lowest, best = 0.0, "Optimum"
+
+    def __init__(self, settings: GridworldSettings, seed: int):
+        super().__init__(settings, seed)
+        self.maze = gridworld(settings.layout, gamma=settings.gamma)
+        self.env = Gridworld(self.maze, max_steps=settings.longest_game)
+        self.tokenizer = word_tokenizer(self.env.texts)
+        self.acts = {"max_new_tokens": 1}
+        self.behavior = np.tile(DRIFT, (len(self.maze.cells), 1))  # (S, 4)
+
+    def new_model(self) -> PreTrainedModel:
+        """See Task.new_model."""
+        settings = self.settings
+        shape = {"layers": settings.layers, "width": settings.width, "heads": settings.heads}
+        return small_model(
+            self.tokenizer, **shape, context=2 * settings.longest_game + 4, seed=self.seed
+        )
+
+    def recorded(self, games: int, part: str) -> datasets.Dataset:
+        """See Task.recorded."""
+        cells = len(self.maze.cells)
+        return generate_gridworld(
+            games,
+            [self.seed, PARTS[part]],
+            maze=self.maze,
+            behavior=self.behavior,
+            starts=np.full(cells, 1 / cells),
+            max_steps=self.settings.longest_game,
+        )
+
+    def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
+        """See Task.encoded."""
+        scale = RewardScale(0, 1, "step")
+        return encode(games, self.tokenizer, scale=scale, gamma=self.settings.gamma)
+
+    def starts(self, test: bool) -> list[dict[str, Any]]:
+        """The cells that walks start from."""
+        games = self.settings.test_games if test else self.settings.validation_games
+        cells = np.flatnonzero(self.maze.mdp.initial)
+        return evenly([{"state": int(cell)} for cell in cells], games)
+
+    def levels(self) -> dict[str, float]:
+        """Exact: without a discount, a walk that arrives scores 1."""
+        whole = gridworld(self.settings.layout, gamma=1.0).mdp
+        return {"Optimum": float(whole.initial @ value_iteration(whole).max(1))}
+
+    @cached_property
+    def truths(self) -> dict[str, np.ndarray]:
+        """Q (S, 4) of the behavior policy and of the best one."""
+        mdp = self.maze.mdp
+        value = policy_value(mdp, self.behavior)
+        return {
+            "Q of the behavior": mdp.R + mdp.gamma * mdp.P @ value,
+            "Q*": value_iteration(mdp),
+        }
+
+    def measure(self, trained: TrainedMethod) -> dict[str, float]:
+        """Against exact truth, means over the cells, each as the first of a walk.
+
+        KL(pi_beta || pi_phi) in nats. Of methods with values: the mean error of the four moves'
+        values, and their rank correlation with the truth.
+        """
+        ids = self.tokenizer.convert_tokens_to_ids(list(self.env.action_texts))
+        prefixes = [
+            [start_id(trained.tokenizer), *trained.tokenizer(trained.prompt + text)["input_ids"]]
+            for text in self.env.state_texts
+        ]
+        log_pi, learned = trained.values_of(prefixes, [ids] * len(prefixes))
+        ratio = np.log(self.behavior) - np.stack(log_pi)
+        found = {"KL(pi_beta || pi_phi)": float((self.behavior * ratio).sum(1).mean())}
+        if learned is None:
+            return found
+        for title, exact in self.truths.items():
+            found[f"error to {title}"] = float(np.abs(np.stack(learned) - exact).mean())
+            ranks = [
+                stats.spearmanr(q, true).statistic if np.ptp(q) else 0.0
+                for q, true in zip(learned, exact, strict=True)
+                if np.ptp(true)
+            ]
+            found[f"rank correlation with {title}"] = float(np.mean(ranks))
+        return found
+
+    def raw(self) -> dict[str, Any]:
+        """The maze."""
+        return {"layout": self.settings.layout}
+
+    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+        """Print walks of the policy, one a line."""
+        policy, starts = self.policy(trained, **options), self.starts(test=True)[:5]
+        for walk in evaluate(policy, self.env, len(starts), TEST_SEED, options=starts).transcripts:
+            print(" ".join("".join(walk["text"]).split()))
+
+
+TASK = GridworldTask

@@ -1,0 +1,214 @@
+"""What guessing games share: one secret of W, and actions whose answers a table knows.
+
+A player sees a game as the set of secrets that are still consistent and the number of turns left.
+It plays arrays of games (`choose`), and, like every policy here, texts (`act`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from qsft_lite.data.recording import Episodes
+
+Seed = int | np.random.SeedSequence
+NO_ACTION = -1  # after the end of a game
+
+
+class Rules(Protocol):
+    """A game in tables. Each wrong action costs 1; the right one, or the last turn, ends it.
+
+    table: (A, W), the answer to each action for each secret, a small number or a bool. phrasings:
+    of each action its texts, all with the same meaning. answer_texts: of each answer its text.
+    """
+
+    start: str
+    turns: int
+    table: np.ndarray
+    phrasings: tuple[tuple[str, ...], ...]
+    answer_texts: Sequence[str]
+
+    def wins(self, actions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """(N,) bool: the action was the right one."""
+
+    def read_history(self, history: str) -> list[tuple[int, Any]]:
+        """The (action, answer) pairs of a transcript that waits for the next action."""
+
+    def consistent(self, turns: Iterable[tuple[int, Any]]) -> np.ndarray:
+        """(W,) bool: the secrets that explain these answers."""
+
+
+class Player:
+    """What all players share: `choose` plays arrays of games, and `act` texts on top of it."""
+
+    def __init__(self, rules: Rules, seed: Seed = 0) -> None:
+        self.rules = rules
+        self.rng = np.random.default_rng(seed)
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """The next actions: consistent (N, W) bool -> (N,) indices.
+
+        turns_left: number of turns, this one included; the same in all N games.
+        """
+        raise NotImplementedError
+
+    def act(self, histories: Sequence[str]) -> list[str]:
+        """The next action text of each transcript, in any of its phrasings.
+
+        Raises ValueError for a history that no secret explains, and for one with no turn left.
+        """
+        played = [self.rules.read_history(history) for history in histories]
+        consistent = np.array([self.rules.consistent(turns) for turns in played])
+        turns_left = np.array([self.rules.turns - len(turns) for turns in played])
+        for row, history in enumerate(histories):
+            if not consistent[row].any():
+                raise ValueError(f"no secret of the list is consistent with {history!r}")
+            if turns_left[row] <= 0:
+                raise ValueError(
+                    f"history {row} has all of its {self.rules.turns} turns: the game is over"
+                )
+        actions = np.zeros(len(played), dtype=np.int64)
+        for left in np.unique(turns_left):
+            games = turns_left == left
+            actions[games] = self.choose(consistent[games], int(left))
+        return [self._phrase(action) for action in actions]
+
+    def _phrase(self, action: int) -> str:
+        texts = self.rules.phrasings[action]
+        return texts[self.rng.integers(len(texts))] if len(texts) > 1 else texts[0]
+
+
+class RandomPlayer(Player):
+    """Any action."""
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """See `Player.choose`."""
+        return self.rng.integers(len(self.rules.table), size=len(consistent))
+
+
+class SetPlayer(Player):
+    """A player whose action is a function of the consistent set and the turns left.
+
+    It is worked out once for each set: such a player is a decision tree and meets few of them.
+    """
+
+    def __init__(self, rules: Rules, seed: Seed = 0) -> None:
+        super().__init__(rules, seed)
+        self._actions: dict[tuple[bytes, int], int] = {}
+
+    def best_action(self, secrets: np.ndarray, turns_left: int) -> int:
+        """The action when `secrets` (indices, ascending) are consistent."""
+        raise NotImplementedError
+
+    def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
+        """See `Player.choose`."""
+        keys = [(row.tobytes(), turns_left) for row in np.packbits(consistent, axis=1)]
+        for row, key in enumerate(keys):
+            if key not in self._actions:
+                self._actions[key] = self.best_action(np.flatnonzero(consistent[row]), turns_left)
+        return np.array([self._actions[key] for key in keys], dtype=np.int64)
+
+
+def read_turns(history: str, start: str) -> list[tuple[str, str]]:
+    """The lines of actions and answers, in pairs, of a transcript that waits for the next action.
+
+    Raises ValueError for a text that is no such transcript.
+    """
+    if not history.startswith(start) or not history.endswith("\n"):
+        raise ValueError(f"{history!r} does not start with {start!r} or end with a newline")
+    lines = history[len(start) :].split("\n")[:-1]
+    if len(lines) % 2:
+        raise ValueError(f"the last line of a history is an answer, no action: {history!r}")
+    return list(zip(lines[::2], lines[1::2], strict=True))
+
+
+def random_member(members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each row of members (N, W) bool the column of one of its True entries, drawn evenly."""
+    count = members.sum(axis=1)
+    wanted = 1 + (rng.random(len(members)) * count).astype(np.int64)  # the first is number 1
+    return (members.cumsum(axis=1, dtype=np.int32) >= wanted[:, None]).argmax(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Games:
+    """N games as arrays, of at most T turns.
+
+    secrets: (N,) int64 indices. actions: (N, T) int16 indices, NO_ACTION (-1) after the end.
+    answers: (N, T), those of the table, without meaning after the end. success: (N,) bool.
+    """
+
+    secrets: np.ndarray
+    actions: np.ndarray
+    answers: np.ndarray
+    success: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64 number of actions."""
+        return (self.actions != NO_ACTION).sum(axis=1)
+
+    @property
+    def returns(self) -> np.ndarray:
+        """(N,) float64 scores in [-T, 0]: minus the number of wrong actions."""
+        return (self.success - self.lengths).astype(np.float64)
+
+
+def play_games(rules: Rules, player: Player, secrets: np.ndarray) -> Games:
+    """One game for each of secrets (N,), indices, all at once; the table answers.
+
+    The quickest way to many games: a million of Wordle's mixture player take under a minute.
+    """
+    secrets = np.asarray(secrets, dtype=np.int64)
+    actions = np.full((len(secrets), rules.turns), NO_ACTION, dtype=np.int16)
+    answers = np.zeros((len(secrets), rules.turns), dtype=rules.table.dtype)
+    success = np.zeros(len(secrets), dtype=bool)
+    playing = np.arange(len(secrets))
+    consistent = np.ones((len(secrets), rules.table.shape[1]), dtype=bool)
+    for turn in range(rules.turns):
+        action = player.choose(consistent, rules.turns - turn)
+        answer = rules.table[action, secrets[playing]]
+        actions[playing, turn] = action
+        answers[playing, turn] = answer
+        won = rules.wins(action, answer)
+        success[playing[won]] = True
+        playing, action, answer = playing[~won], action[~won], answer[~won]
+        if not len(playing):
+            break
+        consistent = consistent[~won] & (rules.table[action] == answer[:, None])
+    return Games(secrets, actions, answers, success)
+
+
+def to_episodes(rules: Rules, games: Games, seed: Seed = 0) -> Episodes:
+    """The games as trajectories: start, action, answer, action, answer, ...
+
+    seed: of the phrasings, where the rules have many.
+    """
+    forms = np.array([len(texts) for texts in rules.phrasings])[games.actions]
+    drawn = (np.random.default_rng(seed).random(forms.shape) * forms).astype(np.int64)
+    texts, rewards = [], []
+    for actions, form, answers, length, success in zip(
+        games.actions.tolist(),
+        drawn.tolist(),
+        games.answers.tolist(),
+        games.lengths.tolist(),
+        games.success.tolist(),
+        strict=True,
+    ):
+        text = [rules.start]
+        for turn in range(length):
+            text.append(rules.phrasings[actions[turn]][form[turn]])
+            text.append(rules.answer_texts[answers[turn]])
+        reward = [0.0] + [-1.0, 0.0] * length
+        if success:
+            reward[-2] = 0.0
+        texts.append(text)
+        rewards.append(reward)
+    return {
+        "text": texts,
+        "is_action": [[i % 2 == 1 for i in range(len(text))] for text in texts],
+        "reward": rewards,
+        "done": [True] * len(texts),
+    }

@@ -1,0 +1,222 @@
+"""Wordle as a study: chapter 06's table, and its longer ones.
+
+python -m qsft_lite.study wordle --profile record
+python -m qsft_lite.study wordle --profile record --study ablation
+python -m qsft_lite.study wordle --profile record --set word_list=wordle_official_400.txt \
+        words=0 games=600000 layers=3 width=160 spelled=true value_epochs=0.5
+python -m qsft_lite.study wordle --profile gpu --set model=smollm2 games=20000
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from qsft_lite.baselines import TrainedMethod
+from qsft_lite.data import RewardScale, encode
+from qsft_lite.evaluate import evaluate
+from qsft_lite.models import (
+    add_dummy,
+    character_tokenizer,
+    load_model,
+    share_embeddings,
+    small_model,
+    smollm2,
+    word_tokenizer,
+)
+from qsft_lite.study import Settings, Task, evenly
+from qsft_lite.study.task import TEST_SEED
+from qsft_lite.tasks.wordle.data import generate_wordle, play_games, to_episodes
+from qsft_lite.tasks.wordle.env import Wordle
+from qsft_lite.tasks.wordle.players import (
+    ConsistentPlayer,
+    InformationGainPlayer,
+    MixturePlayer,
+    OptimalPlayer,
+)
+from qsft_lite.tasks.wordle.rules import read_words
+from qsft_lite.tasks.wordle.text import parts
+
+__all__ = ["PROFILES", "TASK", "WordleSettings", "WordleTask", "some_words"]
+
+PARTS = {"behavior": 1, "values": 2, "held out": 3}  # of the games, each drawn by its own seed
+
+
+@dataclasses.dataclass(frozen=True)
+class WordleSettings(Settings):
+    """Settings of Wordle.
+
+    Wordle's settings.
+
+    rules: feedback of "lmrl", or "standard". word_list: a file, "" for the shipped list; words:
+    so many of it, 0 for all. format: "words" (a guess is one token) or "letters" (LMRL-Gym's text).
+    p: share of the data's guesses that are drawn among the consistent words.
+    rewards: whether a game's score is paid at its "end", or a point of it at each "step".
+    model: "scratch", "smollm2", or the id or folder of any pretrained one. spelled: embeddings
+    start as sums of their letters' vectors.
+    """
+
+    rules: str = "lmrl"
+    word_list: str = ""
+    words: int = 20
+    format: str = "words"
+    p: float = 1 / 3
+    rewards: str = "step"
+    model: str = "scratch"
+    spelled: bool = False
+
+
+RECORD = WordleSettings(
+    words=40,
+    games=100_000,
+    row_tokens=56,
+    learning_rate=2e-3,
+    value_learning_rate=2e-3,
+    rewards="end",
+    even_starts=False,
+)
+PROFILES = {
+    "smoke": WordleSettings(
+        words=8,
+        layers=1,
+        width=32,
+        games=500,
+        value_games=500,
+        batch_rows=16,
+        learning_rate=2e-3,
+        value_learning_rate=1e-3,
+        seeds=1,
+        validation_games=40,
+        test_games=40,
+    ),
+    # AdamW as transformers has it. So many games are 900 steps of cloning and 700 of values.
+    "laptop": WordleSettings(
+        games=98_926,
+        value_games=76_942,
+        p=0.3333,
+        batch_rows=16,
+        learning_rate=2e-3,
+        value_learning_rate=1e-3,
+        warmup_steps=90,
+        value_warmup_steps=70,
+        muon=False,
+        seeds=1,
+        validation_games=200,
+    ),
+    "record": RECORD,
+    "gpu": WordleSettings(
+        words=0,
+        format="letters",
+        games=1_000_000,
+        layers=6,
+        width=384,
+        batch_rows=32,
+        row_tokens=1024,
+        learning_rate=6e-4,
+        value_learning_rate=3e-4,
+        muon=False,
+        bf16=True,
+        validation_games=2_000,
+        test_games=4_000,
+    ),
+}
+
+
+def some_words(words: list[str], count: int) -> list[str]:
+    """Every k-th of the words, so that there are `count` of them; 0 for all."""
+    return words[:: len(words) // count][:count] if count else words
+
+
+class WordleTask(Task):
+    """One seed of Wordle."""
+
+    lowest, best = -6, "Information gain"
+
+    def __init__(self, settings: WordleSettings, seed: int):
+        super().__init__(settings, seed)
+        words = read_words(settings.word_list) if settings.word_list else read_words()
+        self.words = some_words(list(words), settings.words)
+        self.env = Wordle(settings.rules, self.words, format=settings.format)
+        # An action is one token, or six of letters; a pretrained tokenizer may take a few more.
+        self.acts = {"max_new_tokens": 1 if settings.format == "words" else 12}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the game's words or letters, or the pretrained model's."""
+        if self.settings.model != "scratch":
+            return self._pretrained[1]
+        of_format = {"words": word_tokenizer, "letters": character_tokenizer}
+        return of_format[self.settings.format](self.env.texts)
+
+    @cached_property
+    def _pretrained(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        name = self.settings.model
+        model, tokenizer = smollm2() if name == "smollm2" else load_model(name)
+        add_dummy(model, tokenizer)
+        return model, tokenizer
+
+    def new_model(self) -> PreTrainedModel:
+        """See Task.new_model."""
+        settings = self.settings
+        if settings.model != "scratch":
+            return self._pretrained[0]
+        shape = {"layers": settings.layers, "width": settings.width, "heads": settings.heads}
+        model = small_model(self.tokenizer, **shape, context=192, seed=self.seed)
+        if settings.spelled:
+            words = (*self.env.rules.guess_texts, *self.env.rules.feedback_texts)
+            spelled = {word: parts(word) for word in words}
+            share_embeddings(model, self.tokenizer, spelled, seed=self.seed)
+        return model
+
+    def recorded(self, games: int, part: str) -> datasets.Dataset:
+        """See Task.recorded."""
+        settings = self.settings
+        if not settings.value_games:  # one set of games
+            shared = {"rules": settings.rules, "word_list": self.words, "format": settings.format}
+            return generate_wordle(games, self.seed, p=settings.p, **shared)
+        return datasets.Dataset.from_dict(to_episodes(self.env.rules, self.played(games, part)))
+
+    def played(self, games: int, part: str) -> Any:
+        """The same as arrays (tasks.guessing.Games), of one part."""
+        secret_seed, player_seed = np.random.SeedSequence([self.seed, PARTS[part]]).spawn(2)
+        secrets = np.random.default_rng(secret_seed).integers(len(self.words), size=games)
+        player = MixturePlayer(self.env.rules, player_seed, p=self.settings.p)
+        return play_games(self.env.rules, player, secrets)
+
+    def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
+        """See Task.encoded."""
+        scale = RewardScale(self.lowest, 0, self.settings.rewards)
+        return encode(games, self.tokenizer, scale=scale)
+
+    def starts(self, test: bool) -> list[dict[str, Any]]:
+        """Each word equally often."""
+        games = self.settings.test_games if test else self.settings.validation_games
+        return evenly([{"secret": word} for word in self.words], games)
+
+    def levels(self) -> dict[str, float]:
+        """Those of consistent play and of information gain are played; the optimum is exact."""
+        rules, games = self.env.rules, self.settings.test_games
+        players = {"Consistent": ConsistentPlayer, "Information gain": InformationGainPlayer}
+        played = {
+            name: evaluate(player(rules, seed=0), self.env, games, TEST_SEED).mean
+            for name, player in players.items()
+        }
+        return {**played, "Optimum": OptimalPlayer(rules).expected_score()}
+
+    def raw(self) -> dict[str, Any]:
+        """The words of the game."""
+        return {"words": self.words}
+
+    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+        """A game to play along with the policy."""
+        from qsft_lite.tasks.wordle.widgets import play_explorer
+
+        play_explorer(self.policy(trained, **options), self.env.rules, game=1)
+
+
+TASK = WordleTask

@@ -1,0 +1,178 @@
+"""The stages of training as modules: which models they hold, their loss, what moves between steps.
+
+Whatever a stage holds is in one module, so the Trainer's checkpoints, its several processes and its
+resuming hold all of it. ILQL's and CQL's stage is in ``baselines.heads``.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from qsft_lite.data.packing import check_packed
+from qsft_lite.loss import Backup
+from qsft_lite.models import check_head, check_packing, dummy_id, output_head
+from qsft_lite.trainer.config import QSFTConfig
+from qsft_lite.trainer.step import behavior_step, q_sft_step
+
+__all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage", "move_average"]
+
+
+class Stage(nn.Module):
+    """What a StageTrainer trains; every method of training is a subclass.
+
+    ``forward`` is the loss of a batch; ``before_step`` and ``after_step`` are called around each
+    step of the optimizer, the latter before anything is saved.
+    """
+
+    def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of a batch of packed rows, as data.collate gives them.
+
+        Returns:
+            "loss": a scalar, the mean over the batch's action tokens, 0 where there are none. With
+            statistics also what to log about them, scalars by name; none without action tokens.
+        """
+        raise NotImplementedError
+
+    def before_step(self, step: int, max_steps: int) -> None:
+        """Called before step number ``step``, from 0, of ``max_steps``."""
+
+    def after_step(self) -> None:
+        """Called after each step."""
+
+    def trained(self) -> list[PreTrainedModel]:
+        """The models that have gradients; what the Trainer asks of a model goes to them."""
+        return [
+            model for model in self.children() if any(p.requires_grad for p in model.parameters())
+        ]
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        for model in self.trained():
+            model.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The same, by the name it had before transformers 5."""
+        for model in self.trained():
+            model.gradient_checkpointing_enable(**options)
+
+
+class BehaviorStage(Stage):
+    """Cloning, which is stage one: the behavior policy alone."""
+
+    def __init__(self, behavior: PreTrainedModel):
+        super().__init__()
+        self.behavior = behavior
+
+    def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``behavior_step``."""
+        return {"loss": behavior_step(self.behavior, batch)}
+
+
+class ValueStage(Stage):
+    """Q-SFT, which is stage two: p_theta, its moving average, and the behavior policy.
+
+    Args:
+        q: p_theta.
+        behavior: pi_phi; frozen here, unless the config trains it along.
+        config: backup, support, beta, score, returns_first, target_rate, clamp and train_behavior
+            are read.
+        dummy: the dummy's token id, or None for the uniform leftover.
+    """
+
+    def __init__(
+        self,
+        q: PreTrainedModel,
+        behavior: PreTrainedModel,
+        config: QSFTConfig,
+        dummy: int | None,
+    ):
+        super().__init__()
+        self.q = q
+        self.target = copy.deepcopy(q).requires_grad_(False)
+        self.behavior = behavior
+        # Of a policy that is trained, the frozen part stays frozen; all of it, if it was frozen.
+        if not config.train_behavior or not any(p.requires_grad for p in behavior.parameters()):
+            behavior.requires_grad_(config.train_behavior)
+        self.settings = config
+        self.dummy = dummy
+        self.backup = config.as_backup()
+
+    def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``q_sft_step``."""
+        loss, found = q_sft_step(
+            self.q,
+            self.target,
+            self.behavior,
+            batch,
+            backup=self.backup,
+            dummy=self.dummy,
+            clamp=self.settings.clamp,
+            train_behavior=self.settings.train_behavior,
+            statistics=statistics,
+        )
+        return {"loss": loss, **found}
+
+    def train(self, mode: bool = True) -> ValueStage:
+        """As ever, but what is not trained never drops out."""
+        super().train(mode)
+        self.target.eval()
+        if not self.settings.train_behavior:
+            self.behavior.eval()
+        return self
+
+    def before_step(self, step: int, max_steps: int) -> None:
+        """The returns that followed in the data come first, where that is asked for."""
+        first = step < self.settings.returns_first * max_steps
+        self.backup = Backup("returns") if first else self.settings.as_backup()
+
+    def after_step(self) -> None:
+        """Move the target network."""
+        move_average(self.target, self.q, self.settings.target_rate)
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
+    """theta_bar <- (1 - rate) theta_bar + rate theta."""
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), rate)
+
+
+def check_stage(
+    model: PreTrainedModel,
+    args: QSFTConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    train: Any,
+    validation: Any,
+) -> None:
+    """Refuse what a stage cannot train with, before anything is done.
+
+    Raises:
+        TypeError: a model that is none, such as its name, or one without a linear head.
+        ValueError: a head with a bias, which the losses here leave out; a model that changes its
+            logits after the head, or does not keep packed episodes apart; one with nothing to
+            train, or with prompts in front of it; no dummy with leftover="dummy"; rows that are not
+            packed, or none.
+    """
+    name = type(model).__name__
+    head = output_head(model)
+    if head.bias is not None:
+        raise ValueError(f"The head of {name} has a bias: not supported.")
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(f"{name} has learned prompts in front of it: not supported, LoRA is.")
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(f"No weight of {name} has requires_grad: there is nothing to train.")
+    check_packing(model)
+    check_head(model)
+    if args.stage == "values" and args.leftover == "dummy":
+        if tokenizer is None:
+            raise ValueError('leftover="dummy" needs the tokenizer, which knows the dummy token.')
+        if dummy_id(tokenizer) >= head.out_features:
+            raise ValueError(
+                f"{name} has {head.out_features} logits, and the dummy is token "
+                f"{dummy_id(tokenizer)}: call add_dummy(model, tokenizer)."
+            )
+    check_packed(train, validation)
