@@ -23,10 +23,7 @@ import numpy as np
 import psutil
 from datasets import Dataset, Features, concatenate_datasets
 
-from qsft_lite.checks import check_choice
 from qsft_lite.data.trajectories import EPISODES, load_trajectories, save_trajectories
-
-__all__ = ["Episodes", "check_choice", "record"]
 
 BLOCK = 10_000
 FEATURES = Features.from_arrow_schema(EPISODES)
