@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 
 from qsft_lite.files import replace_file
 from qsft_lite.notebook import runner
@@ -159,10 +160,5 @@ def _command(path: Path, seeds: Sequence[int], threads: Sequence[int], profile: 
 
 def _spread_table(spread: dict[str, Any]) -> str:
     columns = ("mean", "least", "greatest", "deviation")
-    width = max(map(len, spread["headline"]), default=0)
-    lines = [f"{spread['name']}:{'':{width}}" + "".join(f"{c:>12}" for c in columns)]
-    indent = len(spread["name"]) + 1
-    for name, row in spread["headline"].items():
-        cells = "".join(f"{format_cell(row[column]):>12}" for column in columns)
-        lines.append(f"{name:<{width + indent}}{cells}")
-    return "\n".join(lines)
+    rows = [[format_cell(row[column]) for column in columns] for row in spread["headline"].values()]
+    return f"{spread['name']}:\n{pd.DataFrame(rows, spread['headline'], columns).to_string()}"

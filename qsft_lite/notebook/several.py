@@ -27,6 +27,7 @@ from qsft_lite.notebook.runner import (
     termination_as_interrupt,
 )
 from qsft_lite.results import format_cell, load_result, pages, project_root, usable_cpus
+from qsft_lite.results.run import available_memory_mib
 
 NOTEBOOKS = Path("notebooks")
 INTERRUPTED = 130  # the exit status that shells give a program stopped by Ctrl-C
@@ -226,18 +227,3 @@ def summary(outcomes: list[Outcome]) -> str:
             told = "; ".join(f"{name}: {format_cell(value)}" for name, value in numbers)
         lines.append(f"{outcome.name:<{width}}  {outcome.seconds:7.1f}  {memory:>8}  {told}")
     return "\n".join(lines)
-
-
-def available_memory_mib() -> float:
-    """Memory (MiB) that a new process can have: of the machine, or of its container (cgroup v2)."""
-    import psutil
-
-    machine = psutil.virtual_memory().available
-    try:
-        limit, used = (
-            int(Path("/sys/fs/cgroup", name).read_text())
-            for name in ("memory.max", "memory.current")
-        )
-    except (OSError, ValueError):  # no such control group, or one without a limit ("max")
-        return machine / 2**20
-    return min(machine, max(limit - used, 0)) / 2**20
