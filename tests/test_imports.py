@@ -20,11 +20,12 @@ STUDY = (
     "viz",
 )
 ALLOWED: dict[str, tuple[str, ...]] = {
+    "checks": (),
     "files": (),
     "loss": (),
     "tabular": (),
     "nano": (),
-    "data": ("files", "loss"),
+    "data": ("checks", "files", "loss"),
     "models": ("loss", "data.transcripts"),  # which says how a text starts and stops
     "evaluate": ("data",),
     "policy": METHOD,
@@ -38,25 +39,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.endgames.widgets": ("evaluate", "policy", "tabular", "viz", "tasks.chess"),
     "tasks.*.widgets": ("evaluate", "policy", "tabular", "viz"),
     "tasks.endgames": ("data", "evaluate", "files", "tasks.chess"),
-    "tasks": ("data", "evaluate", "files", "tabular"),
+    "tasks": ("checks", "data", "evaluate", "files", "tabular"),
     "envs": ("tasks.checks",),  # and a task by its name, when it is asked for
     "study": (*STUDY,),
     "notebook": (*METHOD, "evaluate", "policy", "results", "trainer"),
 }
 OF_ALL_TASKS = ("tasks.checks", "tasks.guessing")
 # Imports that break the rules, until they are mended.
-KNOWN = {
-    "baselines.heads -> results.replace_file",
-    "results -> notebook.golden",
-    "study.estimate -> notebook.peak_memory_mib",
-    "study.run -> notebook.start",
-    "tasks.endgames.tables -> results.replace_file",
-    "tasks.gridworld.pictures -> viz.plots.draw_maze",
-    "tasks.gridworld.pictures -> viz.plots.use_style",
-    "trainer.behavior_cache -> results.replace_file",
-    "trainer.runs -> results.replace_file",
-    "viz.explorers -> tasks.gridworld.pictures.draw_gridworld_explorer",
-}
+KNOWN: set[str] = set()
 
 SOURCES = {
     ".".join(path.relative_to(ROOT / "qsft_lite").with_suffix("").parts).removesuffix(
