@@ -40,23 +40,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.endgames": ("data", "evaluate", "files", "tasks.chess"),
     "tasks": ("data", "evaluate", "files", "tabular"),
     "envs": ("tasks.checks",),  # and a task by its name, when it is asked for
-    "study": (*STUDY,),
+    "study": STUDY,
     "notebook": (*METHOD, "evaluate", "policy", "results", "trainer"),
 }
 OF_ALL_TASKS = ("tasks.checks", "tasks.guessing")
-# Imports that break the rules, until they are mended.
-KNOWN = {
-    "baselines.heads -> results.replace_file",
-    "results -> notebook.golden",
-    "study.estimate -> notebook.peak_memory_mib",
-    "study.run -> notebook.start",
-    "tasks.endgames.tables -> results.replace_file",
-    "tasks.gridworld.pictures -> viz.plots.draw_maze",
-    "tasks.gridworld.pictures -> viz.plots.use_style",
-    "trainer.behavior_cache -> results.replace_file",
-    "trainer.runs -> results.replace_file",
-    "viz.explorers -> tasks.gridworld.pictures.draw_gridworld_explorer",
-}
 
 SOURCES = {
     ".".join(path.relative_to(ROOT / "qsft_lite").with_suffix("").parts).removesuffix(
@@ -117,8 +104,7 @@ def test_every_import_runs_the_allowed_way():
             if module != "__init__"
         )
     )
-    assert not wrong - KNOWN
-    assert not KNOWN - wrong, "mended: take them out of KNOWN"
+    assert not wrong
 
 
 def test_the_table_has_no_circle():
