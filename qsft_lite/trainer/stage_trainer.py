@@ -270,6 +270,8 @@ class StageTrainer(Trainer):
         self.train(resume_from_checkpoint=resume)
         if main:
             if resume:
+                for left_behind in folder.glob(".finished.*"):  # of a call that was killed here
+                    shutil.rmtree(left_behind)
                 with replace_folder(finished) as aside:
                     self.save_model(str(aside))
                     self.state.save_to_json(str(aside / STATE))
