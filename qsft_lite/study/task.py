@@ -200,7 +200,7 @@ class Task:
         )
 
     def policy(self, trained: TrainedMethod, **options: Any) -> Policy:
-        """A trained method at play; options: beta, temperature, greedy, score, support."""
+        """A trained method at play; options: beta, temperature, greedy, score, relative_support."""
         return trained.policy(**options, **self.acts)
 
     def play(self, policy: Policy, test: bool) -> Evaluation:

@@ -33,8 +33,12 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("QSFT_THREADS", "1")
     monkeypatch.delenv("QSFT_COMMAND", raising=False)
     # The grids have many candidates, and a smoke run has little else to do than to play them.
-    monkeypatch.setattr(study, "VALUE_GRID", {"beta": (0.0, 32.0, GREEDY_BETA), "support": (0.5,)})
-    monkeypatch.setattr(study, "CLONING_GRID", {"temperature": (0.0, 0.5), "support": (0.0, 0.5)})
+    monkeypatch.setattr(
+        study, "VALUE_GRID", {"beta": (0.0, 32.0, GREEDY_BETA), "relative_support": (0.5,)}
+    )
+    monkeypatch.setattr(
+        study, "CLONING_GRID", {"temperature": (0.0, 0.5), "relative_support": (0.0, 0.5)}
+    )
 
     def run(experiment, *more):
         work = str(tmp_path / "work")
@@ -141,7 +145,7 @@ def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
     task = twenty_questions.TwentyQuestionsTask(twenty_questions.PROFILES["smoke"], seed=0)
     own = {"leftover": "dummy"}
     trained = TrainedMethod("q_sft", own, task.model, task.model, task.tokenizer, "", [])
-    options = as_options({"beta": GREEDY_BETA, "support": 0.1})
+    options = as_options({"beta": GREEDY_BETA, "relative_support": 0.1})
     policy = task.policy(trained, {**options, "score": score})
     pi = torch.tensor([0.6, 0.25, 0.14, 0.01, 0.0])  # the last one is the dummy
     q = torch.tensor([0.2, 0.5, 0.501, 0.9, 0.0])  # the last but one is outside the support
@@ -158,7 +162,7 @@ def test_a_cloned_policy_has_a_support():
     logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
     allowed = {0.0: 3, 0.5: 2, 0.9: 1}
     for support, count in allowed.items():
-        policy = task.policy(trained, {"support": support, "temperature": 0.5})
+        policy = task.policy(trained, {"relative_support": support, "temperature": 0.5})
         weights = policy.log_weights([logits])
         assert torch.isfinite(weights).sum() == count
         assert weights[0, 0] == pytest.approx(2 * np.log(0.5))
@@ -208,7 +212,7 @@ def test_edges_of_a_grid():
     assert study.edges_of(cloning[1], cloning) == []
     assert study.edges_of(cloning[0], [*cloning, {"greedy": True}]) == []
     pairs = [  # a beta is at an end of those at its own temperature
-        {"beta": weight / t, "temperature": t, "support": 0.05}
+        {"beta": weight / t, "temperature": t, "relative_support": 0.05}
         for weight in (1.0, 2.0, 4.0)
         for t in (0.5, 0.25)
     ]
@@ -398,7 +402,7 @@ def test_another_grid_is_another_row(run, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "CLONING_GRID", {"temperature": (0.0, 0.3, 1.0)})
     second = run(twenty_questions, "--only")
     one, other = (result["raw"]["seeds"][0]["Behavior cloning"][""] for result in (first, second))
-    assert {"temperature": 0.5, "support": 0.5} in json.loads(one["grid"])
+    assert {"temperature": 0.5, "relative_support": 0.5} in json.loads(one["grid"])
     assert {"greedy": True} in json.loads(other["grid"])
     assert {"temperature": 1.0} in json.loads(other["grid"])
     assert one["seconds"] > other["seconds"] > 0 and len(one["commit"]) >= 7
