@@ -32,13 +32,13 @@ from qsft_lite import notebook
 from qsft_lite.baselines import METHODS, TrainedMethod, train
 from qsft_lite.baselines.choosing import CLONING_GRID, ENDS, GREEDY_BETA, VALUE_GRID, Grid, choose
 from qsft_lite.evaluate import Evaluation, evaluate, normalized_score
+from qsft_lite.files import replace_file
 from qsft_lite.results import (
     RESULT_PROFILES,
     load_result,
     markdown_table,
     project_root,
     provenance,
-    replace_file,
     write_result,
 )
 from qsft_lite.trainer import QSFTConfig

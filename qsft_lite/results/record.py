@@ -13,7 +13,7 @@ PROFILES = ("smoke", "laptop", "gpu")
 """How big a run is: seconds for tests, minutes on two cores, or paper-size on a GPU."""
 
 RESULT_PROFILES = (*PROFILES, "record")
-"""And for experiments, an hour or so on two cores: what the tables of rivals are made with."""
+"""And for studies, an hour or so on two cores: what the tables of rivals are made with."""
 
 # What every result holds, and the type it has in JSON.
 KEYS: dict[str, type | tuple[type, ...]] = {

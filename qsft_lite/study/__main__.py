@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import datasets
 import torch
@@ -22,13 +23,20 @@ import transformers
 from qsft_lite.results import RESULT_PROFILES
 from qsft_lite.study.estimate import as_text, estimate
 from qsft_lite.study.progress import watch
-from qsft_lite.study.run import TASKS, Study, is_first, run
+from qsft_lite.study.run import TASKS, Study, check_settings, is_first, run
 from qsft_lite.study.tables import retable
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says on one line what is wrong, and ends with status 2."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        self.exit(2, f"{message}\n")
+
+
+def parser() -> Parser:
     """The options of all commands."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m qsft_lite.study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
             kind=options.study,
             output=options.output,
         )
+        if options.command != "watch" and not options.estimate:
+            check_settings(study)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -83,9 +93,11 @@ def main(arguments: list[str] | None = None) -> int:
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    if options.estimate or (study.profile != "smoke" and is_first()):
+    if options.estimate or study.profile != "smoke":
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
-        print(as_text(estimate(study), device), flush=True)
+        cost = estimate(study)  # by all processes, which train together
+        if is_first():
+            print(as_text(cost, device), flush=True)
     if not options.estimate:
         run(study)
     return 0

@@ -12,11 +12,11 @@ import math
 import time
 from typing import Any
 
+import datasets
 import torch
 from transformers import TrainerCallback
 
-from qsft_lite.baselines import METHODS, TrainedMethod
-from qsft_lite.baselines.choosing import CLONING_GRID, VALUE_GRID
+from qsft_lite.baselines import TrainedMethod
 from qsft_lite.evaluate import evaluate
 from qsft_lite.results import peak_memory_mib
 from qsft_lite.study.rows import CLONING
@@ -29,11 +29,14 @@ STEPS = 4  # of which the first, which warms up, is not timed
 SAMPLE = 64  # games
 
 
-class _Clock(TrainerCallback):
-    """Seconds of each step."""
+class _Begun(TrainerCallback):
+    """Ends a training after a few steps; how many rows it had, and the seconds of each step."""
 
     def __init__(self):
         self.seconds: list[float] = []
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **others):
+        self.rows = len(train_dataloader.dataset)
 
     def on_step_begin(self, args, state, control, **others):
         self._started = time.perf_counter()
@@ -42,6 +45,7 @@ class _Clock(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self._started)
+        control.should_training_stop = len(self.seconds) == STEPS
 
 
 def estimate(study: Study) -> dict[str, Any]:
@@ -54,35 +58,30 @@ def estimate(study: Study) -> dict[str, Any]:
         took, of the GPU if there is one, else of this process; "weights".
     """
     settings = study.settings
-    few = dataclasses.replace(
-        settings,
-        games=min(settings.games, SAMPLE),
-        value_games=min(settings.value_games, SAMPLE),
-    )
-    task: Task = type(study.of_seed(0))(few, 0)
-    tokens_a_game = sum(map(len, task.episodes["input_ids"])) / len(task.episodes)
-    # So many of the same games that every step has full rows, as best fit packs them.
-    enough = math.ceil(STEPS * settings.batch_rows * settings.row_tokens / tokens_a_game)
-    episodes = task.episodes.select([i % len(task.episodes) for i in range(enough + SAMPLE)])
-    model = task.new_model()
-    rows, timed = [], {}
+    task = dataclasses.replace(study, settings=settings.with_few(SAMPLE)).of_seed(0)
+    tokens = sum(map(len, task.episodes["input_ids"]))
+    # The same games again and again, until a tenth of them, as filtered cloning takes, fills steps.
+    times = math.ceil(10 * STEPS * settings.batch_rows * settings.row_tokens / tokens)
+    episodes = datasets.concatenate_datasets([task.episodes] * times)
+    model, rows = task.new_model(), []
     for row in (CLONING, *study.rows.values()):
-        cloning = METHODS[row.method].family == "cloning"
-        games = settings.games if cloning or not settings.value_games else settings.value_games
-        epochs = settings.behavior_epochs if row is CLONING else settings.value_epochs
-        steps = math.ceil(
-            epochs * games * tokens_a_game / settings.row_tokens / settings.batch_rows
+        begun = _Begun()
+        task.train(
+            row.method, copy.deepcopy(model), None, [begun], episodes=episodes, **row.options
         )
-        kind = (METHODS[row.method].family, bool(row.options.get("train_behavior")))
-        if kind not in timed:
-            timed[kind] = _seconds_a_step(task, model, row, episodes)
+        first = row is CLONING
+        games = settings.games if first else settings.value_games or settings.games
+        epochs = settings.behavior_epochs if first else settings.value_epochs
+        packed = begun.rows * games / (times * len(task.games))
+        steps = math.ceil(epochs * math.ceil(packed / settings.batch_rows))
+        seconds = min(begun.seconds[1:] or begun.seconds)
         rows.append(
             {
                 "method": row.title,
                 "steps": steps,
                 "tokens": steps * settings.batch_rows * settings.row_tokens,
-                "seconds a step": timed[kind],
-                "hours": len(study.seeds) * steps * timed[kind] / 3600,
+                "seconds a step": seconds,
+                "hours": len(study.seeds) * steps * seconds / 3600,
             }
         )
     playing = _hours_of_play(study, task, model)
@@ -98,20 +97,6 @@ def estimate(study: Study) -> dict[str, Any]:
     }
 
 
-def _seconds_a_step(task: Task, model: Any, row: Any, episodes: Any) -> float:
-    clock = _Clock()
-    short = {"max_steps": STEPS, "num_train_epochs": 1, "warmup_steps": 0}
-    configured = task.config
-    task.config = lambda stage, folder=None, **changes: configured(stage, **short)  # type: ignore
-    try:
-        task.train(
-            row.method, copy.deepcopy(model), None, [clock], episodes=episodes, **row.options
-        )
-    finally:
-        del task.config
-    return min(clock.seconds[1:])
-
-
 def _hours_of_play(study: Study, task: Task, model: Any) -> float:
     """Of all validation and test games, by games of the untrained network."""
     games = min(study.settings.validation_games, SAMPLE)
@@ -121,11 +106,9 @@ def _hours_of_play(study: Study, task: Task, model: Any) -> float:
     a_game = (time.perf_counter() - started) / games
     count = 0
     for row in (CLONING, *study.rows.values()):
-        grid = CLONING_GRID if METHODS[row.method].family == "cloning" else VALUE_GRID
-        tried = math.prod(map(len, grid.values()))
-        count += len(row.scores) * (
-            tried * study.settings.validation_games + study.settings.test_games
-        )
+        tried = math.prod(map(len, row.grid().values()))
+        each = tried * study.settings.validation_games + study.settings.test_games
+        count += len(row.scores) * each
     return len(study.seeds) * count * a_game / 3600
 
 

@@ -20,6 +20,7 @@ from transformers.trainer_callback import ProgressCallback
 __all__ = ["Log", "callbacks_of", "curves", "watch"]
 
 LOG = "log.jsonl"
+PLACE = {"step", "steps", "time"}  # of every line; one that has no more marks a start
 
 
 class Log(TrainerCallback):
@@ -89,20 +90,21 @@ def curves(folder: Path) -> pd.DataFrame:
 
 def states(folder: Path) -> Iterator[str]:
     """One line a row of a study: what it is doing, and how much of it is left."""
-    for path in sorted(folder.glob(f"seed*/*/{LOG}")):
-        lines = read_log(path)
-        place = f"{path.parent.parent.name} {path.parent.name:<20}"
-        if (path.parent / "row.json").exists():
+    for row in sorted(folder.glob("seed*/*")):
+        place = f"{row.parent.name} {row.name:<20}"
+        if (row / "row.json").exists():
             yield f"{place} finished"
-        elif (path.parent / "trained.json").exists():
+        elif (row / "trained.json").exists():
             yield f"{place} trained, and playing"
-        elif lines:
+        elif lines := read_log(row / LOG):
             yield f"{place} {_training(lines)}"
 
 
 def _training(lines: list[dict[str, Any]]) -> str:
     """Of a log: step of steps, the last loss and target, and the time that is left."""
-    first, last = lines[0], lines[-1]
+    last = lines[-1]
+    # From where the training was last begun, or gone on with: a pause is no work.
+    first = [line for line in lines if line.keys() == PLACE][-1]
     done, left = last["step"] - first["step"], last["steps"] - last["step"]
     words = [f"step {last['step']:,} of {last['steps']:,}"]
     words += [

@@ -16,6 +16,7 @@ are chosen on validation games, then every method plays the same test games.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import shutil
@@ -153,66 +154,57 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
     )
     say = (lambda *_: None) if quiet or not is_first() else _say
     check_settings(study)
-    found = {}
+    found = []
     for seed in study.seeds:
         task = study.of_seed(seed)
-        found[seed] = {
-            row.title: run_row(study, task, row, say) for row in (CLONING, *study.rows.values())
-        }
+        rows = (CLONING, *study.rows.values())
+        found.append({row.title: run_row(study, task, row, say) for row in rows})
     if not is_first():
         return {}
-    levels, data_mean = task.levels(), float(np.mean([row["data"] for row in _clones(found)]))
-    raw, seeds = task.raw(), list(found.values())
-    shown = table(seeds, task.lowest, data_mean, levels[task.best], units_of(raw))
-    tables = {study.name: shown, f"{study.name}_measured": measures(seeds)}
-    tables = {name: rows for name, rows in tables.items() if rows}
-    for rows in tables.values():
+    result = result_of(study, task, found)
+    for rows in result["tables"].values():
         say(markdown_table(rows))
-    say({"data": data_mean, **levels})
-    result = {
-        "headline": {
-            "Data": data_mean,
-            **levels,
-            **{row["method"]: row["score"] for row in shown},
-        },
-        "tables": tables,
-        "raw": {**raw, "seeds": [on_a_line(rows) for rows in seeds]},
-    }
+    say({name: level for name, level in result["headline"].items() if isinstance(level, float)})
     if len(study.seeds) == study.settings.seeds or study.profile == "smoke":
-        recorder.record(**result, data_hash=" ".join(row["hash"] for row in _clones(found)))
+        hashes = " ".join(seed[CLONING.title]["hash"] for seed in found)
+        recorder.record(**result, data_hash=hashes)
     return result
+
+
+def result_of(study: Study, task: Task, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Headline, tables and raw scores, from what all rows of each seed scored."""
+    data_mean = float(np.mean([seed[CLONING.title]["data"] for seed in found]))
+    levels, raw = task.levels(), task.raw()
+    shown = table(found, task.lowest, data_mean, levels[task.best], units_of(raw))
+    tables = {study.name: shown, f"{study.name}_measured": measures(found)}
+    scores = {row["method"]: row["score"] for row in shown}
+    return {
+        "headline": {"Data": data_mean, **levels, **scores},
+        "tables": {name: rows for name, rows in tables.items() if rows},
+        "raw": {**raw, "seeds": [on_a_line(seed) for seed in found]},
+    }
 
 
 def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, Any]:
     """What one row scored with one seed: read where it is finished, otherwise worked out."""
-    folder = study.row_folder(task.seed, row.key)
-    path = folder / "row.json"
+    path = study.row_folder(task.seed, row.key) / "row.json"
     kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid()]))
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if found.get("kind") == kind:
+
+    def finished() -> dict[str, Any] | None:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return found if found.get("kind") == kind else None
+
+    if found := finished():
         return found
     started = time.perf_counter()
     trained = train_row(study, task, row)
-    seconds = time.perf_counter() - started
-    if not is_first():  # play is not shared among processes
-        while not (path.exists() and json.loads(path.read_text())["kind"] == kind):
-            time.sleep(1)
-        return json.loads(path.read_text())
-    say(f"seed {task.seed}: {row.title}, trained in {seconds:.0f} s")
-    found = {
-        "kind": kind,
-        "title": row.title,
-        "measured": task.measure(trained),
-        "scores": {score: play_row(task, trained, row, score, say) for score in row.scores},
-        "data": task.data_mean,
-        "hash": task.data_hash,
-        "seconds": time.perf_counter() - started,
-        "commit": provenance()["commit"],
-    }
-    replace_file(path, json.dumps(found).encode())
-    for score, one in found["scores"].items():
-        mean = np.mean(one["returns"])
-        say(f"seed {task.seed}: {row.title} {score} {mean:.3f} {one['options']}")
+    say(f"seed {task.seed}: {row.title}, trained in {time.perf_counter() - started:.0f} s")
+    if is_first():
+        found = {"kind": kind, **score_row(task, trained, row, say)}
+        found["seconds"] = time.perf_counter() - started
+        replace_file(path, json.dumps(found).encode())
+    while not (found := finished()):  # the first process plays, the others wait for it
+        time.sleep(1)
     return found
 
 
@@ -243,6 +235,22 @@ def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
     return trained
 
 
+def score_row(task: Task, trained: TrainedMethod, row: Row, say: Any = print) -> dict[str, Any]:
+    """What trained networks are measured as, what they score, and what they were trained on."""
+    scores = {score: play_row(task, trained, row, score, say) for score in row.scores}
+    for score, one in scores.items():
+        mean = np.mean(one["returns"])
+        say(f"seed {task.seed}: {row.title} {score} {mean:.3f} {one['options']}")
+    return {
+        "title": row.title,
+        "measured": task.measure(trained),
+        "scores": scores,
+        "data": task.data_mean,
+        "hash": task.data_hash,
+        "commit": provenance()["commit"],
+    }
+
+
 def play_row(
     task: Task, trained: TrainedMethod, row: Row, score: str, say: Any = print
 ) -> dict[str, Any]:
@@ -270,9 +278,8 @@ def check_settings(study: Study) -> None:
     own = json.loads(json.dumps(dataclasses.asdict(study.settings)))
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
-        same = {**there, "seeds": 0} == {**own, "seeds": 0}
-        if not same:
-            names = sorted(name for name in {*own, *there} if own.get(name) != there.get(name))
+        names = {name for name in {*own, *there} if own.get(name) != there.get(name)}
+        if names := sorted(names - {"seeds"}):  # more seeds, or fewer, are the same study
             raise ValueError(
                 f"{study.folder} holds a study with other settings ({', '.join(names)}): "
                 "move it away, or give another --output"
@@ -286,17 +293,11 @@ def is_first() -> bool:
     return PartialState().is_main_process
 
 
-def _clones(found: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [rows[CLONING.title] for rows in found.values()]
-
-
 def _say(*words: Any) -> None:
     print(*words, flush=True)
 
 
 def _hash(settings: Settings) -> str:
-    import hashlib
-
     text = json.dumps(dataclasses.asdict(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -94,6 +94,10 @@ class ChessSettings(Settings):
     validation_games: int = 100
     longest_game: int = 400
 
+    def with_few(self, games: int) -> ChessSettings:
+        """See Settings.with_few; the rules are not learned for an estimate."""
+        return dataclasses.replace(super().with_few(games), rules_steps=1, measured_games=1)
+
 
 PROFILES = {
     "smoke": ChessSettings(

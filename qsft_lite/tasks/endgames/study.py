@@ -43,9 +43,7 @@ PARTS = {"behavior": 1, "values": 2, "held out": 4}  # of the games, each drawn 
 
 @dataclasses.dataclass(frozen=True)
 class EndgameSettings(Settings):
-    """Settings of endgames.
-
-    The endgames' settings.
+    """The endgames' settings.
 
     materials: of "Q R QR RR", White's pieces beside its king, each a game of its own. p_perfect:
     share of the data's moves that are perfect. gamma: discount of a turn. longest_recorded,

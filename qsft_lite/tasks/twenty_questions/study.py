@@ -46,8 +46,6 @@ PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the games, each drawn 
 class TwentyQuestionsSettings(Settings):
     """Settings of Twenty Questions.
 
-    Settings of Twenty Questions.
-
     objects: how many of the shipped ones. ideas, noise: of the player that made the data: how
     many questions come to its mind, and how often it asks anything at all. measured_games: those
     that networks are measured on.

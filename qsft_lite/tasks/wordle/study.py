@@ -49,9 +49,7 @@ PARTS = {"behavior": 1, "values": 2, "held out": 3}  # of the games, each drawn 
 
 @dataclasses.dataclass(frozen=True)
 class WordleSettings(Settings):
-    """Settings of Wordle.
-
-    Wordle's settings.
+    """Wordle's settings.
 
     rules: feedback of "lmrl", or "standard". word_list: a file, "" for the shipped list; words:
     so many of it, 0 for all. format: "words" (a guess is one token) or "letters" (LMRL-Gym's text).

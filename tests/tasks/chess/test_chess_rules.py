@@ -1,4 +1,4 @@
-"""The rules as the chess experiment teaches them: against a naive twin and the chess package."""
+"""The rules as a network learns them before cloning: against a naive twin and the chess package."""
 
 import chess
 import numpy as np
@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.chess_rules import batches, divergence, learn, position, surprise, wander
 from qsft_lite.data import start_id
 from qsft_lite.models import small_model, word_tokenizer
+from qsft_lite.tasks.chess.learn_rules import batches, divergence, learn, position, surprise, wander
 from qsft_lite.tasks.chess.text import game_move, game_text, game_words
 
 TOKENIZER = word_tokenizer(game_words())
