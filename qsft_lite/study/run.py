@@ -31,6 +31,7 @@ import torch
 from accelerate import PartialState
 
 from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines.choosing import Grid
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.files import replace_file
 from qsft_lite.results import markdown_table, project_root, provenance, start
@@ -188,7 +189,7 @@ def result_of(study: Study, task: Task, found: list[dict[str, Any]]) -> dict[str
 def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, Any]:
     """What one row scored with one seed: read where it is finished, otherwise worked out."""
     path = study.row_folder(task.seed, row.key) / "row.json"
-    kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid()]))
+    kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid(study.profile)]))
 
     def finished() -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -200,7 +201,7 @@ def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, A
     trained = train_row(study, task, row)
     say(f"seed {task.seed}: {row.title}, trained in {time.perf_counter() - started:.0f} s")
     if is_first():
-        found = {"kind": kind, **score_row(task, trained, row, say)}
+        found = {"kind": kind, **score_row(study, task, trained, row, say)}
         found["seconds"] = time.perf_counter() - started
         replace_file(path, json.dumps(found).encode())
     while not (found := finished()):  # the first process plays, the others wait for it
@@ -235,9 +236,12 @@ def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
     return trained
 
 
-def score_row(task: Task, trained: TrainedMethod, row: Row, say: Any = print) -> dict[str, Any]:
+def score_row(
+    study: Study, task: Task, trained: TrainedMethod, row: Row, say: Any = print
+) -> dict[str, Any]:
     """What trained networks are measured as, what they score, and what they were trained on."""
-    scores = {score: play_row(task, trained, row, score, say) for score in row.scores}
+    grid = row.grid(study.profile)
+    scores = {score: play_row(task, trained, score, grid, say) for score in row.scores}
     for score, one in scores.items():
         mean = np.mean(one["returns"])
         say(f"seed {task.seed}: {row.title} {score} {mean:.3f} {one['options']}")
@@ -252,10 +256,10 @@ def score_row(task: Task, trained: TrainedMethod, row: Row, say: Any = print) ->
 
 
 def play_row(
-    task: Task, trained: TrainedMethod, row: Row, score: str, say: Any = print
+    task: Task, trained: TrainedMethod, score: str, grid: Grid, say: Any = print
 ) -> dict[str, Any]:
     """Choose options on validation games, play the test games."""
-    choice = task.choose(trained, score=score, grid=row.grid())
+    choice = task.choose(trained, score=score, grid=grid)
     if choice.message:
         say(choice.message)
     result: Evaluation = task.play(task.policy(trained, **choice.options), test=True)
