@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tasks.checks import check_choice
-from qsft_lite.tasks.chess.engine import Elo, Engine
 from qsft_lite.tasks.chess.env import MAX_MOVES
 from qsft_lite.tasks.chess.text import spaced
 from qsft_lite.tasks.endgames.env import Endgames, check_materials
@@ -25,13 +24,12 @@ from qsft_lite.tasks.endgames.moves import (
     white_moves,
 )
 from qsft_lite.tasks.endgames.opponents import Defender
-from qsft_lite.tasks.endgames.players import BEHAVIOR, PARTS, EndgamePlayer, MixturePlayer
+from qsft_lite.tasks.endgames.players import BEHAVIOR, EndgamePlayer, MixturePlayer
 from qsft_lite.tasks.endgames.starts import codes, start_positions
 from qsft_lite.tasks.endgames.text import STATE_TEXTS, EndgameFormat, sans
 from qsft_lite.tasks.endgames.values import Weights, check_weights
 
 SEVENTY_FIVE, FIVEFOLD = 150, 5  # half-moves, times
-ENGINE_BLOCK = 200  # games of a block when an engine plays
 
 
 def play_games(
@@ -173,30 +171,26 @@ def generate_endgames(
     seed: int,
     *,
     behavior: Weights = BEHAVIOR,
-    opponent: str = "perfect",
+    opponent: Literal["perfect", "random"] = "perfect",
     materials: tuple[str, ...] = MATERIALS,
     format: EndgameFormat = "fen",
     max_moves: int = MAX_MOVES,
-    engine: str | Path | None = None,
-    elo: Elo = "floor",
-    nodes: int = 10_000,
     processes: int = 1,
     path: str | Path | None = None,
 ) -> Dataset:
-    """Endgames of a mixture of perfect, random and engine moves, from positions drawn evenly.
+    """Endgames of a mixture of perfect and random moves, from positions drawn evenly.
 
-    behavior: weights of "perfect", "random" and "engine", drawn anew at each move; the default wins
-    about as many games as LMRL-Gym's data. opponent: "perfect", "random" or "engine". materials,
-    format and max_moves are those of `Endgames`; held-out positions are no starts. engine, elo and
-    nodes are those of `Engine`, for White and Black. processes and path are those of `record`.
+    behavior: weights of "perfect" and "random", drawn anew at each move; the default wins about as
+    many games as LMRL-Gym's data. materials, format and max_moves are those of `Endgames`; held-out
+    positions are no starts. processes and path are those of `record`.
     """
-    check_choice(opponent, Endgames.opponents, "opponent")
+    check_choice(opponent, ("perfect", "random"), "opponent")
     check_choice(format, Endgames.formats, "format")
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
     materials = check_materials(materials)
-    shares = dict(zip(PARTS, check_weights(behavior, PARTS), strict=True))
-    settings: dict[str, Any] = {
+    shares = dict(zip(("perfect", "random"), check_weights(behavior), strict=True))
+    settings = {
         "task": "endgames",
         "behavior": shares,
         "opponent": opponent,
@@ -204,14 +198,8 @@ def generate_endgames(
         "format": format,
         "max_moves": max_moves,
     }
-    engine_options = None
-    if shares["engine"] or opponent == "engine":
-        engine_options = {"engine": engine, "elo": elo, "nodes": nodes}
-        with Engine(**engine_options) as checked:  # bad options fail here, not in a worker
-            settings |= {"elo": checked.elo, "nodes": nodes, "engine": checked.name}
-    play = partial(_play_block, shares, opponent, materials, format, max_moves, engine_options)
-    block = ENGINE_BLOCK if engine_options else None
-    return record(play, n, seed, settings, processes=processes, path=path, block_size=block)
+    play = partial(_play_block, shares, opponent, materials, format, max_moves)
+    return record(play, n, seed, settings, processes=processes, path=path)
 
 
 def _play_block(
@@ -220,7 +208,6 @@ def _play_block(
     materials: tuple[str, ...],
     format: EndgameFormat,
     max_moves: int,
-    engine_options: dict[str, Any] | None,
     n: int,
     seed: np.random.SeedSequence,
 ) -> Episodes:
@@ -232,13 +219,6 @@ def _play_block(
         rows = np.flatnonzero(drawn == i)
         for row, squares in zip(rows, start_positions(material, len(rows), rng), strict=True):
             starts[row] = (material, squares)
-    player = MixturePlayer(player_seed, format, shares, **(engine_options or {}))
-    engine = player.engine
-    if opponent == "engine" and not engine:
-        engine = Engine(**engine_options)
-    try:
-        defender = Defender(engine if opponent == "engine" else opponent, defender_seed)
-        return play_games(starts, player, defender, format=format, max_moves=max_moves)
-    finally:
-        if engine:
-            engine.close()
+    player = MixturePlayer(player_seed, format, shares)
+    defender = Defender(opponent, defender_seed)
+    return play_games(starts, player, defender, format=format, max_moves=max_moves)

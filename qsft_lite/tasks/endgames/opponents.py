@@ -5,10 +5,9 @@ from __future__ import annotations
 import chess
 import numpy as np
 
-from qsft_lite.tasks.chess.engine import Engine
-from qsft_lite.tasks.endgames.moves import Moves, black_moves, left
+from qsft_lite.tasks.endgames.moves import Moves, left
 from qsft_lite.tasks.endgames.tables import DRAW, table
-from qsft_lite.tasks.endgames.text import placement, read_board
+from qsft_lite.tasks.endgames.text import read_board
 from qsft_lite.tasks.guessing import random_member
 
 
@@ -42,17 +41,15 @@ def replied_distance(material: str, squares: np.ndarray) -> np.ndarray:
 
 
 class Defender:
-    """Black's replies for arrays of positions: "perfect", "random", or an engine."""
+    """Black's replies for arrays of positions: "perfect" or "random"."""
 
-    def __init__(self, opponent: str | Engine, seed: int | np.random.SeedSequence = 0) -> None:
+    def __init__(self, opponent: str, seed: int | np.random.SeedSequence = 0) -> None:
         self.opponent = opponent
         self.rng = np.random.default_rng(seed)
 
     def choose(self, material: str, squares: np.ndarray, replies: Moves) -> np.ndarray:
         """(N,) the king step (0 to 7) in each position (N, k); replies is `black_moves` there."""
         targets, legal, _ = replies
-        if isinstance(self.opponent, Engine):
-            return np.array([self._engine_step(material, row) for row in squares], dtype=int)
         if self.opponent == "random":
             return random_member(legal, self.rng)
         rows, steps = np.nonzero(legal)
@@ -61,8 +58,3 @@ class Defender:
         distance = np.full(legal.shape, -1)
         distance[rows, steps] = replied_distance(material, after)
         return random_member(legal & (distance == distance.max(axis=1, keepdims=True)), self.rng)
-
-    def _engine_step(self, material: str, squares: np.ndarray) -> int:
-        board = chess.Board(f"{placement(material, squares.tolist())} b - - 0 1")
-        move = self.opponent.choose(board, self.rng)
-        return int(np.flatnonzero(black_moves(material, squares[None])[0][0] == move.to_square)[0])

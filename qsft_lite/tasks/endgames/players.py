@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import chess
 import numpy as np
 
-from qsft_lite.tasks.chess.engine import Engine
 from qsft_lite.tasks.endgames.env import Endgames
 from qsft_lite.tasks.endgames.moves import MATERIALS, Moves, move_white, white_moves
 from qsft_lite.tasks.endgames.tables import table
-from qsft_lite.tasks.endgames.text import EndgameFormat, fen_of, read_board
+from qsft_lite.tasks.endgames.text import EndgameFormat, read_board
 from qsft_lite.tasks.endgames.values import Weights, check_weights
-from qsft_lite.tasks.guessing import random_member
+from qsft_lite.tasks.guessing import Seed, random_member
 
-Seed = int | np.random.SeedSequence
-
-PARTS = ("perfect", "random", "engine")
 # Behavior of the default data: against the perfect defender it wins about as often as the games of
 # LMRL-Gym's data did (.59).
 BEHAVIOR = {"perfect": 0.58, "random": 0.42}
@@ -53,14 +48,6 @@ class EndgamePlayer:
         return texts
 
 
-class RandomPlayer(EndgamePlayer):
-    """Any legal move."""
-
-    def choose(self, material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:
-        """See `EndgamePlayer.choose`."""
-        return random_member(moves[2], self.rng)
-
-
 class PerfectPlayer(EndgamePlayer):
     """Any move of the quickest mate."""
 
@@ -70,55 +57,23 @@ class PerfectPlayer(EndgamePlayer):
 
 
 class MixturePlayer(EndgamePlayer):
-    """At each move, with given probabilities, a perfect, a random, or an engine's move.
-
-    behavior: weights of "perfect", "random" and "engine". The options are those of `Engine`; it is
-    started only if its weight is above 0. Without a limit it is given 10,000 nodes a move.
-    """
+    """At each move a perfect or a random one; behavior: weights of "perfect" and "random"."""
 
     def __init__(
-        self,
-        seed: Seed = 0,
-        format: EndgameFormat = "fen",
-        behavior: Weights = BEHAVIOR,
-        **engine_options: Any,
+        self, seed: Seed = 0, format: EndgameFormat = "fen", behavior: Weights = BEHAVIOR
     ) -> None:
         super().__init__(seed, format)
-        self.shares = np.array(check_weights(behavior, PARTS))
-        self.engine = None
-        if self.shares[2]:
-            options = {key: value for key, value in engine_options.items() if value is not None}
-            if "milliseconds" not in options:
-                options.setdefault("nodes", 10_000)
-            self.engine = Engine(**options)
+        self.p_perfect, _ = check_weights(behavior)
 
     def choose(self, material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:
         """See `EndgamePlayer.choose`."""
         movers, targets, legal = moves
-        part = np.searchsorted(self.shares.cumsum()[:-1], self.rng.random(len(squares)), "right")
+        rows = np.flatnonzero(self.rng.random(len(squares)) < self.p_perfect)
         slots = random_member(legal, self.rng)
-        rows = np.flatnonzero(part == 0)
         if len(rows):
             best = quickest(material, squares[rows], (movers, targets[rows], legal[rows]))
             slots[rows] = random_member(best, self.rng)
-        for row in np.flatnonzero(part == 2):
-            board = chess.Board(fen_of(material, squares[row]))
-            move = self.engine.choose(board, self.rng)
-            fits = (squares[row][movers] == move.from_square) & (targets[row] == move.to_square)
-            slots[row] = np.flatnonzero(fits & legal[row])[0]
         return slots
-
-    def close(self) -> None:
-        """End the engine's process, if there is one."""
-        if self.engine:
-            self.engine.close()
-
-
-PLAYERS: dict[str, type[EndgamePlayer]] = {
-    "random": RandomPlayer,
-    "perfect": PerfectPlayer,
-    "mixture": MixturePlayer,
-}
 
 
 def quickest(material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:

@@ -8,7 +8,7 @@ where it is, so a sweep over them slides along one axis; Black's are looked up i
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 
 import numpy as np
 
@@ -74,11 +74,8 @@ class EndgameSpace:
         self.material = material
         self.shape = (10,) + (64,) * (1 + len(material))
         self.size = int(np.prod(self.shape))
-        # Where values after a capture are found, behind this space's own; bare kings are last.
-        self.smaller = tuple(dict.fromkeys(filter(None, map(self._left, range(len(material))))))
-
-    def _left(self, piece: int) -> str:
-        return left(self.material, piece)
+        after = dict.fromkeys(left(material, piece) for piece in range(len(material)))
+        self.smaller = tuple(filter(None, after))  # the materials after a capture
 
     def index(self, squares: np.ndarray) -> np.ndarray:
         """(N,) int64 flat index of positions (N, k)."""
@@ -118,17 +115,14 @@ class EndgameSpace:
         """
         return np.concatenate([self._replies(part) for part in self._parts()])
 
-    @property
-    def bare(self) -> int:
-        """The number of bare kings in `replies`."""
-        return self.size + sum(space(material).size for material in self.smaller)
-
     def _parts(self) -> list[np.ndarray]:
         """All positions, for one place of the black king after the other."""
         part = self.size // 10
         return [self.squares(np.arange(i * part, (i + 1) * part)) for i in range(10)]
 
     def _replies(self, squares: np.ndarray) -> np.ndarray:
+        sizes = [self.size, *(space(material).size for material in self.smaller)]
+        starts = dict(zip((*self.smaller, ""), np.cumsum(sizes), strict=True))
         targets, legal, taken = black_moves(self.material, squares)
         legal &= is_legal(self.material, squares)[:, None]
         replies = np.full(targets.shape, -1, dtype=np.int32)
@@ -139,82 +133,66 @@ class EndgameSpace:
                 after[:, -1] = targets[rows, slot]
                 if piece < 0:
                     replies[rows, slot] = self.index(after)
-                elif not self._left(piece):
-                    replies[rows, slot] = self.bare
-                else:
-                    smaller, start = self._left(piece), self.size
-                    for material in self.smaller[: self.smaller.index(smaller)]:
-                        start += space(material).size
-                    after = np.delete(after, 1 + piece, axis=1)
-                    replies[rows, slot] = start + space(smaller).index(after)
+                    continue
+                smaller = left(self.material, piece)
+                after = np.delete(after, 1 + piece, axis=1)
+                place = space(smaller).index(after) if smaller else 0
+                replies[rows, slot] = starts[smaller] + place
         return replies
 
-    def over_white_moves(self, values: np.ndarray, combine: np.ufunc, empty: float) -> np.ndarray:
-        """(N,): combine values (N,), with Black to move, over all moves of White; `empty` for none.
+    def least_over_white_moves(self, values: np.ndarray, none: int) -> np.ndarray:
+        """(N,): the least of values (N,), with Black to move, over all moves of White.
 
-        combine: np.minimum, np.maximum or np.add; empty is its neutral element. Where a position is
-        not `ready` the result has no meaning.
+        none: the largest value, and the result without moves. Where a position is not `ready` the
+        result has no meaning.
         """
-        values = np.where(self.legal, values, values.dtype.type(empty)).reshape(self.shape)
-        result = np.full_like(values, empty)
+        values = np.where(self.legal, values, values.dtype.type(none)).reshape(self.shape)
+        result = np.full_like(values, none)
         for axis in range(1, len(self.shape)):
             moved = np.ascontiguousarray(np.moveaxis(values, axis, 0))
             if axis == 1:
-                total = _over_steps(moved, combine, empty)
+                least = _over_steps(moved, none)
             else:
-                total = np.full_like(moved, empty)
-                for step in DIRECTIONS[self.material[axis - 2]]:
-                    self._over_line(moved, self._blocked[axis], step, combine, empty, total)
-            combine(result, np.moveaxis(total, 0, axis), out=result)
+                lines = DIRECTIONS[self.material[axis - 2]]
+                least = _over_lines(moved, self._blocked(axis), lines, none)
+            np.minimum(result, np.moveaxis(least, 0, axis), out=result)
         return result.reshape(-1)
 
-    @cached_property
-    def _blocked(self) -> dict[int, np.ndarray]:
-        """For each piece's axis (64, ...): some other man stands on that square."""
-        blocked = {}
-        for axis in range(2, len(self.shape)):
-            others = np.indices(
-                self.shape[:axis] + self.shape[axis + 1 :], dtype=np.int8, sparse=True
-            )
-            mask = np.zeros((64, *(side for i, side in enumerate(self.shape) if i != axis)), bool)
-            for square in range(64):
-                mask[square] |= TRIANGLE[others[0]] == square
-                for other in others[1:]:
-                    mask[square] |= other == square
-            blocked[axis] = mask
-        return blocked
-
-    @staticmethod
-    def _over_line(
-        values: np.ndarray,
-        blocked: np.ndarray,
-        step: tuple[int, int],
-        combine: np.ufunc,
-        empty: float,
-        total: np.ndarray,
-    ) -> None:
-        """Add to `total` what a piece reaches in one direction from each square (first axis).
-
-        From a square it reaches the next one, and all that it reaches from there if that is free.
-        """
-        slot = KING_STEPS.index(step)
-        reached = np.full_like(values, empty)
-        edge_first = sorted(range(64), key=lambda s: -(s % 8 * step[0] + s // 8 * step[1]))
-        for square in edge_first:
-            following = STEP[square, slot]
-            if following >= 0:
-                combine(values[following], reached[following], out=reached[square])
-                reached[square][blocked[following]] = empty
-        combine(total, reached, out=total)
+    def _blocked(self, axis: int) -> np.ndarray:
+        """(64, ...) bool: a man other than the axis's stands on that square."""
+        others = np.indices(self.shape[:axis] + self.shape[axis + 1 :], dtype=np.int8, sparse=True)
+        square = np.arange(64).reshape(64, *[1] * len(others))
+        stands = (square == place for place in (TRIANGLE[others[0]], *others[1:]))
+        return reduce(np.logical_or, stands)
 
 
-def _over_steps(values: np.ndarray, combine: np.ufunc, empty: float) -> np.ndarray:
-    """What a king reaches from each square (first axis)."""
-    total = np.full_like(values, empty)
+def _over_steps(values: np.ndarray, none: int) -> np.ndarray:
+    """The least that a king reaches from each square (first axis)."""
+    least = np.full_like(values, none)
     for square in range(64):
         for target in STEP[square][STEP[square] >= 0]:
-            combine(total[square], values[target], out=total[square])
-    return total
+            np.minimum(least[square], values[target], out=least[square])
+    return least
+
+
+def _over_lines(
+    values: np.ndarray, blocked: np.ndarray, directions: tuple[tuple[int, int], ...], none: int
+) -> np.ndarray:
+    """The least that a piece reaches in these directions from each square (first axis).
+
+    From a square it reaches the next one, and all that it reaches from there if that is free.
+    """
+    least = np.full_like(values, none)
+    for file, rank in directions:
+        slot = KING_STEPS.index((file, rank))
+        reached = np.full_like(values, none)
+        for square in sorted(range(64), key=lambda s: -(s % 8 * file + s // 8 * rank)):
+            following = STEP[square, slot]
+            if following >= 0:
+                np.minimum(values[following], reached[following], out=reached[square])
+                reached[square][blocked[following]] = none
+        np.minimum(least, reached, out=least)
+    return least
 
 
 @cache

@@ -74,7 +74,7 @@ def solve(material: str, smaller: dict[str, np.ndarray]) -> EndgameTable:
     while True:
         black = lost_in(positions, np.concatenate([white, *after]), mate, can_move)
         before = white
-        white = positions.over_white_moves(black, np.minimum, DRAW)
+        white = positions.least_over_white_moves(black, DRAW)
         white[white < DRAW] += 1
         white[~positions.ready] = DRAW
         if np.array_equal(before, white):

@@ -7,6 +7,7 @@ and mirrored until the black king stands in the triangle a1-d1-d4.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import chess
@@ -67,15 +68,11 @@ def fen_of(material: str, squares: np.ndarray) -> str:
 
 def placement(material: str, squares: list[int]) -> str:
     """The first field of a FEN: what stands where."""
-    men = sorted(
-        zip(squares, f"K{material}k", strict=True), key=lambda man: (-(man[0] // 8), man[0] % 8)
-    )
-    text, at = "", 0
-    for square, man in men:
-        place = (7 - square // 8) * 8 + square % 8
-        text += _EMPTY[at][place] + man
-        at = place + 1
-    return text + (_EMPTY[at][64] if at < 64 else "")
+    board = ["."] * 64
+    for square, man in zip(squares, f"K{material}k", strict=True):
+        board[square] = man
+    ranks = "/".join("".join(board[first : first + 8]) for first in range(56, -1, -8))
+    return re.sub(r"\.+", lambda empty: str(len(empty[0])), ranks)
 
 
 def _fen_text(material: str, squares: list[int], turn: str, clock: int, number: int) -> str:
@@ -118,23 +115,3 @@ def sans(
             name = SQUARE_NAMES[start[i]]
             texts[i] += name[1] if beside[i] % 8 == start[i] % 8 else name[0]
     return [san + SQUARE_NAMES[square] for san, square in zip(texts, target.tolist(), strict=True)]
-
-
-def _empty() -> list[list[str]]:
-    """What a FEN writes for the empty squares from one place to before another, a8 being 0."""
-    table = []
-    for start in range(64):
-        row = [""] * 65
-        text, run = "", 0
-        for place in range(start, 64):
-            row[place] = text + (str(run) if run else "")
-            if place and place % 8 == 0:
-                text, run = row[place] + "/", 0
-                row[place] = text
-            run += 1
-        row[64] = text + str(run)
-        table.append(row)
-    return table
-
-
-_EMPTY = _empty()

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import chess
 import numpy as np
@@ -28,7 +28,7 @@ from qsft_lite.tasks.endgames.space import EndgameSpace, space
 from qsft_lite.tasks.endgames.tables import DRAW, table
 from qsft_lite.tasks.endgames.text import read_board
 
-Defender = Literal["perfect", "random"]
+TOLERANCE = 1e-10
 CHUNK = 20_000  # positions whose moves are listed at a time
 Weights = Mapping[str, float]  # of "perfect" and "random"
 
@@ -59,28 +59,22 @@ class EndgameValues:
 
 
 def exact_values(
-    material: str,
-    *,
-    behavior: Weights | None = None,
-    defender: Defender = "perfect",
-    gamma: float = 0.99,
-    tol: float = 1e-10,
+    material: str, *, behavior: Weights | None = None, gamma: float = 0.99
 ) -> EndgameValues:
     """The values of optimal play (behavior None), or of a behavior policy.
 
     behavior: weights of its two parts, {"perfect": .6, "random": .4}: at each move it plays, with
-    these probabilities, any of the quickest mates or any legal move. defender: "perfect" plays any
-    of the longest defences (to a draw where it can), "random" any legal move. Three men take less
-    than a second, four men up to a minute and 2 GB; optimal play against the perfect defender is in
-    the tables. Results are kept, so ask again freely. What an engine plays has no exact value.
+    these probabilities, any of the quickest mates or any legal move. The defender is perfect: it
+    plays any of the longest defences, to a draw where it can. Three men take less than a second,
+    four men up to a minute and 2 GB. Results are kept, so ask again freely.
 
-    Raises ValueError for an unknown defender, and weights or a gamma that make no sense.
+    Raises ValueError for weights or a gamma that make no sense.
     """
-    check_choice(defender, ("perfect", "random"), "defender")
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma must be in (0, 1], got {gamma}")
-    weights = None if behavior is None else (*check_weights(behavior, ("perfect", "random")),)
-    return _exact_values(material, weights, defender, gamma, tol)
+    if behavior is None:
+        return _optimal_values(material, gamma)
+    return _behavior_values(material, *check_weights(behavior), gamma)
 
 
 def exact_q(board: chess.Board, **settings: Any) -> dict[chess.Move, float]:
@@ -100,66 +94,59 @@ def exact_q(board: chess.Board, **settings: Any) -> dict[chess.Move, float]:
     return dict(zip(moves, q.tolist(), strict=True))
 
 
-def check_weights(weights: Weights, parts: tuple[str, ...]) -> list[float]:
-    """The probability of each part; ValueError for other parts, and weights below 0 or all 0."""
+def check_weights(weights: Weights) -> tuple[float, float]:
+    """The probabilities of "perfect" and "random"; ValueError for others, below 0 or all 0."""
     for name in weights:
-        check_choice(name, parts, "part of a mixture")
-    values = np.array([weights.get(name, 0.0) for name in parts], dtype=float)
+        check_choice(name, ("perfect", "random"), "part of a mixture")
+    values = np.array([weights.get(name, 0.0) for name in ("perfect", "random")], dtype=float)
     if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
         raise ValueError(f"weights must be at least 0, and one above, got {dict(weights)}")
-    return (values / values.sum()).tolist()
+    perfect, random = (values / values.sum()).tolist()
+    return perfect, random
 
 
 @lru_cache(maxsize=32)
-def _exact_values(
-    material: str,
-    weights: tuple[float, float] | None,
-    defender: Defender,
-    gamma: float,
-    tol: float,
-) -> EndgameValues:
-    positions, distances = space(material), table(material)
-    if weights is None and defender == "perfect":
-        won = distances.white < DRAW
-        white = np.where(won, gamma ** (distances.white.astype(float) - 1), 0.0)
-        black = np.where(distances.black < DRAW, gamma ** distances.black.astype(float), 0.0)
-        return EndgameValues(material, white, black)
+def _optimal_values(material: str, gamma: float) -> EndgameValues:
+    distances = table(material)
+    won = distances.white < DRAW
+    white = np.where(won, gamma ** (distances.white.astype(float) - 1), 0.0)
+    black = np.where(distances.black < DRAW, gamma ** distances.black.astype(float), 0.0)
+    return EndgameValues(material, white, black)
 
-    after = [_exact_values(m, weights, defender, gamma, tol).white for m in positions.smaller]
+
+@lru_cache(maxsize=32)
+def _behavior_values(material: str, perfect: float, random: float, gamma: float) -> EndgameValues:
+    positions = space(material)
+    after = [_behavior_values(m, perfect, random, gamma).white for m in positions.smaller]
     after.append(np.zeros(1))  # bare kings
-    reply_weights = _reply_weights(positions, defender)
-    moves = None if weights is None else _behavior_matrix(material, weights)
+    reply_weights = _reply_weights(positions)
+    moves = _behavior_matrix(material, perfect, random)
     white = np.zeros(positions.size)
     while True:
         everything = np.concatenate([white, *after])
-        black = np.where(distances.black == 0, 1.0, 0.0)
+        black = np.where(table(material).black == 0, 1.0, 0.0)
         for reply, weight in zip(positions.replies.T, reply_weights.T, strict=True):
             black += gamma * weight * everything[reply]
         before = white
-        if weights is None:
-            white = positions.over_white_moves(black, np.maximum, 0.0)
-        else:
-            white = moves @ black
+        white = moves @ black
         white[~positions.ready] = 0.0
-        if np.abs(white - before).max() < tol:
+        if np.abs(white - before).max() < TOLERANCE:
             return EndgameValues(material, white, black)
 
 
-def _reply_weights(positions: EndgameSpace, defender: Defender) -> np.ndarray:
+def _reply_weights(positions: EndgameSpace) -> np.ndarray:
     """(N, 8) probabilities of Black's replies; all 0 where it has none."""
     played = positions.replies >= 0
-    if defender == "perfect":
-        after = [table(material).white for material in positions.smaller]
-        after = np.concatenate([table(positions.material).white, *after, np.array([DRAW])])
-        distance = np.where(played, after[positions.replies].astype(np.int16), -1)
-        played &= distance == distance.max(axis=1, keepdims=True)
+    after = [table(material).white for material in positions.smaller]
+    after = np.concatenate([table(positions.material).white, *after, np.array([DRAW])])
+    distance = np.where(played, after[positions.replies].astype(np.int16), -1)
+    played &= distance == distance.max(axis=1, keepdims=True)
     return played / np.maximum(played.sum(axis=1, keepdims=True), 1)
 
 
-def _behavior_matrix(material: str, weights: tuple[float, float]) -> sparse.csr_array:
+def _behavior_matrix(material: str, perfect: float, random: float) -> sparse.csr_array:
     """(N, N): how often the behavior policy moves from a position to one with Black to move."""
     positions, distances = space(material), table(material)
-    perfect, random = weights
     parts = []
     for first in range(0, positions.size, CHUNK):
         index = np.arange(first, min(first + CHUNK, positions.size))

@@ -29,12 +29,7 @@ from qsft_lite.tasks.endgames.moves import (
     white_moves,
 )
 from qsft_lite.tasks.endgames.opponents import Defender
-from qsft_lite.tasks.endgames.players import (
-    PLAYERS,
-    MixturePlayer,
-    PerfectPlayer,
-    RandomPlayer,
-)
+from qsft_lite.tasks.endgames.players import EndgamePlayer, MixturePlayer, PerfectPlayer
 from qsft_lite.tasks.endgames.space import SYMMETRIES, TRIANGLE, space
 from qsft_lite.tasks.endgames.starts import (
     start_positions,
@@ -245,24 +240,22 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
 
 
 @cache
-def values(material, behavior, defender, gamma):
+def values(material, behavior, gamma):
     behavior = None if behavior is None else {"perfect": behavior, "random": 1 - behavior}
-    return exact_values(material, behavior=behavior, defender=defender, gamma=gamma)
+    return exact_values(material, behavior=behavior, gamma=gamma)
 
 
 @pytest.mark.parametrize("material", ["Q", "R"])
-@pytest.mark.parametrize("defender", ["perfect", "random"])
 @pytest.mark.parametrize("behavior", [None, 0.0, 0.6, 1.0])
 @pytest.mark.parametrize("gamma", [0.9])
-def test_values_satisfy_the_bellman_equation(material, defender, behavior, gamma):
-    exact = values(material, behavior, defender, gamma)
+def test_values_satisfy_the_bellman_equation(material, behavior, gamma):
+    exact = values(material, behavior, gamma)
     squares = drawn(material, 12, seed=3)
     squares = squares[~in_check(material, squares)]
     q = exact.q(squares)
     by_move = exact_q(
         board_of(material, squares[0]),
         behavior=None if behavior is None else {"perfect": behavior, "random": 1 - behavior},
-        defender=defender,
         gamma=gamma,
     )
     assert sorted(by_move.values()) == sorted(q[0][~np.isnan(q[0])].tolist())
@@ -274,7 +267,7 @@ def test_values_satisfy_the_bellman_equation(material, defender, behavior, gamma
             move = chess.Move(int(row[mover]), int(target))
             board.push(move)
             distances.append(naive_black(board))
-            qs.append(naive_q(board, material, behavior, defender, gamma))
+            qs.append(naive_q(board, material, behavior, gamma))
             board.pop()
         np.testing.assert_allclose(q[i][legal[i]], qs, atol=1e-8)
         assert np.isnan(q[i][~legal[i]]).all()
@@ -283,11 +276,11 @@ def test_values_satisfy_the_bellman_equation(material, defender, behavior, gamma
         if behavior is not None:
             v = behavior * np.mean(np.array(qs)[best]) + (1 - behavior) * np.mean(qs)
         assert exact.v(row[None])[0] == pytest.approx(v, abs=1e-8)
-        if behavior is None and defender == "perfect":
+        if behavior is None:
             assert v == pytest.approx(gamma ** min(distances))
 
 
-def naive_q(board, material, behavior, defender, gamma) -> float:
+def naive_q(board, material, behavior, gamma) -> float:
     """The value of a position with Black to move, from the values one move later."""
     if board.is_game_over():
         return float(board.is_checkmate())
@@ -298,20 +291,19 @@ def naive_q(board, material, behavior, defender, gamma) -> float:
         distance, v = DRAW, 0.0
         if material:
             distance = int(table(material).white_distance(squares)[0])
-            v = values(material, behavior, defender, gamma).v(squares)[0]
+            v = values(material, behavior, gamma).v(squares)[0]
         after.append((distance, v))
         board.pop()
     longest = max(distance for distance, _ in after)
-    return gamma * np.mean([v for d, v in after if defender == "random" or d == longest])
+    return gamma * np.mean([v for d, v in after if d == longest])
 
 
 def test_better_play_is_worth_more():
     ready = space("R").ready
-    means = [values("R", behavior, "perfect", 0.99).white[ready].mean() for behavior in (0, 0.6, 1)]
-    best = values("R", None, "perfect", 0.99).white[ready].mean()
+    means = [values("R", behavior, 0.99).white[ready].mean() for behavior in (0, 0.6, 1)]
+    best = values("R", None, 0.99).white[ready].mean()
     assert means[0] < means[1] < means[2]
     assert means[2] == pytest.approx(best, abs=1e-8)  # the quickest mate is the best play
-    assert values("R", None, "random", 0.99).white[ready].mean() > best
 
 
 def test_behavior_values_are_what_games_earn():
@@ -336,7 +328,6 @@ def test_behavior_values_are_what_games_earn():
         ({"behavior": {"engine": 1}}, "part of a mixture"),
         ({"behavior": {"perfect": -1}}, "at least 0"),
         ({"behavior": {}}, "weights"),
-        ({"defender": "perfec"}, "did you mean 'perfect'"),
         ({"gamma": 0}, "gamma"),
     ],
 )
@@ -410,7 +401,7 @@ def test_recorded_games_are_what_the_environment_plays(seed, opponent, format, p
 
 
 def test_recorded_games_end_by_repetition_as_those_of_the_environment():
-    class Shuffler(RandomPlayer):
+    class Shuffler(EndgamePlayer):
         """Moves its king to the lowest square it can: soon to and fro between two."""
 
         def choose(self, material, squares, moves):
@@ -541,10 +532,10 @@ def test_the_perfect_player_mates_in_the_distance_of_the_table(material):
     assert all(sum(reward) == 1 for reward in games["reward"])
 
 
-@pytest.mark.parametrize("name", PLAYERS)
+@pytest.mark.parametrize("kind", [PerfectPlayer, MixturePlayer])
 @pytest.mark.parametrize("format", Endgames.formats)
-def test_players_play_by_text(name, format):
-    player = PLAYERS[name](3, format)
+def test_players_play_by_text(kind, format):
+    player = kind(3, format)
     env = envs.make("endgames", format=format, max_moves=20)
     histories = []
     for seed in range(8):
@@ -553,7 +544,7 @@ def test_players_play_by_text(name, format):
     for seed, action in enumerate(actions):
         env.reset(seed=seed)
         assert env.step(action)[4]["valid"]
-        if name == "perfect":
+        if kind is PerfectPlayer:
             board = chess.Board(env.reset(seed=seed)[1]["position"])
             material, squares = read_board(board)
             board.push(env.read_action(board, action))
@@ -631,24 +622,6 @@ def test_a_killed_run_resumes(tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-@needs_engine
-def test_engine_moves_can_be_mixed_in(tmp_path):
-    arguments = {
-        "n": 3,
-        "seed": 1,
-        "behavior": {"engine": 2, "random": 1},
-        "opponent": "engine",
-        "nodes": 500,
-        "materials": ["QR"],
-    }
-    games = envs.generate("endgames", **arguments)
-    assert games.to_dict() == envs.generate("endgames", **arguments).to_dict()
-    env = envs.make("endgames", opponent="random")
-    for game in games["text"]:
-        for state, action in zip(game[:-1:2], game[1::2], strict=True):
-            assert read_move(env.read_state(state), action)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -667,6 +640,7 @@ def test_wrong_options_of_the_generator_are_named(options, message):
 
 def test_random_play_seldom_wins_with_a_rook():
     starts = start_positions("R", 300, np.random.default_rng(1))
-    games = play_games([("R", row) for row in starts], RandomPlayer(0), Defender("perfect", 0))
+    player = MixturePlayer(0, behavior={"random": 1})
+    games = play_games([("R", row) for row in starts], player, Defender("perfect", 0))
     assert np.mean([sum(reward) for reward in games["reward"]]) < 0.05
     assert left("QR", 0) == "R" and left("R", 0) == ""
