@@ -37,7 +37,7 @@ def transcript(rules, secret, questions):
     texts = [START]
     for question in questions:
         yes = rules.answer(question, rules.object_index(secret))
-        texts += [rules.phrasings[question][0], YES if yes else NO]
+        texts += [rules.question_texts[question], YES if yes else NO]
     return texts
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 
 from qsft_lite.data.recording import Episodes
+from qsft_lite.tasks.checks import check_action, reset_option
 
 Seed = int | np.random.SeedSequence
 NO_ACTION = -1  # after the end of a game
@@ -21,14 +23,14 @@ NO_ACTION = -1  # after the end of a game
 class Rules(Protocol):
     """A game in tables. Each wrong action costs 1; the right one, or the last turn, ends it.
 
-    table: (A, W), the answer to each action for each secret, a small number or a bool. phrasings:
-    of each action its texts, all with the same meaning. answer_texts: of each answer its text.
+    table: (A, W), the answer to each action for each secret, a small number or a bool.
+    action_texts, answer_texts: of each action and of each answer its text.
     """
 
     start: str
     turns: int
     table: np.ndarray
-    phrasings: tuple[tuple[str, ...], ...]
+    action_texts: Sequence[str]
     answer_texts: Sequence[str]
 
     def wins(self, actions: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -39,6 +41,56 @@ class Rules(Protocol):
 
     def consistent(self, turns: Iterable[tuple[int, Any]]) -> np.ndarray:
         """(W,) bool: the secrets that explain these answers."""
+
+
+class GuessingGame(gymnasium.Env):
+    """One game: text in, text out. -1 for each action but the right one, which ends the game.
+
+    A task says what its actions mean (`answer`), names its secrets (`find`, `names`) and the option
+    of reset that fixes one.
+    """
+
+    metadata = {"render_modes": []}
+    option: str
+
+    def __init__(self, rules: Rules, names: Sequence[str]) -> None:
+        self.rules = rules
+        self.names = names
+        self._secret: int | None = None
+        self._turns = 0
+
+    def find(self, name: str) -> int:
+        """The index of the secret of that name; ValueError with the closest ones."""
+        raise NotImplementedError
+
+    def answer(self, action: str, secret: int) -> tuple[str, bool, bool]:
+        """The answer's text, whether the action was the right one, and whether it meant one."""
+        raise NotImplementedError
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start a game; ValueError for a secret that is none, or an unknown option."""
+        name = reset_option(options, self.option)
+        secret = None if name is None else self.find(name)
+        super().reset(seed=seed)
+        if secret is None:
+            secret = int(self.np_random.integers(len(self.names)))
+        self._secret, self._turns = secret, 0
+        return self.rules.start, {self.option: self.names[secret]}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Act; ResetNeeded when no game is under way, TypeError for what is no text."""
+        if self._secret is None:
+            raise gymnasium.error.ResetNeeded("the game is over or not started: call reset first")
+        check_action(action)
+        text, success, valid = self.answer(action, self._secret)
+        self._turns += 1
+        terminated = success or self._turns == self.rules.turns
+        if terminated:
+            self._secret = None
+        info = {"success": success, "valid": valid}
+        return text, 0.0 if success else -1.0, terminated, False, info
 
 
 class Player:
@@ -56,7 +108,7 @@ class Player:
         raise NotImplementedError
 
     def act(self, histories: Sequence[str]) -> list[str]:
-        """The next action text of each transcript, in any of its phrasings.
+        """The next action text of each transcript.
 
         Raises ValueError for a history that no secret explains, and for one with no turn left.
         """
@@ -74,11 +126,7 @@ class Player:
         for left in np.unique(turns_left):
             games = turns_left == left
             actions[games] = self.choose(consistent[games], int(left))
-        return [self._phrase(action) for action in actions]
-
-    def _phrase(self, action: int) -> str:
-        texts = self.rules.phrasings[action]
-        return texts[self.rng.integers(len(texts))] if len(texts) > 1 else texts[0]
+        return [self.rules.action_texts[action] for action in actions]
 
 
 class RandomPlayer(Player):
@@ -181,26 +229,20 @@ def play_games(rules: Rules, player: Player, secrets: np.ndarray) -> Games:
     return Games(secrets, actions, answers, success)
 
 
-def to_episodes(rules: Rules, games: Games, seed: Seed = 0) -> Episodes:
-    """The games as trajectories: start, action, answer, action, answer, ...
-
-    seed: of the phrasings, where the rules have many.
-    """
-    phrasings, answer_texts = rules.phrasings, rules.answer_texts
-    forms = np.array([len(texts) for texts in phrasings])[games.actions]
-    drawn = (np.random.default_rng(seed).random(forms.shape) * forms).astype(np.int64)
+def to_episodes(rules: Rules, games: Games) -> Episodes:
+    """The games as trajectories: start, action, answer, action, answer, ..."""
+    action_texts, answer_texts = rules.action_texts, rules.answer_texts
     texts, is_action, rewards = [], [], []
-    for actions, form, answers, length, success in zip(
+    for actions, answers, length, success in zip(
         games.actions.tolist(),
-        drawn.tolist(),
         games.answers.tolist(),
         games.lengths.tolist(),
         games.success.tolist(),
         strict=True,
     ):
         text = [rules.start]
-        for action, way, answer in zip(actions[:length], form, answers, strict=False):
-            text += (phrasings[action][way], answer_texts[answer])
+        for action, answer in zip(actions[:length], answers, strict=False):
+            text += (action_texts[action], answer_texts[answer])
         reward = [0.0] + [-1.0, 0.0] * length
         if success:
             reward[-2] = 0.0

@@ -35,7 +35,7 @@ from .text import ANSWERS, GUESSES, START
 
 class GuessRules:
     start, turns, answer_texts = START, 3, ANSWERS
-    phrasings = tuple((text,) for text in GUESSES)
+    action_texts = GUESSES
     table = 1 + np.sign(np.arange(4)[None, :] - np.arange(4)[:, None])
 
     def wins(self, guesses, answers):

@@ -13,12 +13,7 @@ from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.guessing import Games, Seed, play_games, to_episodes
 from qsft_lite.tasks.twenty_questions.players import PLAYERS
-from qsft_lite.tasks.twenty_questions.rules import (
-    Phrasing,
-    Thing,
-    TwentyQuestionsRules,
-    read_objects,
-)
+from qsft_lite.tasks.twenty_questions.rules import Thing, TwentyQuestionsRules
 
 # Shares of the games that each player plays: as in LMRL-Gym's data, .31 of them succeed and the
 # mean return is -17.3. The deviation of 2.56 that is published with these two cannot be had: if
@@ -53,56 +48,31 @@ def generate_twenty_questions(
     n: int,
     seed: int,
     *,
-    policy: str = "mixture",
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] = WEIGHTS,
     objects: str | Path | Iterable[Thing] | None = None,
-    phrasing: Phrasing = "one",
     processes: int = 1,
     path: str | Path | None = None,
 ) -> Dataset:
     """Games of scripted players with objects drawn evenly from the list; the table answers.
 
-    policy: "mixture" (each game has one of the players, drawn by weights, by default WEIGHTS), or
-    one of `PLAYERS`. phrasing: "one" text a question, or "many", drawn evenly. processes and path
-    are those of `record`.
+    weights: of `PLAYERS`, of which each game has one. processes and path are those of `record`.
     """
-    check_choice(policy, {"mixture", *PLAYERS}, "policy")
-    if policy != "mixture":
-        if weights is not None:
-            raise ValueError(f"weights are those of the policy 'mixture', not of {policy!r}")
-        weights = {policy: 1.0}
-    weights = _check_weights(WEIGHTS if weights is None else weights)
-    things = read_objects(objects)
-    rules = TwentyQuestionsRules(things, phrasing)
-    settings = {
-        "task": "twenty_questions",
-        "policy": policy,
-        "weights": weights,
-        "rules": rules.sha256,
-        "phrasing": phrasing,
-    }
-    play = partial(_play_block, things, phrasing, weights)
-    return record(play, n, seed, settings, processes=processes, path=path)
-
-
-def _check_weights(weights: Mapping[str, float]) -> dict[str, float]:
     for name in weights:
         check_choice(name, PLAYERS, "player")
     values = list(weights.values())
     if not values or not np.isfinite(values).all() or min(values) < 0 or sum(values) <= 0:
         raise ValueError(f"weights must be at least 0 and not all 0, got {dict(weights)}")
-    return {name: float(weight) for name, weight in weights.items()}
+    weights = {name: float(weight) for name, weight in weights.items()}
+    rules = TwentyQuestionsRules(objects)
+    settings = {"task": "twenty_questions", "weights": weights, "rules": rules.sha256}
+    play = partial(_play_block, rules.things, weights)
+    return record(play, n, seed, settings, processes=processes, path=path)
 
 
 def _play_block(
-    things: tuple[Thing, ...],
-    phrasing: Phrasing,
-    weights: dict[str, float],
-    n: int,
-    seed: np.random.SeedSequence,
+    things: tuple[Thing, ...], weights: dict[str, float], n: int, seed: np.random.SeedSequence
 ) -> Episodes:
-    rules = TwentyQuestionsRules(things, phrasing)
-    object_seed, player_seed, phrasing_seed = seed.spawn(3)
+    rules = TwentyQuestionsRules(things)
+    object_seed, player_seed = seed.spawn(2)
     secrets = np.random.default_rng(object_seed).integers(len(rules.names), size=n)
-    games = play_mixture(rules, weights, secrets, player_seed)
-    return to_episodes(rules, games, phrasing_seed)
+    return to_episodes(rules, play_mixture(rules, weights, secrets, player_seed))

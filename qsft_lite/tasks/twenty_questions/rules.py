@@ -20,13 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qsft_lite.files import read_lines, read_text
+from qsft_lite.files import read_lines
 from qsft_lite.tasks.guessing import read_turns
 from qsft_lite.tasks.twenty_questions.text import (
     NO,
     START,
     YES,
-    Phrasing,
     guessed_name,
     normalize,
     plural,
@@ -62,8 +61,7 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
     """The objects of a file or a sequence; the shipped ones when None.
 
     The file is a table with tabs and the columns of OBJECT_COLUMNS (an empty guess is the name with
-    its article), or LMRL-Gym's JSON, {category: ["name;other name", ...]}, which has no attributes:
-    use it with an oracle of its own.
+    its article).
 
     Raises ValueError, naming file and line (or position), for a bad table.
     """
@@ -78,10 +76,6 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
                 raise ValueError(
                     f"objects:{line}: {brief(thing)} is no Thing; see also read_objects"
                 )
-    elif objects.name.endswith(".json"):
-        name = str(objects)
-        members = _lmrl_members(name, read_text(objects))
-        things = [(line, _lmrl_thing(*member)) for line, member in enumerate(members, start=1)]
     else:
         name = str(objects)
         table = _read_table(objects, OBJECT_COLUMNS)
@@ -113,12 +107,11 @@ class TwentyQuestionsRules:
 
     names: W objects; categories: (W,) list of theirs. attributes: names of the first questions.
     table: (Q, W) bool, the answer to each question about each object. guesses: the slice of
-    questions that are guesses. phrasings: Q tuples of actions with the same meaning, each with its
-    newline, the usual one first. With phrasing="one" the usual one is all there is.
+    questions that are guesses. question_texts: Q actions, the usual phrasing of each question.
 
-    The oracle (`read_question`) understands all phrasings whatever `phrasing` says, and small
-    changes of them. A question that it does not understand has the index UNKNOWN, and the answer
-    is "No.", since the game knows no third.
+    The oracle (`read_question`) understands the other phrasings too, and small changes of them. A
+    question that it does not understand has the index UNKNOWN, and the answer is "No.", since the
+    game knows no third.
 
     Never changed once made, so all games may share one. objects: see `read_objects`.
     """
@@ -127,12 +120,7 @@ class TwentyQuestionsRules:
     turns = TURNS
     answer_texts = (NO, YES)
 
-    def __init__(
-        self, objects: str | Path | Iterable[Thing] | None = None, phrasing: Phrasing = "one"
-    ) -> None:
-        if phrasing not in ("one", "many"):
-            raise ValueError(f"phrasing must be 'one' or 'many', got {phrasing!r}")
-        self.phrasing = phrasing
+    def __init__(self, objects: str | Path | Iterable[Thing] | None = None) -> None:
         self.things = read_objects(objects)
         self.names = tuple(thing.name for thing in self.things)
         self.categories = [thing.category for thing in self.things]
@@ -150,27 +138,16 @@ class TwentyQuestionsRules:
             for text in texts:
                 if self.read_question(text) != question:
                     raise ValueError(f"{text!r} is not understood as it is meant: rename it")
-        if phrasing == "one":
-            spoken = [texts[:1] for texts in spoken]
-        self.phrasings = tuple(tuple(f"{text}\n" for text in texts) for texts in spoken)
+        self.action_texts = self.question_texts = tuple(f"{texts[0]}\n" for texts in spoken)
 
     def __deepcopy__(self, memo: dict) -> TwentyQuestionsRules:
         return self
 
-    @property
-    def question_texts(self) -> tuple[str, ...]:
-        """The usual text of each question."""
-        return tuple(texts[0] for texts in self.phrasings)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Every segment a transcript can have (with questions of ours), as a tokenizer needs."""
-        return START, YES, NO, *(text for texts in self.phrasings for text in texts)
-
     @cached_property
     def sha256(self) -> str:
         """Hash of objects, answers and questions: what a recorded result should name."""
-        content = (self.names, self.phrasings, self.table.astype(int).tolist())
+        questions = [[text] for text in self.question_texts]
+        content = (self.names, questions, self.table.astype(int).tolist())
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def object_index(self, name: str) -> int:
@@ -266,28 +243,6 @@ def _read_thing(row: dict[str, str]) -> Thing:
     )
 
 
-def _lmrl_members(name: str, text: str) -> list[tuple[str, str]]:
-    """The names and the category of each object; ValueError, naming the category, for a bad one."""
-    try:
-        groups = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: not JSON ({error})") from error
-    if not isinstance(groups, dict):
-        raise ValueError(f"{name}: {{category: [names, ...]}} expected, got {str(groups)[:60]!r}")
-    for group, members in groups.items():
-        listed = isinstance(members, list) and all(isinstance(names, str) for names in members)
-        if not listed or not all(_split(names) for names in members):
-            raise ValueError(f"{name}: a list of names expected in {group!r}, got {brief(members)}")
-    return [(names, group) for group, members in groups.items() for names in members]
-
-
-def _lmrl_thing(names: str, group: str) -> Thing:
-    name, *other_names = [part.lower() for part in _split(names)]
-    several = any(form == f"pair of {name}" or plural(form) == name for form in other_names)
-    guess = name if several else _with_article(name)
-    return Thing(name, guess, tuple(other_names), group.lower(), frozenset())
-
-
 def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
     """The (line, row) pairs of a table with tabs; ValueError when a row or a column is missing."""
     lines = read_lines(path)
@@ -307,15 +262,13 @@ def _read_table(path: Any, columns: tuple[str, ...]) -> list[tuple[int, dict[str
 
 
 def _topics(things: tuple[Thing, ...]) -> tuple[Topic, ...]:
-    """The shipped attributes and the categories of these objects; none without attributes.
+    """The shipped attributes and the categories of these objects.
 
     A category that the shipped questions do not know is asked for by its name, in the singular or
     the plural as it stands.
     """
     shipped = read_topics()
     attributes = [topic for topic in shipped if topic.kind == "attribute"]
-    if not any(thing.attributes for thing in things):
-        attributes = []
     categories = {topic.name: topic for topic in shipped if topic.kind == "category"}
     ordered = sorted({thing.category for thing in things})
     taken = {normalize(text) for topic in attributes for text in topic.phrasings}

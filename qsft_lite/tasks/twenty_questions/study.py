@@ -184,7 +184,7 @@ class TwentyQuestionsTask(Task):
         played = play_games(rules, player, objects)
         games, turns = np.nonzero(played.actions != UNKNOWN)
         consistent = consistent_at(rules, played)[games, turns]
-        ids = self.tokenizer.convert_tokens_to_ids([texts[0] for texts in rules.phrasings])
+        ids = self.tokenizer.convert_tokens_to_ids(rules.question_texts)
         prefixes = self._prefixes(trained, to_episodes(rules, played)["text"])
         log_pi, learned = trained.values_of(prefixes, [ids] * len(prefixes))
         exact = player.probabilities(consistent)

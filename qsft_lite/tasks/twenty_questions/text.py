@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
-
-Phrasing = Literal["one", "many"]
 
 START = "Questions:\n"
 YES, NO = "Yes.\n", "No.\n"

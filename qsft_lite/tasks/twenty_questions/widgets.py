@@ -51,8 +51,8 @@ def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
         ``text``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; the ``bits`` that its answer is expected
         to tell; and whether it is a ``guess``.
     """
-    found = policy.candidates(history, [texts[0] for texts in rules.phrasings])
-    numbers = np.arange(len(rules.phrasings))
+    found = policy.candidates(history, rules.question_texts)
+    numbers = np.arange(len(rules.question_texts))
     table = pd.DataFrame(
         {
             "question": numbers,

@@ -114,10 +114,8 @@ class WordleRules:
         self.format = format
         self.words = read_words(word_list)
         self.table = _feedback_table(self.words, rules)
-        self.guess_texts = tuple(write(word, format) for word in self.words)
-        self.phrasings = tuple((text,) for text in self.guess_texts)
-        self.feedback_texts = tuple(write(colors, format) for colors in FEEDBACK)
-        self.answer_texts = self.feedback_texts
+        self.action_texts = self.guess_texts = tuple(write(word, format) for word in self.words)
+        self.answer_texts = self.feedback_texts = tuple(write(c, format) for c in FEEDBACK)
 
     def __deepcopy__(self, memo: dict) -> WordleRules:
         return self

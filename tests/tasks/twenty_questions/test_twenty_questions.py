@@ -14,7 +14,7 @@ import twenty_questions_sources as sources
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import ROOT, SHARED_DATA
+from places import ROOT
 
 from qsft_lite import envs
 from qsft_lite.data import recording
@@ -42,7 +42,6 @@ from qsft_lite.tasks.twenty_questions.rules import (
 )
 from qsft_lite.tasks.twenty_questions.text import ALSO_ADJECTIVES, plural
 
-LMRL_OBJECTS = SHARED_DATA / "lmrl/twenty_questions_objects.json"
 OBJECTS = ROOT / "qsft_lite/tasks/twenty_questions/words/objects.tsv"
 EXCEPTIONS = Path(__file__).parent / "twenty_questions_exceptions.tsv"
 RULES = TwentyQuestionsRules()
@@ -164,14 +163,13 @@ def test_a_table_without_a_column_or_an_object_is_named(tmp_path):
 def test_lists_of_objects_are_read_with_their_marks_and_empty_lines(tmp_path):
     mark = b"\xef\xbb\xbf"
     table = "object\tguess\tother names\tcategory\tattributes\nigloo\t\t\tbuilding\t\n"
-    for name, text in {"objects.tsv": table, "objects.json": '{"Building": ["Igloo"]}'}.items():
-        path = tmp_path / name
-        for content in (text.encode(), mark + text.encode() + b"\r\n\n", text.strip("\n").encode()):
-            path.write_bytes(content)
-            assert [thing.name for thing in read_objects(path)] == ["igloo"]
-        path.write_bytes(text.encode("utf-16"))
-        with pytest.raises(ValueError, match=f"{name}: this is UTF-16"):
-            read_objects(path)
+    path = tmp_path / "objects.tsv"
+    for content in (table.encode(), mark + table.encode() + b"\r\n\n", table.strip("\n").encode()):
+        path.write_bytes(content)
+        assert [thing.name for thing in read_objects(path)] == ["igloo"]
+    path.write_bytes(table.encode("utf-16"))
+    with pytest.raises(ValueError, match="objects.tsv: this is UTF-16"):
+        read_objects(path)
 
 
 def test_another_list_of_objects_can_be_played(tmp_path):
@@ -197,36 +195,9 @@ def test_a_category_may_be_called_as_an_attribute_is(tmp_path, category):
     assert env.step(f"Is it in the category {category}?")[0] == YES
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('["dog", "cat"]', "objects.json: .category: .* expected"),
-        ('{"Animals": "dog"}', "objects.json: a list of names expected in 'Animals', got 'dog'"),
-        ('{"Animals": ["dog", ""]}', "objects.json: a list of names expected in 'Animals'"),
-        ('{"Animals": [["dog"]]}', "objects.json: a list of names expected in 'Animals'"),
-        ("{}", "objects.json has no objects"),
-        ('{"Animals": ', "objects.json: not JSON"),
-    ],
-)
-def test_a_bad_list_of_lmrl_gyms_kind_is_named(tmp_path, text, message):
-    path = tmp_path / "objects.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_objects(path)
-
-
 def test_names_alone_are_no_objects():
     with pytest.raises(ValueError, match="objects:1: 'dog' is no Thing"):
         envs.make("twenty_questions", objects=["dog", "cat"])
-
-
-@pytest.mark.skipif(not LMRL_OBJECTS.exists(), reason="LMRL-Gym's objects are not here")
-def test_the_objects_of_lmrl_gym_can_be_played_with_their_own_names():
-    env = envs.make("twenty_questions", objects=LMRL_OBJECTS)
-    assert len(env.rules.names) == 158 and len(set(env.rules.categories)) == 17
-    for name in env.rules.names:
-        env.reset(options={"object": name})
-        assert env.step(f"Is it a {name}?\n")[1:3] == (0.0, True)
 
 
 # What other sources say
@@ -496,8 +467,6 @@ def test_a_bad_object_or_option_is_named():
         env.reset(options={"object": "giutar"})
     with pytest.raises(ValueError, match="secret"):
         env.reset(options={"secret": "guitar"})
-    with pytest.raises(ValueError, match="phrasing"):
-        envs.make("twenty_questions", phrasing="some")
     with pytest.raises(ValueError, match="object"):
         envs.make("twenty_questions", object="guitar")
 
@@ -525,9 +494,8 @@ def test_copies_share_the_tables_and_nothing_else():
     assert env.step("guitar")[4]["success"]
 
 
-@pytest.mark.parametrize("phrasing", ["one", "many"])
-def test_a_tokenizer_of_lines_makes_each_text_one_token(phrasing):
-    env = envs.make("twenty_questions", phrasing=phrasing)
+def test_a_tokenizer_of_lines_makes_each_text_one_token():
+    env = envs.make("twenty_questions")
     assert len(env.texts) == len(set(env.texts))
     tokenizer = line_tokenizer(env.texts)
     for text in env.texts:
@@ -702,11 +670,10 @@ def test_the_scripted_player_knows_its_own_probabilities(ideas, few):
 
 
 @pytest.mark.parametrize("name", PLAYERS)
-@pytest.mark.parametrize("phrasing", ["one", "many"])
-def test_players_play_by_text_as_by_arrays(name, phrasing):
-    rules = TwentyQuestionsRules(FEW, phrasing)
+def test_players_play_by_text_as_by_arrays(name):
+    rules = TwentyQuestionsRules(FEW)
     player = PLAYERS[name](rules, seed=3)
-    env = envs.make("twenty_questions", objects=FEW, phrasing=phrasing)
+    env = envs.make("twenty_questions", objects=FEW)
     returns = []
     for secret in rules.names:
         history, _ = env.reset(options={"object": secret})
@@ -740,10 +707,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(recording, "BLOCK", 20)
 
 
-@pytest.mark.parametrize("phrasing", ["one", "many"])
-def test_recorded_games_are_what_the_environment_plays(phrasing):
-    dataset = envs.generate("twenty_questions", 150, seed=5, objects=FEW, phrasing=phrasing)
-    env = envs.make("twenty_questions", objects=FEW, phrasing=phrasing)
+def test_recorded_games_are_what_the_environment_plays():
+    dataset = envs.generate("twenty_questions", 150, seed=5, objects=FEW)
+    env = envs.make("twenty_questions", objects=FEW)
     for game in dataset:
         assert game["done"] and set(game["text"]) <= set(env.texts)
         assert game["is_action"] == [i % 2 == 1 for i in range(len(game["text"]))]
@@ -777,15 +743,11 @@ def test_recorded_games_ask_all_questions_about_all_objects():
     dataset = envs.generate("twenty_questions", 5_000, seed=0)
     asked = {text for game in dataset["text"] for text in game[1::2]}
     assert asked == set(RULES.question_texts)
-    env = envs.make("twenty_questions", phrasing="many")
-    many = envs.generate("twenty_questions", 10_000, seed=0, phrasing="many")
-    asked = {text for game in many["text"] for text in game[1::2]}
-    assert asked == set(env.texts) - {START, YES, NO}
 
 
-@pytest.mark.parametrize("policy", PLAYERS)
-def test_every_player_records_games(policy):
-    dataset = envs.generate("twenty_questions", 5, seed=0, policy=policy, objects=FEW)
+@pytest.mark.parametrize("name", PLAYERS)
+def test_every_player_records_games(name):
+    dataset = envs.generate("twenty_questions", 5, seed=0, weights={name: 1}, objects=FEW)
     assert dataset["text"][0][0] == START
 
 
@@ -797,6 +759,7 @@ def test_weights_choose_the_players():
     assert success == pytest.approx(0.75 + 0.25 * 0.09, abs=0.05)
     for weights, message in (
         ({"expert": 1}, "player 'expert'"),
+        ({"sripted": 1}, "'sripted'.*scripted"),
         ({"random": -1, "noisy": 2}, "weights"),
         ({}, "weights"),
         ({"random": 0.0}, "weights"),
@@ -804,29 +767,22 @@ def test_weights_choose_the_players():
     ):
         with pytest.raises(ValueError, match=message):
             envs.generate("twenty_questions", 5, 0, weights=weights)
-    with pytest.raises(ValueError, match="mixture"):
-        envs.generate("twenty_questions", 5, 0, policy="random", weights={"random": 1})
-    with pytest.raises(ValueError, match="'sripted'.*scripted"):
-        envs.generate("twenty_questions", 5, 0, policy="sripted")
 
 
 def test_the_seed_decides_everything(small_blocks):
-    def texts(n, seed, phrasing="many"):
-        return envs.generate("twenty_questions", n, seed, phrasing=phrasing)["text"][:]
+    def texts(n, seed):
+        return envs.generate("twenty_questions", n, seed)["text"][:]
 
     assert texts(50, 1) == texts(50, 1)
     assert texts(50, 1) != texts(50, 2)
     assert texts(50, 1)[:40] == texts(55, 1)[:40]  # whole blocks do not depend on n
     blocks = texts(60, 1)
     assert blocks[:20] != blocks[20:40]
-    # The phrasing changes the words and not the games.
-    usual = [[RULES.read_question(text) for text in game[1::2]] for game in texts(50, 1, "one")]
-    assert usual == [[RULES.read_question(text) for text in game[1::2]] for game in texts(50, 1)]
 
 
 @pytest.mark.slow  # that of Wordle shows it too
 def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path):
-    arguments = {"n": 10_001, "seed": 3, "objects": FEW, "phrasing": "many"}
+    arguments = {"n": 10_001, "seed": 3, "objects": FEW}
     one = envs.generate("twenty_questions", **arguments, path=tmp_path / "one")
     envs.generate("twenty_questions", **arguments, path=tmp_path / "two", processes=2)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())

@@ -52,10 +52,10 @@ def test_the_table_is_the_models_own(game):
             m(ids).logits[0, -1].double().softmax(-1) for m in (policy.behavior, policy.q_model)
         )
     for row in table.head(5).itertuples():
-        token = tokenizer.convert_tokens_to_ids(rules.phrasings[row.question][0])
+        token = tokenizer.convert_tokens_to_ids(rules.question_texts[row.question])
         assert row.pi == pytest.approx(float(pi[token]), rel=1e-4)
         assert row.Q == pytest.approx(float((p[token] / pi[token]).clamp(max=1)), rel=1e-3)
-        assert row.text + "\n" == rules.phrasings[row.question][0]
+        assert row.text + "\n" == rules.question_texts[row.question]
 
 
 def test_the_set_shrinks_with_the_answers(game):
