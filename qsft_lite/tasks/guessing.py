@@ -16,7 +16,7 @@ import numpy as np
 from qsft_lite.data.recording import Episodes
 from qsft_lite.tasks.checks import check_action, reset_option
 
-Seed = int | np.random.SeedSequence
+Seed = int | np.random.SeedSequence | np.random.Generator
 NO_ACTION = -1  # after the end of a game
 
 
@@ -158,6 +158,37 @@ class SetPlayer(Player):
             if key not in self._actions:
                 self._actions[key] = self.best_action(np.flatnonzero(consistent[row]), turns_left)
         return np.array([self._actions[key] for key in keys], dtype=np.int64)
+
+
+class ExactPlayer(SetPlayer):
+    """The action of largest expected score, by dynamic programming over sets of secrets."""
+
+    def __init__(self, rules: Rules, seed: Seed = 0) -> None:
+        super().__init__(rules, seed)
+        self._solved: dict[tuple[bytes, int], tuple[int, int]] = {}
+
+    def solve(self, secrets: np.ndarray, turns_left: int) -> tuple[int, int]:
+        """The cost (see `cost`) and the best action, from the costs of smaller sets."""
+        raise NotImplementedError
+
+    def cost(self, secrets: np.ndarray, turns_left: int) -> int:
+        """Wrong actions to come, summed over `secrets` (indices, ascending)."""
+        if turns_left == 0:
+            return 0
+        key = secrets.tobytes(), turns_left
+        if key not in self._solved:
+            self._solved[key] = self.solve(secrets, turns_left)
+        return self._solved[key][0]
+
+    def best_action(self, secrets: np.ndarray, turns_left: int) -> int:
+        """See `SetPlayer.best_action`."""
+        self.cost(secrets, turns_left)
+        return self._solved[secrets.tobytes(), turns_left][1]
+
+    def expected_score(self) -> float:
+        """The mean score of this player over all secrets: the largest there is."""
+        everything = np.arange(self.rules.table.shape[1])
+        return -self.cost(everything, self.rules.turns) / len(everything)
 
 
 def read_turns(history: str, start: str) -> list[tuple[str, str]]:

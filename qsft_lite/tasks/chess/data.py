@@ -12,9 +12,10 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
+from qsft_lite.tasks.checks import check_weights
 from qsft_lite.tasks.chess.engine import Elo, Engine
 from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame
-from qsft_lite.tasks.chess.players import STRENGTHS, MixedPlayer, check_strengths
+from qsft_lite.tasks.chess.players import STRENGTHS, MixedPlayer
 from qsft_lite.tasks.chess.text import game_move, game_text, read_move, unspaced
 
 BLOCK = 50  # games
@@ -24,7 +25,7 @@ def generate_chess(
     n: int,
     seed: int,
     *,
-    strengths: Mapping[Elo, float] | None = None,
+    strengths: Mapping[Elo, float] = STRENGTHS,
     random: float = 0.0,
     elo: Elo = "floor",
     nodes: int = 10_000,
@@ -41,7 +42,7 @@ def generate_chess(
     engine's version only. engine is that of `Engine`, max_moves that of `ChessGame`, processes and
     path are those of `record`.
     """
-    probabilities = check_strengths(STRENGTHS if strengths is None else strengths)
+    probabilities = check_weights(strengths, "strengths")
     if not 0 <= random <= 1:
         raise ValueError(f"random must be a share in [0, 1], got {random}")
     if max_moves < 1:

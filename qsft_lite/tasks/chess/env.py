@@ -19,7 +19,7 @@ from gymnasium.spaces import Text
 
 from qsft_lite.tasks.checks import check_action, check_choice, reset_option
 from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.opponents import Opponent, RandomOpponent
+from qsft_lite.tasks.chess.players import Opponent, RandomOpponent
 from qsft_lite.tasks.chess.text import (
     ACTION_CHARACTERS,
     STATE_CHARACTERS,

@@ -1,18 +1,34 @@
-"""White of the recorded games: engines of mixed strengths. Nobody knows how to play perfectly."""
+"""Who plays chess: engines, random movers, and any object that chooses moves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import chess
 import numpy as np
 
 from qsft_lite.tasks.chess.engine import Elo, Engine
-from qsft_lite.tasks.chess.opponents import RandomOpponent
 
 # White of the default data plays each at a third of its games; it wins .63 of them, loses .33 and
 # returns .29 (6,500 games; LMRL-Gym's data win .60 and return .21).
 STRENGTHS: dict[Elo, float] = {"floor": 1, 1500: 1, 1700: 1}
+
+
+class Opponent(Protocol):
+    """Whatever answers the agent's moves."""
+
+    def choose(self, board: chess.Board, rng: np.random.Generator) -> chess.Move:
+        """A legal move for the side to move; the random numbers are the game's."""
+
+
+class RandomOpponent:
+    """Any legal move."""
+
+    def choose(self, board: chess.Board, rng: np.random.Generator) -> chess.Move:
+        """See `Opponent.choose`."""
+        moves = list(board.legal_moves)
+        return moves[rng.integers(len(moves))]
 
 
 class MixedPlayer:
@@ -36,13 +52,3 @@ class MixedPlayer:
         """A legal move for the side to move."""
         player = RandomOpponent() if rng.random() < self.random else self.playing
         return player.choose(board, rng)
-
-
-def check_strengths(strengths: Mapping[Elo, float]) -> dict[Elo, float]:
-    """The probability of each strength; ValueError for weights below 0, all 0, or none."""
-    weights = np.array(list(strengths.values()), dtype=float)
-    if not len(weights) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-        raise ValueError(
-            f"strengths needs weights of at least 0, and one above, got {dict(strengths)}"
-        )
-    return dict(zip(strengths, (weights / weights.sum()).tolist(), strict=True))

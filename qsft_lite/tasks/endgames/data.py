@@ -27,7 +27,7 @@ from qsft_lite.tasks.endgames.opponents import Defender
 from qsft_lite.tasks.endgames.players import BEHAVIOR, EndgamePlayer, MixturePlayer
 from qsft_lite.tasks.endgames.starts import codes, start_positions
 from qsft_lite.tasks.endgames.text import STATE_TEXTS, EndgameFormat, sans
-from qsft_lite.tasks.endgames.values import Weights, check_weights
+from qsft_lite.tasks.endgames.values import Weights, check_behavior
 
 SEVENTY_FIVE, FIVEFOLD = 150, 5  # half-moves, times
 
@@ -189,7 +189,7 @@ def generate_endgames(
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
     materials = check_materials(materials)
-    shares = dict(zip(("perfect", "random"), check_weights(behavior), strict=True))
+    shares = check_behavior(behavior)
     settings = {
         "task": "endgames",
         "behavior": shares,

@@ -10,7 +10,7 @@ from gymnasium.spaces import Text
 
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.chess.env import ChessGame
-from qsft_lite.tasks.chess.opponents import Opponent
+from qsft_lite.tasks.chess.players import Opponent
 from qsft_lite.tasks.chess.text import ACTION_CHARACTERS, pieces_text
 from qsft_lite.tasks.endgames.moves import MATERIALS
 from qsft_lite.tasks.endgames.opponents import PerfectDefender

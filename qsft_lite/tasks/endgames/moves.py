@@ -96,11 +96,6 @@ def in_check(material: str, squares: np.ndarray) -> np.ndarray:
     return attacked(material, squares, squares[:, -1])
 
 
-def slots(material: str) -> int:
-    """The number M of White's move slots."""
-    return 8 + sum(TARGETS[piece].shape[1] for piece in material)
-
-
 def white_moves(material: str, squares: np.ndarray) -> Moves:
     """All moves of White: mover (M,), the column it moves, and target, legal, both (N, M).
 

@@ -11,7 +11,7 @@ from qsft_lite.tasks.endgames.env import Endgames
 from qsft_lite.tasks.endgames.moves import MATERIALS, Moves, move_white, white_moves
 from qsft_lite.tasks.endgames.tables import table
 from qsft_lite.tasks.endgames.text import EndgameFormat, read_board
-from qsft_lite.tasks.endgames.values import Weights, check_weights
+from qsft_lite.tasks.endgames.values import Weights, check_behavior
 from qsft_lite.tasks.guessing import Seed, random_member
 
 # Behavior of the default data: against the perfect defender it wins about as often as the games of
@@ -63,7 +63,7 @@ class MixturePlayer(EndgamePlayer):
         self, seed: Seed = 0, format: EndgameFormat = "fen", behavior: Weights = BEHAVIOR
     ) -> None:
         super().__init__(seed, format)
-        self.p_perfect, _ = check_weights(behavior)
+        self.p_perfect = check_behavior(behavior)["perfect"]
 
     def choose(self, material: str, squares: np.ndarray, moves: Moves) -> np.ndarray:
         """See `EndgamePlayer.choose`."""

@@ -13,18 +13,20 @@ from qsft_lite.tasks.endgames.moves import MATERIALS, in_check, is_legal
 from qsft_lite.tasks.endgames.space import SYMMETRIES
 from qsft_lite.tasks.endgames.text import fen_of
 
-TEST, VALIDATION = 645, 200  # how many; LMRL-Gym tests on 645
+# How many of each material; LMRL-Gym tests on 645.
+TEST = {"Q": 162, "R": 161, "QR": 161, "RR": 161}
+VALIDATION = 50
 HELD_OUT_SEED = 645
 
 
 def test_positions() -> list[str]:
-    """The 645 held-out FENs of the evaluation: 162 of the first material, 161 of each other."""
-    return list(_held_out()[0])
+    """The 645 held-out FENs of the evaluation, about as many of each material."""
+    return [fen_of(m, row) for m in MATERIALS for row in _held_out(m)[: TEST[m]]]
 
 
 def validation_positions() -> list[str]:
     """200 more held-out FENs, 50 of each material, to choose settings on."""
-    return list(_held_out()[1])
+    return [fen_of(m, row) for m in MATERIALS for row in _held_out(m)[TEST[m] :]]
 
 
 test_positions.__test__ = False  # it is no test, whatever pytest thinks
@@ -32,7 +34,7 @@ test_positions.__test__ = False  # it is no test, whatever pytest thinks
 
 def start_positions(material: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """(n, k) positions drawn evenly: legal, White to move, Black not in check, not held out."""
-    return _draw(material, n, rng, _held_out_codes()[material])
+    return _draw(material, n, rng, _held_out_codes(material))
 
 
 def _draw(material: str, n: int, rng: np.random.Generator, excluded: np.ndarray) -> np.ndarray:
@@ -57,38 +59,22 @@ def codes(material: str, squares: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _held_out() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    test, validation = [], []
-    for i, material in enumerate(MATERIALS):
-        squares = _held_out_squares(material)
-        tests = TEST // 4 + (i < TEST % 4)
-        fens = [fen_of(material, row) for row in squares]
-        test += fens[:tests]
-        validation += fens[tests:]
-    return tuple(test), tuple(validation)
-
-
-@cache
-def _held_out_squares(material: str) -> np.ndarray:
+def _held_out(material: str) -> np.ndarray:
     """(n, k) the test and then the validation positions of a material, no two the same."""
-    i = MATERIALS.index(material)
-    n = TEST // 4 + (i < TEST % 4) + VALIDATION // 4
-    drawn = _draw(material, 2 * n, np.random.default_rng([HELD_OUT_SEED, i]), np.array([]))
-    _, first = np.unique(_classes(material, drawn), return_index=True)
+    n = TEST[material] + VALIDATION
+    rng = np.random.default_rng([HELD_OUT_SEED, MATERIALS.index(material)])
+    drawn = _draw(material, 2 * n, rng, np.array([]))
+    # Mirror images are the same: the least code of all images stands for a position.
+    _, first = np.unique(_image_codes(material, drawn).min(axis=0), return_index=True)
     return drawn[np.sort(first)[:n]]
 
 
 @cache
-def _held_out_codes() -> dict[str, np.ndarray]:
-    """For each material the codes of its held-out positions and their mirror images."""
-    return {
-        material: np.concatenate(
-            [codes(material, image[_held_out_squares(material)]) for image in SYMMETRIES]
-        )
-        for material in MATERIALS
-    }
+def _held_out_codes(material: str) -> np.ndarray:
+    """The codes of all held-out positions and their mirror images."""
+    return _image_codes(material, _held_out(material)).ravel()
 
 
-def _classes(material: str, squares: np.ndarray) -> np.ndarray:
-    """(N,) one number a position, the same for its mirror images."""
-    return np.min([codes(material, image[squares]) for image in SYMMETRIES], axis=0)
+def _image_codes(material: str, squares: np.ndarray) -> np.ndarray:
+    """(8, N) the codes of the mirror images of positions (N, k)."""
+    return np.array([codes(material, image[squares]) for image in SYMMETRIES])

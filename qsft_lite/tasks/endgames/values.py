@@ -22,7 +22,7 @@ import chess
 import numpy as np
 from scipy import sparse
 
-from qsft_lite.tasks.checks import check_choice
+from qsft_lite.tasks.checks import check_weights
 from qsft_lite.tasks.endgames.moves import move_white, white_moves
 from qsft_lite.tasks.endgames.space import EndgameSpace, space
 from qsft_lite.tasks.endgames.tables import DRAW, table
@@ -74,7 +74,7 @@ def exact_values(
         raise ValueError(f"gamma must be in (0, 1], got {gamma}")
     if behavior is None:
         return _optimal_values(material, gamma)
-    return _behavior_values(material, *check_weights(behavior), gamma)
+    return _behavior_values(material, **check_behavior(behavior), gamma=gamma)
 
 
 def exact_q(board: chess.Board, **settings: Any) -> dict[chess.Move, float]:
@@ -94,15 +94,10 @@ def exact_q(board: chess.Board, **settings: Any) -> dict[chess.Move, float]:
     return dict(zip(moves, q.tolist(), strict=True))
 
 
-def check_weights(weights: Weights) -> tuple[float, float]:
-    """The probabilities of "perfect" and "random"; ValueError for others, below 0 or all 0."""
-    for name in weights:
-        check_choice(name, ("perfect", "random"), "part of a mixture")
-    values = np.array([weights.get(name, 0.0) for name in ("perfect", "random")], dtype=float)
-    if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
-        raise ValueError(f"weights must be at least 0, and one above, got {dict(weights)}")
-    perfect, random = (values / values.sum()).tolist()
-    return perfect, random
+def check_behavior(weights: Weights) -> dict[str, float]:
+    """The probabilities of both parts, "perfect" and "random"; ValueError for other weights."""
+    parts = {"perfect": 0.0, "random": 0.0}
+    return check_weights(parts | dict(weights), "behavior", parts)
 
 
 @lru_cache(maxsize=32)

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.tasks.checks import check_choice
+from qsft_lite.tasks.checks import check_weights
 from qsft_lite.tasks.guessing import Games, Seed, play_games, to_episodes
 from qsft_lite.tasks.twenty_questions.players import PLAYERS
 from qsft_lite.tasks.twenty_questions.rules import Thing, TwentyQuestionsRules
@@ -25,23 +25,17 @@ WEIGHTS = {"scripted": 0.085, "noisy": 0.26, "random": 0.655}
 def play_mixture(
     rules: TwentyQuestionsRules, weights: Mapping[str, float], objects: np.ndarray, seed: Seed
 ) -> Games:
-    """As `play_games`, but each game has a player of its own, drawn by the weights of `PLAYERS`."""
-    choice_seed, *player_seeds = _sequence(seed).spawn(1 + len(weights))
-    shares = np.array(list(weights.values()), dtype=np.float64)
-    rng = np.random.default_rng(choice_seed)
-    who = rng.choice(len(weights), size=len(objects), p=shares / shares.sum())
+    """As `play_games`, but each game has one of `PLAYERS`, drawn by weights that sum to 1."""
+    rng, *of_players = np.random.default_rng(seed).spawn(1 + len(weights))
+    who = rng.choice(len(weights), size=len(objects), p=list(weights.values()))
     games = [np.flatnonzero(who == index) for index in range(len(weights))]
     played = [
-        play_games(rules, PLAYERS[name](rules, player_seed), objects[own])
-        for name, player_seed, own in zip(weights, player_seeds, games, strict=True)
+        play_games(rules, PLAYERS[name](rules, player_rng), objects[own])
+        for name, player_rng, own in zip(weights, of_players, games, strict=True)
     ]
     order = np.concatenate(games).argsort()
     columns = ("secrets", "actions", "answers", "success")
     return Games(*(np.concatenate([getattr(p, c) for p in played])[order] for c in columns))
-
-
-def _sequence(seed: Seed) -> np.random.SeedSequence:
-    return seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
 
 
 def generate_twenty_questions(
@@ -57,12 +51,7 @@ def generate_twenty_questions(
 
     weights: of `PLAYERS`, of which each game has one. processes and path are those of `record`.
     """
-    for name in weights:
-        check_choice(name, PLAYERS, "player")
-    values = list(weights.values())
-    if not values or not np.isfinite(values).all() or min(values) < 0 or sum(values) <= 0:
-        raise ValueError(f"weights must be at least 0 and not all 0, got {dict(weights)}")
-    weights = {name: float(weight) for name, weight in weights.items()}
+    weights = check_weights(weights, "weights", PLAYERS)
     rules = TwentyQuestionsRules(objects)
     settings = {"task": "twenty_questions", "weights": weights, "rules": rules.sha256}
     play = partial(_play_block, rules.things, weights)

@@ -6,7 +6,14 @@ from functools import cache
 
 import numpy as np
 
-from qsft_lite.tasks.guessing import Player, RandomPlayer, Seed, SetPlayer, random_member
+from qsft_lite.tasks.guessing import (
+    ExactPlayer,
+    Player,
+    RandomPlayer,
+    Seed,
+    SetPlayer,
+    random_member,
+)
 from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
 
 
@@ -103,7 +110,7 @@ class InformationGainPlayer(SetPlayer):
         return int(imbalance.argmin())
 
 
-class OptimalPlayer(SetPlayer):
+class OptimalPlayer(ExactPlayer):
     """The question of largest expected score, by dynamic programming over sets of objects.
 
     For a set S its cost, the number of wrong questions to come summed over all objects in S, is
@@ -120,33 +127,14 @@ class OptimalPlayer(SetPlayer):
     def __init__(self, rules: TwentyQuestionsRules, seed: Seed = 0, limit: int = 100_000) -> None:
         super().__init__(rules, seed)
         self.limit = limit
-        self._solved: dict[tuple[bytes, int], tuple[int, int]] = {}
 
-    def expected_score(self, turns: int = TURNS) -> float:
-        """The mean score of this player over all objects: the largest there is."""
-        everything = np.arange(len(self.rules.names))
-        return -self.cost(everything, turns) / len(everything)
-
-    def best_action(self, objects: np.ndarray, turns_left: int) -> int:
-        """See `SetPlayer.best_action`."""
-        self.cost(objects, turns_left)
-        return self._solved[objects.tobytes(), turns_left][1]
-
-    def cost(self, objects: np.ndarray, turns_left: int) -> int:
-        """Wrong questions to come, summed over `objects` (indices, ascending)."""
-        if turns_left == 0:
-            return 0
-        key = objects.tobytes(), turns_left
-        if key not in self._solved:
-            if len(self._solved) >= self.limit:
-                raise RuntimeError(
-                    f"the exact optimum needs more than {self.limit} sets of objects: pass a "
-                    f"larger limit, or use score_bound"
-                )
-            self._solved[key] = self._solve(objects, turns_left)
-        return self._solved[key][0]
-
-    def _solve(self, objects: np.ndarray, turns_left: int) -> tuple[int, int]:
+    def solve(self, objects: np.ndarray, turns_left: int) -> tuple[int, int]:
+        """See `ExactPlayer.solve`."""
+        if len(self._solved) >= self.limit:
+            raise RuntimeError(
+                f"the exact optimum needs more than {self.limit} sets of objects: pass a larger "
+                "limit, or use score_bound"
+            )
         size, first_guess = len(objects), self.rules.guesses.start
         if size <= 2 or turns_left == 1:  # nothing beats a guess
             return size - 1, first_guess + int(objects[0])

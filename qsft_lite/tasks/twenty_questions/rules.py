@@ -54,7 +54,6 @@ class Topic(NamedTuple):
     kind: str
     name: str
     phrasings: tuple[str, ...]
-    meaning: str
 
 
 def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[Thing, ...]:
@@ -94,12 +93,8 @@ def read_objects(objects: str | Path | Iterable[Thing] | None = None) -> tuple[T
 
 def read_topics() -> tuple[Topic, ...]:
     """The attributes and categories that the shipped questions are about, in their order."""
-    path = _words() / "questions.tsv"
-    table = _read_table(path, ("kind", "name", "questions", "meaning"))
-    return tuple(
-        Topic(row["kind"], row["name"], _split(row["questions"]), row["meaning"])
-        for _, row in table
-    )
+    table = _read_table(_words() / "questions.tsv", ("kind", "name", "questions"))
+    return tuple(Topic(row["kind"], row["name"], _split(row["questions"])) for _, row in table)
 
 
 class TwentyQuestionsRules:
@@ -276,7 +271,7 @@ def _topics(things: tuple[Thing, ...]) -> tuple[Topic, ...]:
     for name in ordered:
         # A category may be called as an attribute is: "animal", "food".
         texts = [text for text in _category_phrasings(name) if normalize(text) not in taken]
-        asked.append(categories.get(name, Topic("category", name, tuple(texts), "")))
+        asked.append(categories.get(name, Topic("category", name, tuple(texts))))
     return (*attributes, *asked)
 
 

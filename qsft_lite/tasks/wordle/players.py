@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from qsft_lite.tasks.guessing import Player, RandomPlayer, Seed, SetPlayer, random_member
-from qsft_lite.tasks.wordle.rules import FEEDBACK, SOLVED, TRIES, WordleRules
+from qsft_lite.tasks.guessing import (
+    ExactPlayer,
+    Player,
+    RandomPlayer,
+    Seed,
+    SetPlayer,
+    random_member,
+)
+from qsft_lite.tasks.wordle.rules import FEEDBACK, SOLVED, WordleRules
 
 
 class ConsistentPlayer(Player):
@@ -48,7 +55,7 @@ class InformationGainPlayer(SetPlayer):
         return int(words[np.argmax(spread < spread.min() + 1e-9)])
 
 
-class OptimalPlayer(SetPlayer):
+class OptimalPlayer(ExactPlayer):
     """The guess of largest expected score, by dynamic programming over sets of consistent words.
 
     A state is the set of consistent words and the tries left. For a set S its cost, the number of
@@ -68,28 +75,9 @@ class OptimalPlayer(SetPlayer):
                 f"limit (now {limit}) to try it, or use fewer words"
             )
         super().__init__(rules, seed)
-        self._solved: dict[tuple[bytes, int], tuple[int, int]] = {}
 
-    def expected_score(self) -> float:
-        """The mean score of this player over all secrets: the largest there is."""
-        everything = np.arange(len(self.rules.words))
-        return -self.cost(everything, TRIES) / len(everything)
-
-    def best_action(self, words: np.ndarray, tries_left: int) -> int:
-        """See `SetPlayer.best_action`."""
-        self.cost(words, tries_left)
-        return self._solved[words.tobytes(), tries_left][1]
-
-    def cost(self, words: np.ndarray, tries_left: int) -> int:
-        """Wrong guesses to come, summed over the secrets `words` (indices, ascending)."""
-        if tries_left == 0:
-            return 0
-        key = words.tobytes(), tries_left
-        if key not in self._solved:
-            self._solved[key] = self._solve(words, tries_left)
-        return self._solved[key][0]
-
-    def _solve(self, words: np.ndarray, tries_left: int) -> tuple[int, int]:
+    def solve(self, words: np.ndarray, tries_left: int) -> tuple[int, int]:
+        """See `ExactPlayer.solve`."""
         if len(words) <= 2 or tries_left == 1:  # nothing beats a consistent guess
             return len(words) - 1, int(words[0])
         feedback = self.rules.table[:, words]

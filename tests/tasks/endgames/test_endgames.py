@@ -325,7 +325,7 @@ def test_behavior_values_are_what_games_earn():
     ("options", "message"),
     [
         ({"behavior": {"perfct": 1}}, "did you mean 'perfect'"),
-        ({"behavior": {"engine": 1}}, "part of a mixture"),
+        ({"behavior": {"engine": 1}}, "part of behavior"),
         ({"behavior": {"perfect": -1}}, "at least 0"),
         ({"behavior": {}}, "weights"),
         ({"gamma": 0}, "gamma"),

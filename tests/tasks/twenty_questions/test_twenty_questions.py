@@ -758,7 +758,7 @@ def test_weights_choose_the_players():
     success = np.mean([rewards[-2] == 0 for rewards in mixed["reward"]])
     assert success == pytest.approx(0.75 + 0.25 * 0.09, abs=0.05)
     for weights, message in (
-        ({"expert": 1}, "player 'expert'"),
+        ({"expert": 1}, "part of weights 'expert'"),
         ({"sripted": 1}, "'sripted'.*scripted"),
         ({"random": -1, "noisy": 2}, "weights"),
         ({}, "weights"),
