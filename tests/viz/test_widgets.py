@@ -121,7 +121,7 @@ def test_the_controls_are_at_the_start_values(explorer, shown):
         (gridworld.draw_gridworld, {"episodes": 0}, "episodes must be at least 1, got 0"),
         (gridworld.draw_gridworld, {"gamma": 1.0}, "gamma must be in"),
         (gridworld.draw_gridworld, {"backup": "min"}, "backup must be one of"),
-        (gridworld.draw_gridworld, {"score": "q"}, "score must be one of p, ratio"),
+        (gridworld.draw_gridworld, {"score": "q"}, "unknown score 'q'"),
         (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of dummy, uniform"),
         (simplex.draw_simplex, {"leftover": "dummy"}, "behavior and target must have 2 entries"),
         (simplex.draw_simplex, {"behavior": (0.6, 0.3, 0.2)}, "must be positive and sum to 1"),

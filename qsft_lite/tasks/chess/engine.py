@@ -102,10 +102,8 @@ class Engine:
                 raise ValueError(
                     f"{self.name} has no MultiPV, so it plays by nodes with elo='full' only"
                 )
+        finally:
             self.close()
-        except BaseException:
-            self.close()
-            raise
 
     def at(self, elo: Elo) -> Engine:
         """The same process at another strength; with a node limit only, see the class."""
@@ -247,26 +245,24 @@ def _start(path: str, timeout: float) -> chess.engine.SimpleEngine:
     It talks to a thread, which would keep Python from ending; a daemon does not, and threads
     started by a daemon are daemons.
     """
-    result: list[Any] = []
+    started: concurrent.futures.Future[chess.engine.SimpleEngine] = concurrent.futures.Future()
 
     def start() -> None:
         try:
-            result.append(
-                _Process.popen_uci(path, timeout=max(timeout, START_SECONDS), setpgrp=True)
-            )
+            patience = max(timeout, START_SECONDS)
+            started.set_result(_Process.popen_uci(path, timeout=patience, setpgrp=True))
         except BaseException as error:
-            result.append(error)
+            started.set_exception(error)
 
-    thread = threading.Thread(target=start, daemon=True)
-    thread.start()
-    thread.join()
-    if isinstance(result[0], BaseException):
-        raise chess.engine.EngineError(
-            f"{path} does not start as a UCI engine: {result[0]!r}"
-        ) from result[0]
-    result[0].timeout = timeout
-    result[0].protocol.loop.set_exception_handler(_keep_quiet)
-    return result[0]
+    threading.Thread(target=start, daemon=True).start()
+    try:
+        process = started.result()
+    except Exception as error:
+        message = f"{path} does not start as a UCI engine: {error!r}"
+        raise chess.engine.EngineError(message) from error
+    process.timeout = timeout
+    process.protocol.loop.set_exception_handler(_keep_quiet)
+    return process
 
 
 def _keep_quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

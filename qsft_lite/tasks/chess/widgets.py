@@ -1,8 +1,4 @@
-"""A chess board with what is known of its moves: arrows colored by their learned and exact values.
-
-The pictures are functions of a board and need no browser; the explorer puts controls under them, as
-all explorers do.
-"""
+"""A chess board with what is known of its moves: arrows colored by learned and exact values."""
 
 from __future__ import annotations
 
@@ -34,10 +30,8 @@ def game_of(
 ) -> list[tuple[chess.Board, chess.Move | None]]:
     """The boards of a transcript of this environment that White had to move on, and its moves.
 
-    None stands for a move that was illegal. Positions are the transcript's own: counters that its
-    format leaves out are at their defaults.
-
-    Raises ValueError for a transcript that is not of this environment's format.
+    None stands for a move that was illegal. Counters that the format leaves out are at their
+    defaults. Raises ValueError for a transcript of another format.
     """
     turns = []
     for number, is_action in enumerate(transcript["is_action"]):
@@ -61,16 +55,8 @@ def draw_board(
 ) -> None:
     """A position, and its moves as arrows colored by value, with the value where they lead.
 
-    Args:
-        axes: where to draw.
-        board: the position.
-        values: of its moves, in [0, 1].
-        most: so many moves of highest value are drawn, and the one that was played besides.
-        played: its arrow has a dark rim.
-        title: above the board.
-
-    Raises:
-        ValueError: a move with a value, or the played one, that is not legal here.
+    values: of its moves, in [0, 1]. most: so many moves of highest value are drawn, and besides the
+    one that was played, with a dark rim. Raises ValueError for a move that is not legal here.
     """
     values = dict(values or {})
     for move in [*values, *([played] if played else [])]:
@@ -115,12 +101,8 @@ def draw_values(
 ) -> Figure:
     """A board for each kind of value, two in a row, on one scale of colors from 0 to 1.
 
-    Args:
-        values: by title, such as {"learned": {move: value}, "exact": {move: value}}.
-        title: above all boards. The others are those of `draw_board`.
-
-    Raises:
-        ValueError: no kinds of values, or what draw_board refuses.
+    values: by title, such as {"learned": {move: value}, "exact": {move: value}}; ValueError for
+    none. The other options are those of `draw_board`; title is above all boards.
     """
     if not values:
         raise ValueError("draw_values needs at least one kind of values")
@@ -174,15 +156,10 @@ def board_explorer(
 ) -> None:
     """Step through games, and see the values of the moves of each position.
 
-    Controls: the number of the game; that of White's turn, where the last one of the game stands
-    for all later ones; how many moves are shown.
-
-    Args:
-        games: each a list of boards with White to move and White's moves, as of `game_of`.
-        values: by title, functions from a board to the values of its moves.
-
-    Raises:
-        ValueError: no games, one without turns, or a start value that its control does not offer.
+    Controls: the number of the game; that of White's turn; how many moves are shown. games: each of
+    boards with White to move and White's moves, as of `game_of`. values: by title, functions from a
+    board to the values of its moves. Raises ValueError for no games, one without turns, or a start
+    value that its control does not offer.
     """
 
     def draw(game: int, turn: int, most: int) -> Figure:

@@ -34,6 +34,9 @@ from qsft_lite.tabular.offline import (
     empirical_mdp,
     sample_trajectories,
 )
+from qsft_lite.tasks.checks import check_choice
+from qsft_lite.tasks.gridworld.env import MAX_STEPS
+from qsft_lite.tasks.gridworld.players import DRIFT
 from qsft_lite.viz.explorers import LEFTOVERS, choice, show_explorer, slider
 from qsft_lite.viz.plots import FORMS, draw_maze
 
@@ -44,9 +47,7 @@ BACKUPS = (
     ("sum of p (ours)", "behavior"),
 )
 SCORES = (("p/π (ours)", "ratio"), ("p (paper)", "p"))
-DRIFT = (0.15, 0.40, 0.30, 0.15)  # up, right, down, left
 SUPPORT = 0.2  # for backup="support": keeps right and down, and of the other two what chance adds
-MAX_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,7 @@ def run_gridworld(
     Raises ValueError for an unknown choice, an infinite beta, fewer than one episode, or a gamma
     outside [0, 1).
     """
-    if score not in ("p", "ratio"):
-        raise ValueError(f"score must be one of p, ratio, got {score!r}")
+    check_choice(score, ("p", "ratio"), "score")
     maze = gridworld(gamma=gamma)
     data = _recorded(episodes, seed)
     behavior = cloned_policy(data)
@@ -105,15 +105,9 @@ def run_gridworld(
     policy = extract_policy(behavior, fixed_point.p if score == "p" else ratio, beta)
     q_star = value_iteration(maze.mdp)
     best = policy_return(maze.mdp, optimal_policy(q_star))
-    return Experiment(
-        maze,
-        np.where(unseen, np.nan, values),
-        policy,
-        q_star,
-        policy_return(maze.mdp, policy) / best,
-        policy_return(maze.mdp, behavior) / best,
-        fixed_point.residual,
-    )
+    shares = (policy_return(maze.mdp, one) / best for one in (policy, behavior))
+    values = np.where(unseen, np.nan, values)
+    return Experiment(maze, values, policy, q_star, *shares, fixed_point.residual)
 
 
 def optimal_policy(q: np.ndarray) -> np.ndarray:
@@ -139,7 +133,6 @@ def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **setti
     settings: its other arguments. The figure belongs to no window and needs no closing.
     """
     result = run_gridworld(episodes=episodes, leftover=leftover, **settings)
-    values = result.q_star.max(axis=1)
     unseen = np.isnan(result.values)
     count = "1 episode" if episodes == 1 else f"{episodes} episodes"
     with viz.figure((10.5, 3.4), fixed=True) as figure:
@@ -158,7 +151,7 @@ def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **setti
         image = draw_maze(
             right,
             result.maze,
-            values=values,
+            values=result.q_star.max(axis=1),
             policy=optimal_policy(result.q_star),
             numbers=True,
             title="Exact: Q* and the optimal policy\n100% of the best return",

@@ -1,8 +1,4 @@
-"""Twenty Questions beside a policy: a transcript, the objects that are left, and each value.
-
-The picture is a function of a transcript and needs no browser; the explorer puts controls under it,
-as all explorers do.
-"""
+"""Twenty Questions beside a policy: a transcript, the objects that are left, and each value."""
 
 from __future__ import annotations
 
@@ -28,15 +24,10 @@ OBJECT_ROWS = 20  # of the panel of objects
 
 
 def expected_bits(rules: TwentyQuestionsRules, consistent: np.ndarray) -> np.ndarray:
-    """How much the answer to each question is expected to tell, in bits.
+    """How much the answer to each question is expected to tell, in bits: its entropy.
 
-    All objects of the set are equally likely, so this is the entropy of the answer.
-
-    Args:
-        consistent: (..., W) bool, the objects that are left; at least one.
-
-    Returns:
-        (..., Q), in [0, 1].
+    consistent: (..., W) bool, the objects that are left, at least one, all equally likely. Returns
+    (..., Q), in [0, 1].
     """
     consistent = np.asarray(consistent, dtype=float)
     yes = consistent @ rules.table.T / consistent.sum(axis=-1, keepdims=True)
@@ -46,17 +37,15 @@ def expected_bits(rules: TwentyQuestionsRules, consistent: np.ndarray) -> np.nda
 def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str) -> pd.DataFrame:
     """What the policy thinks of every question after a history, the best first.
 
-    Returns:
-        One row a question, sorted by pi_hat: ``question``, its index in the rules, and its
-        ``text``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; the ``bits`` that its answer is expected
-        to tell; and whether it is a ``guess``.
+    A row has ``question``, its index in the rules, and its ``text``; ``pi``, ``Q`` and ``pi_hat``,
+    in [0, 1]; the ``bits`` that its answer is expected to tell; and whether it is a ``guess``.
     """
     found = policy.candidates(history, rules.question_texts)
     numbers = np.arange(len(rules.question_texts))
     table = pd.DataFrame(
         {
             "question": numbers,
-            "text": rules.question_texts,
+            "text": [text.strip() for text in rules.question_texts],
             "pi": np.exp(found["log_pi"]),
             "Q": found["Q"],
             "pi_hat": np.exp(found["log_pi_hat"]),
@@ -64,7 +53,6 @@ def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
             "guess": rules.is_guess(numbers),
         }
     )
-    table["text"] = table["text"].str.strip()
     # Questions outside the support all have pi_hat 0: the likelier ones first.
     return table.sort_values(["pi_hat", "pi"], ascending=False, ignore_index=True)
 
@@ -77,14 +65,9 @@ def draw_game(
 ) -> Figure:
     """A transcript with the value of each question, the objects left, and the next candidates.
 
-    Args:
-        policy: one with a q_model.
-        rules: objects and questions, as the policy was trained on.
-        texts: a transcript: the start, a question, its answer, a question, ...
-        asked: how many of its questions have been asked at the moment that is shown; all if None.
-
-    Raises:
-        ValueError: more questions than the transcript has, or a text that is no transcript.
+    texts: a transcript: the start, a question, its answer, a question, ... asked: how many of its
+    questions have been asked at the moment that is shown; all if None. Raises ValueError for more
+    questions than the transcript has, or a text that is no transcript.
     """
     turns = rules.read_history("".join(texts))
     asked = len(turns) if asked is None else asked
@@ -174,13 +157,8 @@ def game_explorer(
 ) -> None:
     """Step through games: a control for the game, and for the turn, the number of questions asked.
 
-    Args:
-        policy: one with a q_model.
-        rules: objects and questions, as the policy was trained on.
-        transcripts: rows of a data set, each with text; a game that ends sooner shows its end.
-        asked: questions asked at the start.
-
-    Raises ValueError for no transcripts, or a start that no game has.
+    transcripts: rows of a data set, each with text; a game that ends sooner shows its end. asked:
+    questions asked at the start. Raises ValueError for no transcripts, or a start that no game has.
     """
     step_through(
         lambda game, turn: draw_game(policy, rules, transcripts[game - 1]["text"], turn),

@@ -1,8 +1,4 @@
-"""Wordle beside a policy: its candidates as bars, and its values over a transcript.
-
-The pictures are functions of a game and need no browser; the two explorers put controls under them,
-as all explorers do.
-"""
+"""Wordle beside a policy: its candidates as bars, and its values over a transcript."""
 
 from __future__ import annotations
 
@@ -43,9 +39,8 @@ def history_of(rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
 def candidate_table(policy: QSFTPolicy, rules: WordleRules, history: str) -> pd.DataFrame:
     """What the policy thinks of every word of the list after a history, the best first.
 
-    Returns:
-        One row a word, sorted by pi_hat: ``word``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; and
-        whether the word is ``consistent`` with the feedback so far.
+    A row has ``word``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; and whether the word is
+    ``consistent`` with the feedback so far.
     """
     found = policy.candidates(history, rules.guess_texts)
     table = pd.DataFrame(
@@ -76,9 +71,7 @@ def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tupl
         raise ValueError(f"a game has {TRIES} guesses, got {len(guesses)}")
     answer = rules.word_index(secret)
     rows = [rules.word_index(guess) for guess in guesses]
-    return [
-        (rules.guess_texts[row], rules.feedback_texts[rules.table[row, answer]]) for row in rows
-    ]
+    return [(rules.guess_texts[i], rules.feedback_texts[rules.table[i, answer]]) for i in rows]
 
 
 def _is_over(secret: str, guesses: Sequence[str]) -> bool:
@@ -96,18 +89,12 @@ def draw_candidates(
     *,
     against: bool = False,
 ) -> Figure:
-    """The board so far, and pi, Q and pi_hat of the likeliest next guesses.
+    """The board so far, and pi, Q and pi_hat of the likeliest next guesses of a policy with values.
 
-    Args:
-        policy: whose candidates are shown; one with a q_model.
-        rules: the word list and its texts, as the policy was trained on.
-        secret: the word to be found; shown only when the game is over.
-        guesses: the words guessed so far, at most 6.
-        against: whether to show beside it the policy's own game for the same secret, its letters
-            hidden until this game is over.
+    The secret is shown only when the game is over. against: show beside it the policy's own game
+    for the same secret, its letters hidden until then.
 
-    Raises:
-        ValueError: a word outside the list, or more than 6 guesses.
+    Raises ValueError for a word outside the list, or more than 6 guesses.
     """
     turns = _turns(rules, secret, guesses)
     over = _is_over(secret, guesses)
@@ -148,15 +135,9 @@ def draw_token_values(
 ) -> Figure:
     """A transcript as rows of tokens, one row a line, its action tokens colored by their value.
 
-    Tokens of the environment stay white: p and pi are trained on actions only.
-
-    Args:
-        policy: one with a q_model; for quantity="V" with a dummy.
-        segments: texts and whether each is an action.
-        quantity: "ratio", "p", "pi" or "V", a column of `QSFTPolicy.values`.
-
-    Raises:
-        ValueError: an unknown quantity, or one that this policy does not have.
+    segments: texts and whether each is an action; tokens of the environment stay white, as p and pi
+    are trained on actions only. quantity: "ratio", "p", "pi" or "V", a column of
+    `QSFTPolicy.values`; ValueError for one that this policy does not have.
     """
     values = policy.values(segments)
     labels = {key: label for label, key in QUANTITIES}
@@ -270,12 +251,8 @@ def token_explorer(
 ) -> None:
     """Show the token values of transcripts, with controls for which one and which quantity.
 
-    Args:
-        policy: one with a q_model and a dummy.
-        transcripts: rows of a data set, each with text and is_action.
-        quantity: as in `draw_token_values`.
-
-    Raises ValueError for no transcripts, or an unknown quantity.
+    transcripts: rows of a data set, each with text and is_action. quantity: see
+    `draw_token_values`. Raises ValueError for no transcripts, or an unknown quantity.
     """
     if not transcripts:
         raise ValueError("token_explorer needs at least one transcript")
