@@ -36,7 +36,7 @@ def transcript(rules, secret, questions):
     """The texts of a game of Twenty Questions."""
     texts = [START]
     for question in questions:
-        yes = rules.answer(question, rules.object_index(secret))
+        yes = rules.answer(question, rules.secret_index(secret))
         texts += [rules.question_texts[question], YES if yes else NO]
     return texts
 

@@ -33,6 +33,9 @@ class Rules(Protocol):
     action_texts: Sequence[str]
     answer_texts: Sequence[str]
 
+    def secret_index(self, name: str) -> int:
+        """The index of the secret of that name; ValueError with the closest names."""
+
     def wins(self, actions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """(N,) bool: the action was the right one."""
 
@@ -46,8 +49,8 @@ class Rules(Protocol):
 class GuessingGame(gymnasium.Env):
     """One game: text in, text out. -1 for each action but the right one, which ends the game.
 
-    A task says what its actions mean (`answer`), names its secrets (`find`, `names`) and the option
-    of reset that fixes one.
+    A task says what its actions mean (`answer`), names its secrets, and the option of reset that
+    fixes one.
     """
 
     metadata = {"render_modes": []}
@@ -59,10 +62,6 @@ class GuessingGame(gymnasium.Env):
         self._secret: int | None = None
         self._turns = 0
 
-    def find(self, name: str) -> int:
-        """The index of the secret of that name; ValueError with the closest ones."""
-        raise NotImplementedError
-
     def answer(self, action: str, secret: int) -> tuple[str, bool, bool]:
         """The answer's text, whether the action was the right one, and whether it meant one."""
         raise NotImplementedError
@@ -72,7 +71,7 @@ class GuessingGame(gymnasium.Env):
     ) -> tuple[str, dict[str, Any]]:
         """Start a game; ValueError for a secret that is none, or an unknown option."""
         name = reset_option(options, self.option)
-        secret = None if name is None else self.find(name)
+        secret = None if name is None else self.rules.secret_index(name)
         super().reset(seed=seed)
         if secret is None:
             secret = int(self.np_random.integers(len(self.names)))

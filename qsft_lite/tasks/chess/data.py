@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def as_pieces(dataset: Dataset) -> Dataset:
 
     def one(row: dict[str, Any], index: int) -> dict[str, list[str]]:
         texts = row["text"]
-        boards = [_read_fen(texts, i) for i in range(0, len(texts), 2)]
+        boards = [chess.Board(unspaced(text)) for text in texts[::2]]
         shown = [game_text(board) for board in boards]
         for i, board in enumerate(boards[:-1]):
             move = read_move(board, texts[2 * i + 1])
@@ -115,10 +115,3 @@ def as_pieces(dataset: Dataset) -> Dataset:
         return {"text": shown}
 
     return dataset.map(one, with_indices=True, features=dataset.features)
-
-
-def _read_fen(texts: Sequence[str], i: int) -> chess.Board:
-    try:
-        return chess.Board(unspaced(texts[i]))
-    except ValueError as error:
-        raise ValueError(f"segment {i}, {texts[i]!r}, is no position: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from qsft_lite.tasks.endgames.moves import (
 )
 from qsft_lite.tasks.endgames.opponents import Defender
 from qsft_lite.tasks.endgames.players import BEHAVIOR, EndgamePlayer, MixturePlayer
-from qsft_lite.tasks.endgames.starts import codes, start_positions
+from qsft_lite.tasks.endgames.starts import start_positions
 from qsft_lite.tasks.endgames.text import STATE_TEXTS, EndgameFormat, sans
 from qsft_lite.tasks.endgames.values import Weights, check_behavior
 
@@ -75,19 +76,17 @@ class _Game:
         self.clock = 0  # half-moves since the last capture
         self.moves = 0  # of White
         self.over = False
-        self.seen: dict[tuple[str, int], int] = {}
+        self.seen: Counter[tuple[str, frozenset]] = Counter()
         self.text: list[str] = []
         self.reward: list[float] = []
-        self.count("w", _code(material, squares))
+        self.count("w")
         self.show("w")
 
-    def play_white(
-        self, squares: np.ndarray, code: int, san: str, check: bool, stuck: bool
-    ) -> None:
+    def play_white(self, squares: np.ndarray, san: str, check: bool, stuck: bool) -> None:
         """White has moved; stuck: Black cannot reply, so it is mate or stalemate."""
         self.squares = squares
         self.clock += 1
-        self.count("b", code)
+        self.count("b")
         self.over |= stuck
         mate = check and stuck
         san += "#" if mate else "+" if check else ""
@@ -96,7 +95,7 @@ class _Game:
         if self.over:
             self.show("b")
 
-    def play_black(self, squares: np.ndarray, code: int, taken: int) -> None:
+    def play_black(self, squares: np.ndarray, taken: int) -> None:
         """Black's king has stepped, and taken that piece of White's (from 0; -1 for none)."""
         self.squares = squares
         self.clock += 1
@@ -106,16 +105,16 @@ class _Game:
             self.squares = np.delete(squares, 1 + taken)
             self.clock = 0
             self.over = not self.material  # bare kings
-            code = -1 if self.over else _code(self.material, self.squares)
-        self.count("w", code)
+        self.count("w")
         self.over |= self.clock >= SEVENTY_FIVE
         self.show("w")
 
-    def count(self, turn: str, code: int) -> None:
+    def count(self, turn: str) -> None:
         """Note a position; the game is over when it is there for the fifth time."""
-        times = self.seen.get((turn, code), 0) + 1
-        self.seen[turn, code] = times
-        self.over |= times >= FIVEFOLD
+        men = zip(f"K{self.material}k", self.squares.tolist(), strict=True)
+        position = turn, frozenset(men)  # two rooks may have changed places
+        self.seen[position] += 1
+        self.over |= self.seen[position] >= FIVEFOLD
 
     def show(self, turn: str) -> None:
         """Note what the agent sees."""
@@ -143,9 +142,8 @@ def _play_white(material: str, games: list[_Game], player: EndgamePlayer, mirror
     texts = sans(material, squares, moves, slots, mirrored)
     after = move_white(squares, moves[0][slots], moves[1][np.arange(len(games)), slots])
     replies = black_moves(material, after)
-    code, check = codes(material, after).tolist(), in_check(material, after).tolist()
-    stuck = (~replies[1].any(axis=1)).tolist()
-    for game, *played in zip(games, after, code, texts, check, stuck, strict=True):
+    check, stuck = in_check(material, after).tolist(), (~replies[1].any(axis=1)).tolist()
+    for game, *played in zip(games, after, texts, check, stuck, strict=True):
         game.play_white(*played)
     return replies
 
@@ -156,14 +154,8 @@ def _play_black(material: str, games: list[_Game], replies: Moves, defender: Def
     steps = defender.choose(material, after, replies)
     every = np.arange(len(games))
     after[:, -1] = replies[0][every, steps]
-    code, taken = codes(material, after).tolist(), replies[2][every, steps].tolist()
-    for game, *played in zip(games, after, code, taken, strict=True):
+    for game, *played in zip(games, after, replies[2][every, steps].tolist(), strict=True):
         game.play_black(*played)
-
-
-def _code(material: str, squares: np.ndarray) -> int:
-    """The number of one position, see `codes`."""
-    return int(codes(material, squares[None])[0])
 
 
 def generate_endgames(

@@ -68,10 +68,6 @@ class TwentyQuestions(GuessingGame):
         """
         return START, YES, NO, *self.rules.question_texts
 
-    def find(self, name: str) -> int:
-        """See `GuessingGame.find`."""
-        return self.rules.object_index(name)
-
     def answer(self, action: str, secret: int) -> tuple[str, bool, bool]:
         """See `GuessingGame.answer`."""
         question = self.rules.read_question(action)

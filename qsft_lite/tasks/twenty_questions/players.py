@@ -16,31 +16,27 @@ from qsft_lite.tasks.guessing import (
 )
 from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
 
+FEW = 3  # objects left, of which a scripted player guesses one
+
 
 class ScriptedPlayer(Player):
     """Asks as people do: sensible questions, not the best ones, and a guess near the end.
 
     Some `ideas` come to its mind, drawn evenly among the questions whose answer it does not know
-    yet; it asks the one that comes closest to halving the objects that are left. When at most `few`
+    yet; it asks the one that comes closest to halving the objects that are left. When at most FEW
     of them are left, or none of the questions tells more, it guesses one of them. With probability
     `noise` it asks any question at all.
     """
 
     def __init__(
-        self,
-        rules: TwentyQuestionsRules,
-        seed: Seed = 0,
-        ideas: int = 3,
-        few: int = 3,
-        noise: float = 0.0,
+        self, rules: TwentyQuestionsRules, seed: Seed = 0, ideas: int = 3, noise: float = 0.0
     ) -> None:
-        if ideas < 1 or few < 1:
-            raise ValueError(f"ideas and few must be at least 1, got {ideas} and {few}")
+        if ideas < 1:
+            raise ValueError(f"ideas must be at least 1, got {ideas}")
         if not 0 <= noise <= 1:
             raise ValueError(f"noise must be a probability in [0, 1], got {noise}")
         super().__init__(rules, seed)
         self.ideas = ideas
-        self.few = few
         self.noise = noise
 
     def choose(self, consistent: np.ndarray, turns_left: int) -> np.ndarray:
@@ -83,7 +79,7 @@ class ScriptedPlayer(Player):
         left = consistent.sum(axis=1)
         yes = _count_yes(self.rules.table[: self.rules.guesses.start], consistent)
         useful = (yes > 0) & (yes < left[:, None])
-        guesses = (left <= self.few) | ~useful.any(axis=1)
+        guesses = (left <= FEW) | ~useful.any(axis=1)
         return useful, np.abs(2 * yes - left[:, None]), guesses
 
 

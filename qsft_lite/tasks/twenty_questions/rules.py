@@ -145,7 +145,7 @@ class TwentyQuestionsRules:
         content = (self.names, questions, self.table.astype(int).tolist())
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def object_index(self, name: str) -> int:
+    def secret_index(self, name: str) -> int:
         """The index of an object by any of its names; ValueError with the closest ones."""
         if not isinstance(name, str):
             raise TypeError(f"an object is named by a text, got {brief(name)}")

@@ -54,10 +54,6 @@ class Wordle(GuessingGame):
         """Every segment a transcript can have (with valid guesses), as a tokenizer needs them."""
         return START, "\n", *self.rules.guess_texts, *self.rules.feedback_texts
 
-    def find(self, name: str) -> int:
-        """See `GuessingGame.find`."""
-        return self.rules.word_index(name)
-
     def answer(self, action: str, secret: int) -> tuple[str, bool, bool]:
         """See `GuessingGame.answer`."""
         guess = self.rules.read_guess(action)

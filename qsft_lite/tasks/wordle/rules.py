@@ -130,7 +130,7 @@ class WordleRules:
         """Hash of the word list, one word a line: what a recorded result should name."""
         return hashlib.sha256("".join(f"{word}\n" for word in self.words).encode()).hexdigest()
 
-    def word_index(self, word: str) -> int:
+    def secret_index(self, word: str) -> int:
         """The index of a word; ValueError with the closest words when it is not in the list."""
         if not isinstance(word, str):
             raise TypeError(f"a secret is a word, got {brief(word)}")

@@ -69,8 +69,8 @@ def policy_guesses(
 def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tuple[str, str]]:
     if len(guesses) > TRIES:
         raise ValueError(f"a game has {TRIES} guesses, got {len(guesses)}")
-    answer = rules.word_index(secret)
-    rows = [rules.word_index(guess) for guess in guesses]
+    answer = rules.secret_index(secret)
+    rows = [rules.secret_index(guess) for guess in guesses]
     return [(rules.guess_texts[i], rules.feedback_texts[rules.table[i, answer]]) for i in rows]
 
 

@@ -642,7 +642,7 @@ def test_the_scripted_player_asks_what_it_does_not_know_and_guesses_what_is_left
     consistent[:, 8:] = False
     guesses = player.choose(consistent, 10) - RULES.guesses.start
     assert set(guesses.tolist()) == {5, 6, 7}
-    for arguments in ({"ideas": 0}, {"few": 0}, {"noise": 1.5}):
+    for arguments in ({"ideas": 0}, {"noise": 1.5}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             ScriptedPlayer(RULES, **arguments)
 
@@ -655,9 +655,8 @@ def test_no_player_goes_on_after_the_last_question(name):
 
 
 @pytest.mark.parametrize("ideas", [1, 3, 20])
-@pytest.mark.parametrize("few", [1, 8])
-def test_the_scripted_player_knows_its_own_probabilities(ideas, few):
-    player = ScriptedPlayer(RULES, 0, ideas=ideas, few=few, noise=0.2)
+def test_the_scripted_player_knows_its_own_probabilities(ideas):
+    player = ScriptedPlayer(RULES, 0, ideas=ideas, noise=0.2)
     rng = np.random.default_rng(ideas)
     for size in (2, 3, 8, 60, 158):
         consistent = np.zeros((1, 158), dtype=bool)
