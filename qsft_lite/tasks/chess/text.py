@@ -16,6 +16,7 @@ from typing import Literal
 import chess
 
 ORDER = "KQRBNPqrbnpk"
+RIGHTS = ["".join(some) for count in range(1, 5) for some in combinations("KQkq", count)]
 STATE_CHARACTERS = "".join(sorted(set("pnbrqkPNBRQKwabcdefgh0123456789/- ")))
 ACTION_CHARACTERS = "".join(sorted(set("NBRQKabcdefgh12345678xO-=+#")))
 
@@ -63,7 +64,7 @@ def read_game_text(text: str) -> chess.Board:
     board = chess.Board(None)
     for word in text.removesuffix("\n").split(" "):
         try:
-            if word in _rights():
+            if word in RIGHTS:
                 board.set_castling_fen(word)
             elif word in chess.SQUARE_NAMES:
                 board.ep_square = chess.parse_square(word)
@@ -94,15 +95,10 @@ def game_words() -> tuple[str, ...]:
     squares = chess.SQUARE_NAMES
     passing = [square for square in squares if square[1] == "6"]
     men = [man + square for man in ORDER for square in squares]
-    states = [word + " " for word in (*_rights(), *passing, *men)]
+    states = [word + " " for word in (*RIGHTS, *passing, *men)]
     kings = ["k" + square for square in squares]
     promotions = [square + new for square in squares if square[1] == "8" for new in "QRBN"]
     return (*states, *(word + "\n" for word in (*kings, *squares, *promotions)))
-
-
-@cache
-def _rights() -> tuple[str, ...]:
-    return tuple("".join(some) for count in range(1, 5) for some in combinations("KQkq", count))
 
 
 def parts(word: str) -> list[tuple[str, str | int, int]]:

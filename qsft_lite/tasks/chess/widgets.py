@@ -22,9 +22,6 @@ MoveValues = Mapping[chess.Move, float]
 Game = Sequence[tuple[chess.Board, chess.Move | None]]
 
 
-# A game
-
-
 def game_of(
     env: ChessGame, transcript: Mapping[str, Any]
 ) -> list[tuple[chess.Board, chess.Move | None]]:
@@ -39,9 +36,6 @@ def game_of(
             board = env.read_state(transcript["text"][number - 1])
             turns.append((board, env.read_action(board, transcript["text"][number])))
     return turns
-
-
-# Pictures
 
 
 def draw_board(
@@ -141,9 +135,6 @@ def _draw_move(axes: Axes, move: chess.Move, value: float | None, *, is_played: 
     if value is not None:
         number = f"{value:.2f}".removeprefix("0")
         axes.text(*end, number, ha="center", va="center", fontsize=8, color=ink(value), zorder=4.5)
-
-
-# The explorer
 
 
 def board_explorer(

@@ -93,18 +93,18 @@ def lost_in(
 
 
 @cache
-def table(material: str, folder: str | Path | None = None) -> EndgameTable:
+def table(material: str) -> EndgameTable:
     """The table of a material: from the cache folder, or worked out (seconds) and put there.
 
-    folder: None is `cache_folder()`. A file whose content is not the expected one is replaced; a
-    folder that cannot be written to is left alone.
+    A file whose content is not the expected one is replaced; a folder that cannot be written to is
+    left alone.
     """
     space(material)  # an unknown material fails here
-    path = Path(folder or cache_folder()) / f"endgame-{material}-{SHA256[material][:12]}.npz"
+    path = cache_folder() / f"endgame-{material}-{SHA256[material][:12]}.npz"
     found = _load(path, material)
     if found:
         return found
-    solved = solve(material, {m: table(m, folder).white for m in space(material).smaller})
+    solved = solve(material, {m: table(m).white for m in space(material).smaller})
     if solved.sha256 != SHA256[material]:
         raise RuntimeError(f"the table of {material} came out wrong: {solved.sha256}")
     content = io.BytesIO()

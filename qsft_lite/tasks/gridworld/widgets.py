@@ -173,9 +173,6 @@ def _note(result: Experiment) -> str:
     return "  ".join(notes)
 
 
-# The explorer
-
-
 def gridworld_explorer(
     *,
     beta: float = 20.0,

@@ -1,11 +1,8 @@
 r"""Twenty Questions as text: the player asks, an oracle answers "Yes." or "No.".
 
-The reward is -1 for each question and 0 for the guess that is right, which ends the game; so a game
-scores between -20 and 0. This is LMRL-Gym's task (Abdulhai et al., 2023) and its text:
-"Questions:\n", then a question and its newline, then "Yes.\n" or "No.\n". There a fine-tuned
-language model answers; here a table made by hand does, or a language model of one's own.
-
-A guess wins when it names the whole object. Were only its last word compared, seven of LMRL-Gym's
+A game scores between -20 and 0. This is LMRL-Gym's task (Abdulhai et al., 2023) and its text. There
+a fine-tuned language model answers; here a table made by hand does, or a model of one's own. A
+guess wins when it names the whole object: were only its last word compared, seven of LMRL-Gym's
 objects, such as "soccer ball", could not be guessed.
 """
 

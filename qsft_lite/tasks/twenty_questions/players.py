@@ -77,7 +77,8 @@ class ScriptedPlayer(Player):
     def _looks_at(self, consistent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which questions tell more and how far each is from halving, (N, Q); who guesses, (N,)."""
         left = consistent.sum(axis=1)
-        yes = _count_yes(self.rules.table[: self.rules.guesses.start], consistent)
+        questions = self.rules.table[: self.rules.guesses.start].astype(np.float32)
+        yes = consistent.astype(np.float32) @ questions.T  # (N, Q) objects that it is true of
         useful = (yes > 0) & (yes < left[:, None])
         guesses = (left <= FEW) | ~useful.any(axis=1)
         return useful, np.abs(2 * yes - left[:, None]), guesses
@@ -227,8 +228,3 @@ def _bounded_cost(
             best = min(best, size + sum(costs))
         known[key] = best
     return known[key]
-
-
-def _count_yes(table: np.ndarray, consistent: np.ndarray) -> np.ndarray:
-    """How many consistent objects each question is true of: (Q, W), (N, W) -> (N, Q)."""
-    return consistent.astype(np.float32) @ table.T.astype(np.float32)

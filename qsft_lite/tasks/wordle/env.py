@@ -1,10 +1,9 @@
 """Wordle as text.
 
-Six tries; the reward is -1 for each guess that is not the secret and 0 for the one that is, so a
-game scores between -6 and 0. A guess outside the word list uses up a try and is answered by an
+A game scores between -6 and 0. A guess outside the word list uses up a try and is answered by an
 empty line. This is LMRL-Gym's task (Abdulhai et al., 2023) and, with format="letters", its text.
-LMRL-Gym draws the secret anew each turn among the words that are still consistent; that is the
-same game as one secret drawn at the start, which is what is done here.
+There the secret is drawn anew each turn among the words that are still consistent: the same game as
+one secret drawn at the start.
 """
 
 from __future__ import annotations

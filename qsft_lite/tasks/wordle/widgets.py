@@ -25,9 +25,6 @@ BARS = 8  # candidates shown
 QUANTITIES = (("p/π = Q", "ratio"), ("π", "pi"), ("p", "p"), ("V = 1 - p(dummy)", "V"))
 
 
-# A game
-
-
 def history_of(rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
     """The transcript of these guesses, with the feedback to each.
 
@@ -76,9 +73,6 @@ def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tupl
 
 def _is_over(secret: str, guesses: Sequence[str]) -> bool:
     return len(guesses) >= TRIES or secret in guesses
-
-
-# Pictures
 
 
 def draw_candidates(
@@ -203,9 +197,6 @@ def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
         axes.set_xlim(0, 1.3 * max(table[column].max(), 0.05))
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
-
-
-# Explorers
 
 
 def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> None:
