@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,11 +20,12 @@ Seed = int | np.random.SeedSequence | np.random.Generator
 NO_ACTION = -1  # after the end of a game
 
 
-class Rules(Protocol):
+class Rules:
     """A game in tables. Each wrong action costs 1; the right one, or the last turn, ends it.
 
     table: (A, W), the answer to each action for each secret, a small number or a bool.
-    action_texts, answer_texts: of each action and of each answer its text.
+    action_texts, answer_texts: of each action and of each answer its text. Never changed once made,
+    so all games may share one.
     """
 
     start: str
@@ -33,17 +34,36 @@ class Rules(Protocol):
     action_texts: Sequence[str]
     answer_texts: Sequence[str]
 
+    def __deepcopy__(self, memo: dict) -> Rules:
+        return self
+
     def secret_index(self, name: str) -> int:
         """The index of the secret of that name; ValueError with the closest names."""
 
     def wins(self, actions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """(N,) bool: the action was the right one."""
 
-    def read_history(self, history: str) -> list[tuple[int, Any]]:
-        """The (action, answer) pairs of a transcript that waits for the next action."""
+    def read_turn(self, action: str, answer: str) -> tuple[int, Any] | None:
+        """The action and the answer that two lines mean; None where they are none."""
 
     def consistent(self, turns: Iterable[tuple[int, Any]]) -> np.ndarray:
         """(W,) bool: the secrets that explain these answers."""
+
+    def read_history(self, history: str) -> list[tuple[int, Any]]:
+        """The (action, answer) pairs of a transcript that waits for the next action.
+
+        Raises ValueError, naming the line, for a text that is no such transcript.
+        """
+        turns = []
+        for number, (action, answer) in enumerate(read_turns(history, self.start)):
+            turn = self.read_turn(action, answer)
+            if turn is None:
+                raise ValueError(
+                    f"line {2 * number + 3} of the history, {answer!r}, is no answer to {action!r} "
+                    "(is it of another word list?)"
+                )
+            turns.append(turn)
+        return turns
 
 
 class GuessingGame(gymnasium.Env):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import copy
 import logging
 import shutil
@@ -54,7 +55,7 @@ def find_engine(engine: str | Path | None = None) -> str:
     )
 
 
-class Engine:
+class Engine(contextlib.AbstractContextManager):
     """Chooses moves, each from a fresh start of mind: it knows the position and nothing else.
 
     engine: path of the program, None to look for Stockfish. elo: its strength by UCI_Elo, in the
@@ -115,9 +116,6 @@ class Engine:
         return other
 
     def __deepcopy__(self, memo: dict) -> Engine:
-        return self
-
-    def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: Any) -> None:

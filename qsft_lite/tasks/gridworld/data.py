@@ -52,11 +52,7 @@ def generate_gridworld(
 
 
 def _play_block(
-    env: Gridworld,
-    behavior: np.ndarray,
-    starts: np.ndarray,
-    n: int,
-    seed: np.random.SeedSequence,
+    env: Gridworld, behavior: np.ndarray, starts: np.ndarray, n: int, seed: np.random.SeedSequence
 ) -> Episodes:
     data = sample_trajectories(
         env.mdp, behavior, n, seed=seed, max_steps=env.max_steps, starts=starts

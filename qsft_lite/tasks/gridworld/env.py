@@ -34,9 +34,7 @@ class Gridworld(gymnasium.Env):
     metadata = {"render_modes": []}
 
     def __init__(
-        self,
-        maze: Maze | TabularMDP | Sequence[str] = GRIDWORLD,
-        max_steps: int = MAX_STEPS,
+        self, maze: Maze | TabularMDP | Sequence[str] = GRIDWORLD, max_steps: int = MAX_STEPS
     ) -> None:
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps}")

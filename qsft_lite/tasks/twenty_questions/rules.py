@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qsft_lite.files import read_lines
-from qsft_lite.tasks.guessing import read_turns
+from qsft_lite.tasks.guessing import Rules
 from qsft_lite.tasks.twenty_questions.text import (
     NO,
     START,
@@ -97,7 +97,7 @@ def read_topics() -> tuple[Topic, ...]:
     return tuple(Topic(row["kind"], row["name"], _split(row["questions"])) for _, row in table)
 
 
-class TwentyQuestionsRules:
+class TwentyQuestionsRules(Rules):
     r"""Objects and questions with the table of all answers and the text of every question.
 
     names: W objects; categories: (W,) list of theirs. attributes: names of the first questions.
@@ -106,9 +106,7 @@ class TwentyQuestionsRules:
 
     The oracle (`read_question`) understands the other phrasings too, and small changes of them. A
     question that it does not understand has the index UNKNOWN, and the answer is "No.", since the
-    game knows no third.
-
-    Never changed once made, so all games may share one. objects: see `read_objects`.
+    game knows no third. objects: see `read_objects`.
     """
 
     start = START
@@ -134,9 +132,6 @@ class TwentyQuestionsRules:
                 if self.read_question(text) != question:
                     raise ValueError(f"{text!r} is not understood as it is meant: rename it")
         self.action_texts = self.question_texts = tuple(f"{texts[0]}\n" for texts in spoken)
-
-    def __deepcopy__(self, memo: dict) -> TwentyQuestionsRules:
-        return self
 
     @cached_property
     def sha256(self) -> str:
@@ -188,19 +183,11 @@ class TwentyQuestionsRules:
         """The answer to a question about an object; UNKNOWN is answered False."""
         return question != UNKNOWN and bool(self.table[question, index])
 
-    def read_history(self, history: str) -> list[tuple[int, bool]]:
-        """The (question, answer) pairs of a transcript that waits for the next question.
-
-        Raises ValueError, naming the line, for a text that is no such transcript.
-        """
-        turns = []
-        for turn, (question, answer) in enumerate(read_turns(history, START)):
-            if f"{answer}\n" not in (YES, NO):
-                raise ValueError(
-                    f"line {2 * turn + 3} of the history, {answer!r}, is not Yes. or No."
-                )
-            turns.append((self.read_question(question), f"{answer}\n" == YES))
-        return turns
+    def read_turn(self, action: str, answer: str) -> tuple[int, bool] | None:
+        """See `Rules.read_turn`."""
+        if f"{answer}\n" not in (YES, NO):
+            return None
+        return self.read_question(action), f"{answer}\n" == YES
 
     def consistent(self, turns: Iterable[tuple[int, bool]]) -> np.ndarray:
         """(W,) bool: the objects that explain the most answers, all of them if there are such.

@@ -58,10 +58,7 @@ def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
 
 
 def draw_game(
-    policy: QSFTPolicy,
-    rules: TwentyQuestionsRules,
-    texts: Sequence[str],
-    asked: int | None = None,
+    policy: QSFTPolicy, rules: TwentyQuestionsRules, texts: Sequence[str], asked: int | None = None
 ) -> Figure:
     """A transcript with the value of each question, the objects left, and the next candidates.
 

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from qsft_lite.files import read_lines
-from qsft_lite.tasks.guessing import read_turns
+from qsft_lite.tasks.guessing import Rules as GuessingRules
 from qsft_lite.tasks.wordle.text import START, WordFormat, read, write
 
 Rules = Literal["lmrl", "standard"]
@@ -90,13 +90,11 @@ def feedback_table(words: tuple[str, ...], rules: Rules) -> np.ndarray:
     return (digits * np.array([81, 27, 9, 3, 1], dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
 
 
-class WordleRules:
+class WordleRules(GuessingRules):
     """A word list with its feedback table and the text of every guess and feedback.
 
     words: tuple of W words. table: (W, W) uint8, feedback of guess (row) for secret (column).
     guess_texts: W actions; feedback_texts: 243 observations; text.py says how they are written.
-
-    Never changed once made, so all games may share one.
     """
 
     start = START
@@ -116,9 +114,6 @@ class WordleRules:
         self.table = _feedback_table(self.words, rules)
         self.action_texts = self.guess_texts = tuple(write(word, format) for word in self.words)
         self.answer_texts = self.feedback_texts = tuple(write(c, format) for c in FEEDBACK)
-
-    def __deepcopy__(self, memo: dict) -> WordleRules:
-        return self
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -154,21 +149,12 @@ class WordleRules:
         """(N,) bool: the guess is the secret."""
         return feedback == SOLVED
 
-    def read_history(self, history: str) -> list[tuple[int, int]]:
-        """The (guess, feedback) pairs of a transcript that waits for the next guess.
-
-        Raises ValueError, naming the line, for a text that is no such transcript.
-        """
-        turns = []
-        for turn, (text, shown) in enumerate(read_turns(history, START)):
-            guess, colors = self.read_guess(text), read(shown)
-            if (guess == NO_WORD) != (colors == "") or (colors and colors not in _FEEDBACK_INDEX):
-                raise ValueError(
-                    f"line {2 * turn + 3} of the history, {shown!r}, is no feedback to {text!r} "
-                    f"(is it of another word list?)"
-                )
-            turns.append((guess, _FEEDBACK_INDEX.get(colors, INVALID)))
-        return turns
+    def read_turn(self, action: str, answer: str) -> tuple[int, int] | None:
+        """See `qsft_lite.tasks.guessing.Rules.read_turn`."""
+        guess, colors = self.read_guess(action), read(answer)
+        if guess == NO_WORD:
+            return None if colors else (NO_WORD, INVALID)
+        return (guess, _FEEDBACK_INDEX[colors]) if colors in _FEEDBACK_INDEX else None
 
     def consistent(self, turns: Iterable[tuple[int, int]]) -> np.ndarray:
         """(W,) bool: the words that would have given all these feedbacks, as secrets."""

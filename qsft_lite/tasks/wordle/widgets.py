@@ -122,10 +122,7 @@ def draw_candidates(
 
 
 def draw_token_values(
-    policy: QSFTPolicy,
-    segments: Sequence[tuple[str, bool]],
-    *,
-    quantity: str = "ratio",
+    policy: QSFTPolicy, segments: Sequence[tuple[str, bool]], *, quantity: str = "ratio"
 ) -> Figure:
     """A transcript as rows of tokens, one row a line, its action tokens colored by their value.
 
