@@ -12,6 +12,7 @@ from functools import cache, cached_property, reduce
 
 import numpy as np
 
+from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.endgames.moves import (
     DIRECTIONS,
     KING_STEPS,
@@ -69,8 +70,7 @@ class EndgameSpace:
     """
 
     def __init__(self, material: str) -> None:
-        if material not in MATERIALS:
-            raise ValueError(f"material must be one of {', '.join(MATERIALS)}, got {material!r}")
+        check_choice(material, MATERIALS, "material")
         self.material = material
         self.shape = (10,) + (64,) * (1 + len(material))
         self.size = int(np.prod(self.shape))

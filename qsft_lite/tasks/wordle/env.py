@@ -14,15 +14,7 @@ from pathlib import Path
 from gymnasium.spaces import Text
 
 from qsft_lite.tasks.guessing import GuessingGame
-from qsft_lite.tasks.wordle.rules import (
-    INVALID,
-    NO_WORD,
-    SOLVED,
-    START,
-    Rules,
-    WordFormat,
-    WordleRules,
-)
+from qsft_lite.tasks.wordle.rules import NO_WORD, SOLVED, START, Rules, WordFormat, WordleRules
 
 
 class Wordle(GuessingGame):
@@ -56,6 +48,7 @@ class Wordle(GuessingGame):
     def answer(self, action: str, secret: int) -> tuple[str, bool, bool]:
         """See `GuessingGame.answer`."""
         guess = self.rules.read_guess(action)
-        valid = guess != NO_WORD
-        feedback = int(self.rules.table[guess, secret]) if valid else INVALID
-        return self.rules.feedback_text(feedback), feedback == SOLVED, valid
+        if guess == NO_WORD:
+            return "\n", False, False
+        feedback = int(self.rules.table[guess, secret])
+        return self.rules.feedback_texts[feedback], feedback == SOLVED, True

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from qsft_lite.files import read_lines
+from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.guessing import Rules as GuessingRules
 from qsft_lite.tasks.wordle.text import START, WordFormat, read, write
 
@@ -68,6 +69,7 @@ def feedback_table(words: tuple[str, ...], rules: Rules) -> np.ndarray:
     lmrl: a letter is yellow whenever it is anywhere in the secret. standard: each letter of the
     secret makes at most one letter of the guess green or yellow, greens first, then from the left.
     """
+    check_choice(rules, ("lmrl", "standard"), "rules")
     letters = np.array([list(word.encode()) for word in words], dtype=np.uint8)
     guess, secret = letters[:, None, :], letters[None, :, :]
     green = guess == secret
@@ -75,7 +77,7 @@ def feedback_table(words: tuple[str, ...], rules: Rules) -> np.ndarray:
     if rules == "lmrl":
         for i in range(LETTERS):
             yellow[..., i] = (guess[..., i : i + 1] == secret).any(axis=-1)
-    elif rules == "standard":
+    else:
         taken = green.copy()  # letters of the secret that have colored one of the guess
         for i in range(LETTERS):
             open_letter = ~green[..., i]
@@ -84,8 +86,6 @@ def feedback_table(words: tuple[str, ...], rules: Rules) -> np.ndarray:
                 yellow[..., i] |= match
                 taken[..., j] |= match
                 open_letter &= ~match
-    else:
-        raise ValueError(f"rules must be 'lmrl' or 'standard', got {rules!r}")
     digits = np.where(green, 2, yellow).astype(np.uint8)
     return (digits * np.array([81, 27, 9, 3, 1], dtype=np.uint8)).sum(axis=-1, dtype=np.uint8)
 
@@ -106,8 +106,7 @@ class WordleRules(GuessingRules):
         word_list: str | Path | Iterable[str] | None = None,
         format: WordFormat = "letters",
     ) -> None:
-        if format not in ("letters", "words"):
-            raise ValueError(f"format must be 'letters' or 'words', got {format!r}")
+        check_choice(format, ("letters", "words"), "format")
         self.rules = rules
         self.format = format
         self.words = read_words(word_list)
@@ -140,10 +139,6 @@ class WordleRules(GuessingRules):
         White space around it and spaces in it may be missing or there, as in LMRL-Gym.
         """
         return self.index.get(read(text), NO_WORD)
-
-    def feedback_text(self, feedback: int) -> str:
-        """The observation that shows a feedback; an empty line for INVALID."""
-        return "\n" if feedback == INVALID else self.feedback_texts[feedback]
 
     def wins(self, guesses: np.ndarray, feedback: np.ndarray) -> np.ndarray:
         """(N,) bool: the guess is the secret."""
