@@ -383,7 +383,8 @@ def verdict(
     if calibration_error is not None:
         question, good = "do values match the returns?", calibration_error <= 0.1
         found = f"they are {calibration_error:.2f} apart on average"
-        checks.append((question, good, found, "look at stage one first, then more VALUE_STEPS"))
+        remedy = "look at stage one first, then more VALUE_STEPS or data"
+        checks.append((question, good, found, remedy))
     return [
         {
             "verdict": "OK" if good else "NOT YET",

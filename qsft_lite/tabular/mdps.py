@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,9 +50,7 @@ class Maze:
     @property
     def starts(self) -> np.ndarray:
         """States of the "S" cells, in reading order."""
-        return np.array(
-            [self.state_at(r, c) for r, c in self.cells if self.layout[r][c] == "S"], dtype=int
-        )
+        return np.flatnonzero([self.layout[row][column] == "S" for row, column in self.cells])
 
 
 def gridworld(
@@ -65,8 +63,6 @@ def gridworld(
     rectangle or has an unknown letter, and when there is no start or no goal.
     """
     _check_layout(layout)
-    if not 0 <= slip <= 1:
-        raise ValueError(f"slip must be a probability in [0, 1], got {slip}")
     cells = tuple(
         (r, c) for r, row in enumerate(layout) for c, letter in enumerate(row) if letter in ".S"
     )
@@ -98,10 +94,8 @@ def stitching_maze(*, gamma: float = 0.95) -> Maze:
     reaches the goal. Cloning leaves the corridor at every pit with the pieces that did.
     """
     maze = gridworld(STITCHING, gamma=gamma)
-    initial = np.zeros(maze.mdp.n_states)
-    initial[maze.starts[0]] = 1
-    mdp = TabularMDP(maze.mdp.P, maze.mdp.R, gamma, initial)
-    return Maze(mdp, maze.layout, maze.cells)
+    initial = np.eye(maze.mdp.n_states)[maze.starts[0]]
+    return replace(maze, mdp=replace(maze.mdp, initial=initial))
 
 
 def stitching_paths(maze: Maze) -> list[list[tuple[int, int]]]:
@@ -124,23 +118,16 @@ def chain(length: int = 5, *, gamma: float = 0.9) -> TabularMDP:
     """States in a row, the goal (reward 1) behind the last; actions: 0 back, 1 forward."""
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    P = np.zeros((length, 2, length))
+    P = np.stack([np.eye(length, k=-1), np.eye(length, k=1)], axis=1)
+    P[0, 0, 0] = 1  # there is nothing behind the first
     R = np.zeros((length, 2))
-    for state in range(length):
-        P[state, 0, max(state - 1, 0)] = 1
-        if state + 1 < length:
-            P[state, 1, state + 1] = 1
     R[length - 1, 1] = 1
-    initial = np.eye(length)[0]
-    return TabularMDP(P, R, gamma, initial)
+    return TabularMDP(P, R, gamma, initial=np.eye(length)[0])
 
 
 def bandit(values: np.ndarray) -> TabularMDP:
     """One state, one step: `values` (A,) are the expected rewards, and so Q*."""
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"values must have shape (A,), got {values.shape}")
-    return TabularMDP(np.zeros((1, len(values), 1)), values[None], 0.0)
+    return TabularMDP(np.zeros((1, len(values), 1)), np.asarray(values)[None], 0.0)
 
 
 def random_mdp(
