@@ -372,7 +372,9 @@ def _check_returns(mdp: TabularMDP) -> None:
         extreme = value_iteration(signed, tolerance)
         if extreme.max() > sign * bound + tolerance:
             state, action = np.unravel_index(extreme.argmax(), extreme.shape)
+            total = f"{sign * extreme.max():.6g}"
+            remedy = f"Divide R by {total}, or lower gamma" if sign > 0 else "Shift or rescale R"
             raise ValueError(
-                f"rewards can total {sign * extreme.max():.6g} from state {state}, action "
-                f"{action}: returns must stay in [0, 1]. Shift or divide R, or lower gamma"
+                f"rewards can total {total} from state {state}, action {action}: returns must stay "
+                f"in [0, 1]. {remedy}"
             )
