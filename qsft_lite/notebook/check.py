@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 
 from qsft_lite.files import replace_file
 from qsft_lite.notebook import runner
-from qsft_lite.results import format_cell, load_result, name_of, provenance
+from qsft_lite.notebook.several import execute_one
+from qsft_lite.results import format_cell, name_of, provenance
 from qsft_lite.results.compare import number
 
 SPREADS = Path("data") / "spread"
@@ -59,13 +58,16 @@ def check(
         for count in threads or (None,):
             for seed in seeds:
                 folder = output / (f"seed_{seed}" + (f"_threads_{count}" if count else ""))
-                seconds, result, failures = _run_to_the_end(path, profile, seed, count, folder)
-                recorded += [result] if result else []
+                names = ("QSFT_THREADS", "OMP_NUM_THREADS") if count else ()
+                variables = dict.fromkeys(names, str(count))
+                parameters = {"PROFILE": profile, "SEED": seed}
+                outcome = execute_one(path, parameters, folder, variables, allow_errors=True)
+                recorded += [outcome.result] if outcome.result else []
+                failures = failing_cells(outcome.error) if outcome.error else []
                 failed |= bool(failures)
                 told = f"{path.stem}, seed {seed}" + (f", threads {count}" if count else "")
-                print(f"{told}: {seconds:.0f} s, cells that failed: {len(failures)}", flush=True)
-                for line in failures:
-                    print(f"  {line}", flush=True)
+                print(f"{told}: {outcome.seconds:.0f} s, cells that failed: {len(failures)}")
+                print("".join(f"  {line}\n" for line in failures), end="", flush=True)
         status |= failed
         if not recorded:
             print(f"{path.stem}: no run recorded its numbers")
@@ -73,47 +75,30 @@ def check(
         spread = spread_of(recorded)
         spread["command"] = _command(path, seeds, threads, profile)
         print(_spread_table(spread))
-        folders = [output / "spread", *([SPREADS] if write and not failed else [])]
-        for folder in folders:
-            content = json.dumps(spread, indent=1, allow_nan=False) + "\n"
-            replace_file(folder / name_of(spread), content.encode())
+        content = (json.dumps(spread, indent=1, allow_nan=False) + "\n").encode()
+        replace_file(output / "spread" / name_of(spread), content)
         if write and failed:
             print(f"{path.stem}: not stored in {SPREADS}, since cells failed")
+        elif write:
+            replace_file(SPREADS / name_of(spread), content)
     return status
 
 
-def _run_to_the_end(
-    path: Path, profile: str, seed: int, threads: int | None, folder: Path
-) -> tuple[float, dict[str, Any] | None, list[str]]:
-    """Seconds, what was recorded, and a line for each cell that failed."""
-    results = (folder / "results").resolve()
-    recorded = results / f"{path.stem}.{profile}.json"
-    recorded.unlink(missing_ok=True)
-    variables = {"QSFT_RESULTS": str(results), "QSFT_FIGURES": str((folder / "figures").resolve())}
-    if threads is not None:
-        variables |= {"QSFT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    started, failures = time.perf_counter(), []
-    parameters, output = {"PROFILE": profile, "SEED": seed}, folder / path.name
-    try:
-        runner.execute(path, parameters, output, variables, allow_errors=True)
-    except runner.NotebookError as error:
-        failures = [] if error.partial is None else failing_cells(error.partial)
-        failures = failures or [str(error)]  # such as a kernel that died
-    seconds = time.perf_counter() - started
-    return seconds, load_result(recorded) if recorded.exists() else None, failures
+def failing_cells(error: runner.NotebookError) -> list[str]:
+    """Number among the code cells, first line and error of every cell that failed.
 
-
-def failing_cells(notebook: nbformat.NotebookNode) -> list[str]:
-    """Number among the code cells, first line and error of every cell that failed."""
+    Of a run that ended before its last cell, as where a kernel died, the error itself.
+    """
     lines = []
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and not runner.added(cell)]
+    cells = error.partial.cells if error.partial else []
+    cells = [cell for cell in cells if cell.cell_type == "code" and not runner.added(cell)]
     for place, cell in enumerate(cells, 1):
         for output in cell.outputs:
             if output.output_type == "error":
                 first = (cell.source.strip().splitlines() or [""])[0]
                 why = (str(output.evalue).splitlines() or [""])[0]
                 lines.append(f"code cell {place} ({first!r}): {output.ename}: {why}")
-    return lines
+    return lines or [str(error)]
 
 
 def spread_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

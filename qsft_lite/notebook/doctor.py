@@ -10,13 +10,13 @@ import platform
 import statistics
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from qsft_lite.results import load_results, project_root
+from qsft_lite.results.provenance import version
 from qsft_lite.results.run import available_memory_mib, usable_cpus
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ REFERENCE_STEP = 0.0164
 """CPU seconds of ``training_step`` on the kind of machine that the recorded times are from: Intel
 Xeon with AVX-512 and AMX, 2 CPUs, Linux, torch 2.13.0+cpu; the median of seven calls on an idle
 machine, 2026-11-25."""
-
-
-def version(name: str) -> str:
-    """A package's version, "missing" where there is none."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "missing"
 
 
 def cpu_name() -> str:

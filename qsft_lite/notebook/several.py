@@ -111,7 +111,7 @@ def _one_by_one(
 ) -> Iterator[Outcome]:
     for number, path in enumerate(paths, 1):
         print(f"started [{number}/{len(paths)}] {path.stem}", file=sys.stderr, flush=True)
-        yield _execute_one(path, parameters, output, {}, True)
+        yield execute_one(path, parameters, output, {}, True)
 
 
 def _side_by_side(
@@ -180,7 +180,7 @@ def _execute_apart(
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C is for the first process, which ends the others
     with suppress(KeyboardInterrupt):
-        answer.send(_execute_one(path, parameters, output, variables, False))
+        answer.send(execute_one(path, parameters, output, variables, False))
 
 
 def _received(connection: Any, path: Path) -> Outcome:
@@ -191,26 +191,28 @@ def _received(connection: Any, path: Path) -> Outcome:
         return Outcome(path.stem, 0.0, error, None)
 
 
-def _execute_one(
+def execute_one(
     path: Path,
     parameters: dict[str, Any],
     output: Path,
     variables: dict[str, str],
-    progress: bool,
+    progress: bool = False,
+    allow_errors: bool = False,
 ) -> Outcome:
+    """Execute one notebook into a folder, with its results and pictures; see `runner.execute`."""
     folder = (output / "results").resolve()
     for old in folder.glob(f"{path.stem}.*.json"):
         old.unlink()
     places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
+    options = {"progress": progress, "allow_errors": allow_errors}
     started, error = time.perf_counter(), None
     try:
-        execute(path, parameters, output / path.name, {**places, **variables}, progress=progress)
+        execute(path, parameters, output / path.name, {**places, **variables}, **options)
     except (NotebookError, ParameterError) as failure:
         error = failure
     seconds = time.perf_counter() - started
-    recorded = [] if error else list(folder.glob(f"{path.stem}.*.json"))
-    result = load_result(recorded[0]) if recorded else None
-    return Outcome(path.stem, seconds, error, result)
+    recorded = list(folder.glob(f"{path.stem}.*.json"))
+    return Outcome(path.stem, seconds, error, load_result(recorded[0]) if recorded else None)
 
 
 def summary(outcomes: list[Outcome]) -> str:

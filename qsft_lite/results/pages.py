@@ -70,16 +70,14 @@ def render(text: str, root: Path, folder: Path | None = None) -> str:
     Raises:
         ValueError: an unknown table name, or a marker without its partner.
     """
-    blocks = _TABLE.findall(text)
-    if any(_MARKER.search(body) for _, body in blocks) or (
-        len(_MARKER.findall(text)) != 2 * len(blocks)
-    ):
+    bodies = [body for _, body in _TABLE.findall(text)]
+    if any(map(_MARKER.search, bodies)) or len(_MARKER.findall(text)) != 2 * len(bodies):
         raise ValueError("each <!-- table:NAME --> line needs one <!-- /table --> line after it")
     results = load_results(root / "data" / "results")
 
     def block(match: re.Match[str]) -> str:
         if match[1] == "notebooks":
-            body = _notebook_map(root, root if folder is None else folder, results)
+            body = _notebook_map(root, folder or root, results)
         else:
             body = _named_table(match[1], results)
         return f"<!-- table:{match[1]} -->\n{body}\n<!-- /table -->"
