@@ -49,9 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
     spread.add_argument("paths", type=Path, nargs="+", metavar="NOTEBOOK")
     spread.add_argument("--seeds", type=_positive, default=5, help="how many (default: 5)")
     spread.add_argument("--first-seed", type=int, default=100, help="the others follow it")
-    spread.add_argument(
-        "--threads", type=_positive, nargs="+", default=[], help="to run with, each in turn"
-    )
     spread.add_argument("--profile", choices=PROFILES, default="laptop")
     spread.add_argument("--output", type=Path, default=Path("build") / "check")
     spread.add_argument("--write", action="store_true", help="maintainers: store in data/spread")
@@ -69,7 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
             return check(
                 options.paths,
                 seeds=range(options.first_seed, options.first_seed + options.seeds),
-                threads=options.threads,
                 profile=options.profile,
                 output=options.output,
                 write=options.write,

@@ -6,7 +6,6 @@ The command line is ``python -m qsft_lite.notebook check``; ``data/spread`` keep
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ def check(
     paths: Sequence[Path],
     *,
     seeds: Sequence[int],
-    threads: Sequence[int] = (),
     profile: str = "laptop",
     output: Path = Path("build") / "check",
     write: bool = False,
@@ -38,7 +36,6 @@ def check(
     Args:
         paths: notebooks with the parameters PROFILE and SEED.
         seeds: those to run with.
-        threads: CPU threads to run with, one after another; by default as the notebook chooses.
         profile: "smoke", "laptop" or "gpu".
         output: folder for what was executed, and for ``spread/<name>.<profile>.json``.
         write: whether to store the spreads of notebooks without a failing cell in ``data/spread``.
@@ -55,25 +52,21 @@ def check(
     status = 0
     for path in paths:
         recorded, failed = [], False
-        for count in threads or (None,):
-            for seed in seeds:
-                folder = output / (f"seed_{seed}" + (f"_threads_{count}" if count else ""))
-                names = ("QSFT_THREADS", "OMP_NUM_THREADS") if count else ()
-                variables = dict.fromkeys(names, str(count))
-                parameters = {"PROFILE": profile, "SEED": seed}
-                outcome = execute_one(path, parameters, folder, variables, allow_errors=True)
-                recorded += [outcome.result] if outcome.result else []
-                failures = failing_cells(outcome.error) if outcome.error else []
-                failed |= bool(failures)
-                told = f"{path.stem}, seed {seed}" + (f", threads {count}" if count else "")
-                print(f"{told}: {outcome.seconds:.0f} s, cells that failed: {len(failures)}")
-                print("".join(f"  {line}\n" for line in failures), end="", flush=True)
+        for seed in seeds:
+            parameters, folder = {"PROFILE": profile, "SEED": seed}, output / f"seed_{seed}"
+            outcome = execute_one(path, parameters, folder, {}, allow_errors=True)
+            recorded += [outcome.result] if outcome.result else []
+            failures = failing_cells(outcome.error) if outcome.error else []
+            failed |= bool(failures)
+            seconds = f"{outcome.seconds:.0f} s"
+            print(f"{path.stem}, seed {seed}: {seconds}, cells that failed: {len(failures)}")
+            print("".join(f"  {line}\n" for line in failures), end="", flush=True)
         status |= failed
         if not recorded:
             print(f"{path.stem}: no run recorded its numbers")
             continue
         spread = spread_of(recorded)
-        spread["command"] = _command(path, seeds, threads, profile)
+        spread["command"] = _command(path, seeds, profile)
         print(_spread_table(spread))
         content = (json.dumps(spread, indent=1, allow_nan=False) + "\n").encode()
         replace_file(output / "spread" / name_of(spread), content)
@@ -102,45 +95,35 @@ def failing_cells(error: runner.NotebookError) -> list[str]:
 
 
 def spread_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The spread of the headline numbers of several results of one notebook.
+    """The spread of the headline numbers of one notebook's results, each with another seed.
 
     Of a number with an interval, its mean. ``deviation`` is the standard deviation over seeds,
-    unbiased in the number of seeds: runs of one seed with several numbers of threads are not
-    independent, and count as one. None where there is one seed only.
+    unbiased in their number; None where there is one seed only.
     """
-    seeds = [result["seed"] for result in results]
     headline = {}
     for name in dict.fromkeys(name for result in results for name in result["headline"]):
-        found = [r for r in results if name in r["headline"]]
-        values = np.array([number(r["headline"][name]) for r in found], dtype=float)
-        independent = len({r["seed"] for r in found})
-        free = independent / (independent - 1) if independent > 1 else None
+        found = [r["headline"][name] for r in results if name in r["headline"]]
+        values = np.array([number(value) for value in found], dtype=float)
         headline[name] = {
             "mean": float(values.mean()),
             "least": float(values.min()),
             "greatest": float(values.max()),
-            "deviation": None if free is None else math.sqrt(float(values.var()) * free),
-            "seeds": independent,
+            "deviation": float(values.std(ddof=1)) if len(values) > 1 else None,
+            "seeds": len(values),
             "values": values.tolist(),
         }
-    first = results[0]
     return {
-        "name": first["name"],
-        "profile": first["profile"],
-        "settings": first["settings"],
+        **{key: results[0][key] for key in ("name", "profile", "settings")},
         **provenance(),
-        "runs": [
-            {"seed": seed, "threads": result["threads"], "seconds": result["seconds"]}
-            for seed, result in zip(seeds, results, strict=True)
-        ],
+        "runs": [{key: one[key] for key in ("seed", "threads", "seconds")} for one in results],
         "headline": headline,
     }
 
 
-def _command(path: Path, seeds: Sequence[int], threads: Sequence[int], profile: str) -> str:
+def _command(path: Path, seeds: Sequence[int], profile: str) -> str:
     words = ["python", "-m", "qsft_lite.notebook", "check", path.as_posix()]
     words += ["--seeds", str(len(seeds)), "--first-seed", str(seeds[0]), "--profile", profile]
-    return shlex.join(words + (["--threads", *map(str, threads)] if threads else []))
+    return shlex.join(words)
 
 
 def _spread_table(spread: dict[str, Any]) -> str:
