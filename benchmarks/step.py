@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import Sides, interleaved_seconds, ratio, record, row, start
-from qsft_lite import data
+from qsft_lite import data, envs
 from qsft_lite.models import character_tokenizer, dummy_id, small_model
 from qsft_lite.trainer import QSFTTrainer, ValueStage
 from qsft_lite.trainer.config import QSFTConfig
@@ -37,7 +38,7 @@ SMOKE = {
     "layers": 1,
     "width": 16,
     "heads": 2,
-    "length": 128,
+    "length": 160,
     "rows": 2,
     "repetitions": 3,
     "trainer steps": 2,
@@ -52,37 +53,18 @@ LAPTOP = {
     "trainer steps": 4,
 }
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
 
 def packed_games(tokenizer: Any, length: int, rows: int) -> list[dict[str, np.ndarray]]:
-    """So many packed rows of texts shaped like games of Wordle: one to six guesses and answers."""
-    random = np.random.default_rng(0)
-
-    def word(alphabet: str) -> str:
-        return " ".join(random.choice(list(alphabet), 5)) + "\n"
-
-    games = []
-    for turns in random.integers(1, 7, rows * length // 30):
-        text = ["Wordle:\n"]
-        for _ in range(turns):
-            text += [word(LETTERS), word("byg")]
-        games.append(
-            {
-                "text": text,
-                "is_action": [i % 2 == 1 for i in range(len(text))],
-                "reward": [-1.0 if i % 2 == 1 else 0.0 for i in range(len(text))],
-                "done": True,
-            }
-        )
-    scale = data.RewardScale(low=-6, high=0)
-    packed = data.pack(data.encode(Dataset.from_list(games), tokenizer, scale=scale), length)
+    """So many packed rows of games of Wordle."""
+    games = envs.generate("wordle", rows * length // 30, 0)
+    encoded = data.encode(games, tokenizer, scale=data.RewardScale(low=-6, high=0))
+    packed = data.pack(encoded, length)
     return [packed[i] for i in range(rows)]
 
 
 def untrained(settings: dict[str, int]) -> tuple[Any, Any]:
     """The tokenizer of these games and a small model of the settings' shape."""
-    tokenizer = character_tokenizer("Wordle:" + LETTERS)
+    tokenizer = character_tokenizer("Wordle:" + ascii_lowercase)
     shape = {name: settings[name] for name in ("layers", "width", "heads")}
     return tokenizer, small_model(tokenizer, **shape, context=settings["length"], seed=0)
 
