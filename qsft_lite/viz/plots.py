@@ -104,37 +104,25 @@ def draw_maze(
     """A maze with state values (S,) as colors and a policy (S, 4) as arrows.
 
     An arrow's length and darkness grow with the action's probability. `numbers` writes the values
-    into the cells; a cell whose value is nan stays blank. `limits` are the values at the two ends
-    of the color scale. Walls are grey, G is the goal, T a trap, S a start. Returns the image, for a
-    color bar.
+    into corners that the arrows leave free; a cell whose value is nan stays blank. `limits` are the
+    values at the two ends of the color scale. Walls are grey, G is the goal, T a trap, S a start.
+    Returns the image, for a color bar.
     """
     n_rows, n_columns = len(maze.layout), len(maze.layout[0])
     grid = np.full((n_rows, n_columns), np.nan)
     if values is not None:
-        for (row, column), value in zip(maze.cells, values, strict=True):
-            grid[row, column] = value
+        grid[tuple(zip(*maze.cells, strict=True))] = values
     image = axes.imshow(grid, cmap=VALUE_COLORS, vmin=limits[0], vmax=limits[1], aspect="equal")
     for row, line in enumerate(maze.layout):
         for column, letter in enumerate(line):
             _draw_cell(axes, row, column, letter, on_value=values is not None)
     if policy is not None:
         _draw_arrows(axes, maze, policy, grid, limits, shift=-0.07 if numbers else 0.0)
-    if numbers and values is not None:
-        # Beside arrows a number keeps to its cell's corner, and the arrows leave it room.
-        place = (0.48, 0.37, "right", 8) if policy is not None else (0, 0, "center", 10)
-        right, down, align, size = place
-        for (row, column), value in zip(maze.cells, values, strict=True):
-            if np.isnan(value):
-                continue
-            axes.text(
-                column + right,
-                row + down,
-                f"{value:.2f}",
-                ha=align,
-                va="center",
-                fontsize=size,
-                color=ink(value, limits),
-            )
+    if numbers:
+        for row, column in zip(*np.nonzero(~np.isnan(grid)), strict=True):
+            value = grid[row, column]
+            style = {"ha": "right", "va": "center", "fontsize": 8, "color": ink(value, limits)}
+            axes.text(column + 0.48, row + 0.37, f"{value:.2f}", **style)
     axes.set_title(title)
     bare(axes)
     # Lines of our own, not a grid: its many ticks would take longer than all arrows.
