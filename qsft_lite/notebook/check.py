@@ -27,24 +27,16 @@ def check(
     paths: Sequence[Path],
     *,
     seeds: Sequence[int],
-    profile: str = "laptop",
-    output: Path = Path("build") / "check",
-    write: bool = False,
+    profile: str,
+    output: Path,
+    write: bool,
 ) -> int:
     """Run notebooks with each seed, all cells whatever fails; print what fails and the spread.
 
-    Args:
-        paths: notebooks with the parameters PROFILE and SEED.
-        seeds: those to run with.
-        profile: "smoke", "laptop" or "gpu".
-        output: folder for what was executed, and for ``spread/<name>.<profile>.json``.
-        write: whether to store the spreads of notebooks without a failing cell in ``data/spread``.
-
-    Returns:
-        The exit status: 1 if any cell failed, else 0.
-
-    Raises:
-        ParameterError: a notebook lacks PROFILE or SEED; before anything runs.
+    What was executed goes to ``output``, spreads to ``output/spread``; with ``write``, those of
+    notebooks without a failing cell to ``data/spread``, too. Returns the exit status: 1 if any cell
+    failed, else 0. Raises ParameterError, before anything runs, for a notebook without PROFILE or
+    SEED.
     """
     for path in paths:
         runner.read_checked(path, {"PROFILE": profile, "SEED": seeds[0]})

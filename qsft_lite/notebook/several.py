@@ -20,12 +20,7 @@ from typing import Any
 
 from qsft_lite.files import replace_file
 from qsft_lite.notebook.parameters import ParameterError
-from qsft_lite.notebook.runner import (
-    NotebookError,
-    check_place,
-    execute,
-    termination_as_interrupt,
-)
+from qsft_lite.notebook.runner import NotebookError, check_place, execute, termination_as_interrupt
 from qsft_lite.results import format_cell, load_result, pages, project_root, usable_cpus
 from qsft_lite.results.run import available_memory_mib
 
@@ -35,13 +30,12 @@ INTERRUPTED = 130  # the exit status that shells give a program stopped by Ctrl-
 
 @dataclass
 class Outcome:
-    """How one notebook of several went."""
+    """How one notebook of several went; ``result`` is what it recorded."""
 
     name: str
     seconds: float
     error: Exception | None
     result: dict[str, Any] | None
-    """What it recorded."""
 
 
 def notebook_paths() -> list[Path]:
@@ -89,14 +83,13 @@ def execute_in_place(paths: list[Path]) -> int:
 def _execute_each(
     paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1
 ) -> int:
-    outcomes: list[Outcome] = []
-    status = 0
+    outcomes, status = [], 0
     check_place(output / "a_notebook.ipynb")
     execute_them = _one_by_one if jobs == 1 else _side_by_side
     try:
         for outcome in execute_them(paths, parameters, output, jobs):
             outcomes.append(outcome)
-            if (error := outcome.error) is not None:
+            if error := outcome.error:
                 print(f"FAILED {error}\n{getattr(error, 'traceback', '')}", file=sys.stderr)
                 status = 1
     except KeyboardInterrupt:

@@ -45,12 +45,9 @@ def compare(folder: Path, data: Path | None = None) -> int:
     ``interval`` of its spread. A number that all seeds agree on has to be the same. Where there is
     no spread yet, another number is told and not judged.
 
-    Args:
-        folder: results of a run, such as build/laptop/results.
-        data: the folder with the committed ``results`` and ``spread``, by default the checkout's.
-
-    Returns:
-        1 where a number differs, or there was nothing to compare; else 0.
+    `folder` holds the results of a run, such as build/laptop/results, and `data` the committed
+    ``results`` and ``spread``, by default the checkout's. The status is 1 where a number differs,
+    or there was nothing to compare; else 0.
     """
     data = project_root() / "data" if data is None else data
     found = load_results(folder)

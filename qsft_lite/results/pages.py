@@ -35,10 +35,8 @@ def update(pages: Iterable[Path], root: Path, *, check: bool = False) -> int:
     """Render the marked tables of pages from ``root/data/results``, and write what has changed.
 
     With ``check`` nothing is written; what differs is printed. Returns the exit status: 1 where
-    something differs then, else 0.
-
-    Raises:
-        OSError, ValueError: a page that cannot be read or rendered; the error names it.
+    something differs then, else 0. Raises OSError or ValueError, naming the page, for one that
+    cannot be read or rendered.
     """
     status = 0
     for page in pages:
@@ -62,13 +60,8 @@ def update(pages: Iterable[Path], root: Path, *, check: bool = False) -> int:
 def render(text: str, root: Path, folder: Path | None = None) -> str:
     """``text`` with every marked table rendered anew from ``root/data/results``.
 
-    Args:
-        text: of a Markdown page.
-        root: the project's folder.
-        folder: the page's folder, from which its links count; by default ``root``.
-
-    Raises:
-        ValueError: an unknown table name, or a marker without its partner.
+    Links count from ``folder``, the page's, by default ``root``. Raises ValueError for an unknown
+    table name, or a marker without its partner.
     """
     bodies = [body for _, body in _TABLE.findall(text)]
     if any(map(_MARKER.search, bodies)) or len(_MARKER.findall(text)) != 2 * len(bodies):
