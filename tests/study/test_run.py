@@ -42,7 +42,8 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
     check_grids(seed)
 
     recorded = json.loads(next((tmp_path / "results").iterdir()).read_text())
-    assert recorded["raw"] == json.loads(json.dumps(result["raw"])) and recorded["command"].startswith("python -m")
+    assert recorded["raw"] == json.loads(json.dumps(result["raw"]))
+    assert recorded["command"].startswith("python -m")
     assert recorded["settings"]["games"] == study.settings.games
     monkeypatch.setattr(Task, "train", no_training)  # finished rows need no training
     again = run(study, quiet=True)
