@@ -94,7 +94,6 @@ def test_a_training_is_logged_in_files_and_in_tensorboard(small, capsys):
         assert [event.step for event in seen] == [one["step"] for one in logged]
         assert [event.value for event in seen] == pytest.approx(losses[key])
         assert not (folder / "training").exists()  # finished trainings leave no checkpoints
-    assert losses["bc"][-1] < losses["bc"][0]
     table = curves(study.folder)
     kept = table[table.method == "q_sft"].loss.dropna()
     assert list(kept) == losses["q_sft"] and set(table.seed) == {0}
