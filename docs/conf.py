@@ -5,7 +5,7 @@ from pathlib import Path
 
 project = "qsft_lite"
 author = "qsft_lite contributors"
-copyright = "qsft_lite contributors, MIT license"  # noqa: A001 (Sphinx's name)
+copyright = "qsft_lite contributors, MIT license"
 root_doc = "index"
 extensions = ["myst_nb", "sphinx.ext.mathjax", "tools.book"]
 
@@ -16,7 +16,6 @@ nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json
 
 myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
 myst_heading_anchors = 4  # links such as page.md#a-heading, by GitHub's names
-myst_links_external_new_tab = True
 
 html_theme = "sphinx_book_theme"
 html_title = "qsft_lite"

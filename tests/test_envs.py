@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from qsft_lite import envs
 from qsft_lite.tabular import greedy_policy, policy_return, value_iteration
@@ -43,6 +45,41 @@ DIRECTIONS = {"up\n": (-1, 0), "right\n": (0, 1), "down\n": (1, 0), "left\n": (0
 def test_wrong_names_and_options_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_door_imports_a_task_only_when_it_is_asked_for():
+    code = (
+        "import sys\n"
+        "from qsft_lite import envs\n"
+        "def heavy(): return sorted({'torch', 'datasets', 'chess'} & set(sys.modules))\n"
+        "def tasks(): return {name.split('.')[2] for name in sys.modules\n"
+        "    if name.startswith('qsft_lite.tasks.')} - {'checks', 'guessing'}\n"
+        "assert not heavy() and not tasks(), (heavy(), tasks())\n"
+        "try: envs.make('wordel')\n"
+        "except ValueError as error: assert 'wordle' in str(error) and not tasks()\n"
+        "envs.make('wordle')\n"
+        "assert tasks() == {'wordle'} and 'chess' not in heavy(), (heavy(), tasks())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("name", envs.TASKS)
+def test_every_task_has_its_parts(name):
+    package, environment = envs.TASKS[name]
+    assert issubclass(getattr(import_module(f"{package}.env"), environment), gymnasium.Env)
+    assert callable(getattr(import_module(f"{package}.data"), f"generate_{name}"))
+    for part in ("players", "text"):
+        assert import_module(f"{package}.{part}").__doc__
+
+
+def test_a_task_knows_the_options_of_the_one_it_builds_on():
+    assert envs.make("endgames", materials=["Q"], max_moves=3).max_moves == 3
+    with pytest.raises(ValueError, match="'max_move'; did you mean 'max_moves'"):
+        envs.make("endgames", max_move=3)
+    with pytest.raises(ValueError, match="unknown option 'options'"):
+        envs.make("endgames", options=3)
+    with pytest.raises(ValueError, match="unknown opponent 'perfekt'; did you mean 'perfect'"):
+        envs.make("endgames", opponent="perfekt")
 
 
 # A task, its options, where its episode begins, and an action in two spellings that LMRL-Gym knows.

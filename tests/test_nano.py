@@ -75,6 +75,11 @@ def nano_settings(leftover: str, backup: str, **options) -> nano.Settings:
     return nano.Settings(DUMMY if leftover == "dummy" else None, **on_returns, **options)
 
 
+def step_options(config):
+    """What a stage of these settings hands to q_sft_step."""
+    return {"backup": config.as_backup(), "dummy": DUMMY if config.leftover == "dummy" else None}
+
+
 def package_settings(folder: Path, stage: str, leftover: str, backup: str, **options) -> QSFTConfig:
     options = {
         "support": 0.06,
@@ -150,7 +155,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_package(
     settings = nano_settings(leftover, backup, support=support)
     config = package_settings(tmp_path, "values", leftover, backup, support=support)
     for batch in batches:
-        expected, _ = q_sft_step(q, target, pi, batch, config, DUMMY)
+        expected, _ = q_sft_step(q, target, pi, batch, **step_options(config))
         expected_gradient = flat(torch.autograd.grad(expected, list(q.parameters())))
         if backup == "returns":
             y = batch["return_to_go"][batch["action_mask"]]
@@ -195,7 +200,7 @@ def test_an_action_at_the_very_edge_of_the_support_is_in(tmp_path, batches):
         settings = nano_settings("dummy", "support", support=support)
         y = nano.bellman_target(target, pi, batch, settings)
         config = package_settings(tmp_path, "values", "dummy", "support", support=support)
-        expected, _ = q_sft_step(target, target, pi, batch, config, DUMMY)
+        expected, _ = q_sft_step(target, target, pi, batch, **step_options(config))
         loss = nano.q_sft_loss(target, batch, y, settings)
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
         found.append(y[action].item())
@@ -211,7 +216,7 @@ def test_other_models_too_and_in_float32(tmp_path, batches, attention):
     q, target, pi = (GPT2LMHeadModel(config).eval() for _ in range(3))
     values = package_settings(tmp_path, "values", "dummy", "support")
     settings = nano_settings("dummy", "support")
-    expected, _ = q_sft_step(q, target, pi, batches[0], values, DUMMY)
+    expected, _ = q_sft_step(q, target, pi, batches[0], **step_options(values))
     y = nano.bellman_target(target, pi, batches[0], settings)
     loss = nano.q_sft_loss(q, batches[0], y, settings)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
@@ -293,7 +298,7 @@ def test_the_extracted_policy_is_the_packages(score, beta, support, dummy):
     logits = [3 * torch.randn(50, len(TOKENIZER), generator=generator) for _ in range(2)]
     logits[0][:25, DUMMY] = 9.0  # where the dummy is the likeliest, the support is of the others
     policy = QSFTPolicy(
-        new_model(0), new_model(1), TOKENIZER, beta, score, support=support, dummy=dummy
+        new_model(0), new_model(1), TOKENIZER, beta, score, relative_support=support, dummy=dummy
     )
     ruled_out = torch.zeros(len(TOKENIZER), dtype=torch.bool)
     if dummy is not None:

@@ -20,7 +20,7 @@ from typing import Any
 __all__ = ["CLONING_GRID", "GREEDY_BETA", "VALUE_GRID", "Choice", "as_options", "choose"]
 
 Grid = Mapping[str, Sequence[float]]
-"""The values of each axis, beta, support or temperature, in increasing order."""
+"""The values of each axis, beta, relative_support or temperature, in increasing order."""
 
 GREEDY_BETA = 2.0**20
 """A beta so large that the likeliest action is the one of highest score within the support."""
@@ -28,15 +28,18 @@ GREEDY_BETA = 2.0**20
 SUPPORTS = (0.0, 0.2, 0.5, 0.9)
 VALUE_GRID: Grid = {
     "beta": (0.0, 8.0, 32.0, 128.0, 512.0, 2048.0, 8192.0, GREEDY_BETA),
-    "support": SUPPORTS,
+    "relative_support": SUPPORTS,
 }
-CLONING_GRID: Grid = {"temperature": (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0), "support": SUPPORTS}
+CLONING_GRID: Grid = {
+    "temperature": (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0),
+    "relative_support": SUPPORTS,
+}
 
 # Nothing lies beyond a natural end: beta 0 and temperature 1 are the clone as it is, GREEDY_BETA
 # and temperature 0 are greedy, and a support of 1 would be greedy, too.
-ENDS = {"beta": (0.0, GREEDY_BETA), "temperature": (0.0, 1.0), "support": (0.0, 1.0)}
+ENDS = {"beta": (0.0, GREEDY_BETA), "temperature": (0.0, 1.0), "relative_support": (0.0, 1.0)}
 FACTORS = {"beta": 4.0, "temperature": 2.0}  # by which an axis grows; support does not
-MILDER = {"beta": 1, "support": 1, "temperature": -1}  # 1: less is closer to the clone
+MILDER = {"beta": 1, "relative_support": 1, "temperature": -1}  # 1: less is closer to the clone
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
 from qsft_lite.files import replace_file
 from qsft_lite.models import check_packing, output_head, refuse_missing
+from qsft_lite.trainer.networks import move_average
 from qsft_lite.trainer.runs import named_if_damaged
-from qsft_lite.trainer.stages import Stage, move_average
+from qsft_lite.trainer.stages import Stage
 from qsft_lite.trainer.targets import (
     action_positions,
     head_precision,
@@ -43,7 +44,7 @@ class ActionValues(nn.Module):
     def __init__(self, backbone: PreTrainedModel, vocabulary: int, *, seed: int = 0):
         super().__init__()
         self.backbone = backbone
-        width = backbone.config.hidden_size
+        width = backbone.config.get_text_config().hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.q_heads = nn.ModuleList(_head(width, vocabulary) for _ in range(2))
@@ -53,7 +54,8 @@ class ActionValues(nn.Module):
     def on(cls, model: PreTrainedModel, *, seed: int = 0) -> ActionValues:
         """New heads on a copy of a causal language model; the model itself stays as it is."""
         vocabulary = output_head(model).out_features
-        return cls(copy.deepcopy(model.base_model), vocabulary, seed=seed)
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        return cls(copy.deepcopy(whole.base_model), vocabulary, seed=seed)
 
     def forward(
         self, input_ids: torch.Tensor, *, logits_to_keep: int | torch.Tensor = 0, **options
@@ -78,6 +80,11 @@ class ActionValues(nn.Module):
         return self.backbone.get_decoder()
 
     @property
+    def base_model(self) -> nn.Module:
+        """The backbone, as transformers calls what is under a head."""
+        return self.backbone
+
+    @property
     def config(self):
         """The backbone's configuration."""
         return self.backbone.config
@@ -93,9 +100,12 @@ class ActionValues(nn.Module):
         return self.backbone.dtype
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The backbone as a plain transformers model, the heads as safetensors beside it."""
+        """The backbone as a plain transformers model, the heads as safetensors beside it.
+
+        Adapters of peft are merged into the backbone.
+        """
         folder = Path(folder)
-        self.backbone.save_pretrained(folder)
+        _without_adapters(self.backbone).save_pretrained(folder)
         heads = {
             name: weight.contiguous()
             for name, weight in self.state_dict().items()
@@ -231,6 +241,18 @@ class HeadStage(Stage):
 
     def _rule_out(self, q: torch.Tensor) -> torch.Tensor:
         return q.index_fill(-1, self.ruled_out, -torch.inf)
+
+
+def _without_adapters(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The backbone, or where layers of it have adapters of peft, a copy with them merged."""
+    if not any(hasattr(module, "base_layer") for module in backbone.modules()):
+        return backbone
+    backbone = copy.deepcopy(backbone)
+    for name, module in list(backbone.named_modules()):
+        if hasattr(module, "base_layer"):
+            module.merge()
+            backbone.set_submodule(name, module.base_layer)
+    return backbone
 
 
 def _head(width: int, outputs: int) -> nn.Sequential:

@@ -38,6 +38,7 @@ from qsft_lite.data import pack
 from qsft_lite.data.transcripts import DUMMY
 from qsft_lite.models import output_head
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, StageTrainer
+from qsft_lite.trainer.networks import separate
 from qsft_lite.trainer.runs import lock_folder
 
 __all__ = ["TrainedMethod", "train"]
@@ -108,8 +109,10 @@ def train(
     with lock_folder(args):
         trainer.run(resume=resume, method=method, options=options)
     trainer.model.eval()
-    trained.behavior.eval().to(trainer.args.device)
-    return dataclasses.replace(trained, logs=trainer.state.log_history)
+    behavior = separate(trained.behavior.eval()).to(trainer.args.device)
+    values = trained.values and separate(trained.values)
+    logs = trainer.state.log_history
+    return dataclasses.replace(trained, behavior=behavior, values=values, logs=logs)
 
 
 class _Job(NamedTuple):
@@ -183,7 +186,7 @@ def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
     else:
         new = METHODS[job.method].new_head
         q_model = with_new_head(job.model, job.args.seed) if new else copy.deepcopy(job.model)
-        behavior = copy.deepcopy(job.model)
+        behavior = copy.deepcopy(job.model) if new else None
     trainer = QSFTTrainer(
         q_model,
         job.value_args(**job.options),
@@ -191,7 +194,7 @@ def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
         behavior_model=behavior,
         **job.rows(),
     )
-    return trainer, job.trained(behavior, q_model)
+    return trainer, job.trained(trainer.model.behavior, q_model)
 
 
 def _heads(job: _Job) -> tuple[StageTrainer, TrainedMethod]:

@@ -22,8 +22,8 @@ class ClonedPolicy(CachedPolicy):
     """A language model as it is, at a temperature: pi(a|s)^(1 / temperature), normalised.
 
     prompt: text put before every history, such as the token of the return to reach; a special
-    token that is spelt out in it is that token. support: as in QSFTPolicy. Further options are
-    CachedPolicy's.
+    token that is spelt out in it is that token. relative_support: as in QSFTPolicy. Further options
+    are CachedPolicy's.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class ClonedPolicy(CachedPolicy):
         tokenizer: PreTrainedTokenizerBase,
         *,
         temperature: float = 1.0,
-        support: float = 0.0,
+        relative_support: float = 0.0,
         prompt: str = "",
         **options,
     ):
         super().__init__([model], tokenizer, **options)
         self.temperature = check_temperature(temperature)
-        self.support = check_support(support)
+        self.relative_support = check_support(relative_support)
         self.prompt = prompt
         # Not a part of any text, and so the one place where special tokens are read as such.
         self._start += tokenizer(prompt, add_special_tokens=False).input_ids if prompt else []
@@ -48,15 +48,15 @@ class ClonedPolicy(CachedPolicy):
     ) -> torch.Tensor:
         """(B, V), float32."""
         log_pi = logits[0].float().log_softmax(-1)
-        outside = outside_support(log_pi, self.support, ruled_out)
+        outside = outside_support(log_pi, self.relative_support, ruled_out)
         return (log_pi / self.temperature).masked_fill(outside, -math.inf)
 
 
 class ValuePolicy(CachedPolicy):
     """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
 
-    ILQL's beta (Q - V) is the same policy, since V is the same for every action. support: as in
-    QSFTPolicy. Further options are CachedPolicy's.
+    ILQL's beta (Q - V) is the same policy, since V is the same for every action. relative_support:
+    as in QSFTPolicy. Further options are CachedPolicy's.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ValuePolicy(CachedPolicy):
         beta: float,
         *,
         temperature: float = 1.0,
-        support: float = 0.0,
+        relative_support: float = 0.0,
         **options,
     ):
         super().__init__([behavior, values], tokenizer, **options)
@@ -75,7 +75,7 @@ class ValuePolicy(CachedPolicy):
             raise ValueError(f"beta must be finite, not {beta}.")
         self.beta = beta
         self.temperature = check_temperature(temperature)
-        self.support = check_support(support)
+        self.relative_support = check_support(relative_support)
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
@@ -84,5 +84,5 @@ class ValuePolicy(CachedPolicy):
         behavior, values = logits
         log_pi = behavior.float().log_softmax(-1)
         weights = log_pi / self.temperature + self.beta * values.float()
-        outside = outside_support(log_pi, self.support, ruled_out)
+        outside = outside_support(log_pi, self.relative_support, ruled_out)
         return weights.masked_fill(outside, -math.inf)

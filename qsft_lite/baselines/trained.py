@@ -19,8 +19,7 @@ from qsft_lite.files import replace_folder
 from qsft_lite.models import dummy_id, final_hidden, output_head
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.policy.cached import CachedPolicy
-from qsft_lite.policy.q_sft import _load as load_model
-from qsft_lite.policy.q_sft import _merged as merged
+from qsft_lite.policy.q_sft import load_or_name, merge_adapters
 from qsft_lite.trainer.runs import named_if_damaged
 
 __all__ = ["TrainedMethod"]
@@ -148,7 +147,7 @@ class TrainedMethod:
         with replace_folder(folder) as aside:
             for name, model in (("behavior", self.behavior), ("values", self.values)):
                 if model is not None:
-                    whole = model if isinstance(model, ActionValues) else merged(model)
+                    whole = model if isinstance(model, ActionValues) else merge_adapters(model)
                     whole.save_pretrained(aside / name)
                     self.tokenizer.save_pretrained(aside / name)
             said = {"method": self.method, "settings": self.settings, "prompt": self.prompt}
@@ -173,13 +172,13 @@ class TrainedMethod:
         for name in ("behavior",) if family == "cloning" else ("behavior", "values"):
             if not (folder / name).is_dir():
                 raise FileNotFoundError(f"{folder} has no folder {name}: {COPY}.")
-        behavior, tokenizer = load_model(folder / "behavior")
+        behavior, tokenizer = load_or_name(folder / "behavior")
         values = None
         if family == "heads":
             with named_if_damaged(folder / "values", COPY):
                 values = ActionValues.from_pretrained(folder / "values").eval()
         elif family == "q_sft":
-            values, _ = load_model(folder / "values")
+            values, _ = load_or_name(folder / "values")
         return cls(method, settings, behavior, values, tokenizer, prompt, [])
 
 

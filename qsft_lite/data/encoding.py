@@ -5,22 +5,37 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.data.packing import ENCODED, POSITIONS, ragged_indices, starts
-from qsft_lite.data.trajectories import check_choice, check_source, find_episode
+from qsft_lite.checks import check_choice
+from qsft_lite.data.ragged import ragged_indices, starts
+from qsft_lite.data.trajectories import check_source, find_episode
 from qsft_lite.data.transcripts import Reader, special_texts, start_id
 
 __all__ = ["RewardScale", "encode", "start_id"]
 
+# What `encode` makes: of each episode, one list a column, all of one length.
+ENCODED = pa.schema(
+    {
+        "input_ids": pa.list_(pa.int32()),
+        "action_mask": pa.list_(pa.bool_()),
+        "reward": pa.list_(pa.float32()),
+        "next_action": pa.list_(pa.int32()),
+        "discount": pa.list_(pa.float32()),
+        "return_to_go": pa.list_(pa.float32()),
+    }
+)
+# With the positions of tokens, where they start anew within an episode.
+POSITIONS = pa.field("position_ids", pa.list_(pa.int32()))
 BATCH = 1_000  # episodes encoded at a time: bounds the memory for long ones
 
 
@@ -44,7 +59,7 @@ class RewardScale:
     place: Literal["end", "step"] = "end"
 
     def __post_init__(self) -> None:
-        check_choice("place", self.place, ("end", "step"))
+        check_choice(self.place, ("end", "step"), "place")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"low < high must be finite, got {self.low} and {self.high}")
 
@@ -66,7 +81,7 @@ def encode(
     discount: Literal["token", "turn"] = "token",
     memory: Literal["episode", "turn"] = "episode",
     max_length: int | None = None,
-    on_long: Literal["raise", "skip", "truncate"] = "raise",
+    on_long: Literal["raise", "truncate"] = "raise",
     chat_template: bool = False,
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
@@ -90,12 +105,12 @@ def encode(
         memory: what the agent sees of the past: the "episode" so far, or this "turn" alone, for
             tasks whose last state says everything. Turns then begin with a start token each.
         max_length: the most tokens that an episode may have, the start token included.
-        on_long: "raise" for an episode with more, or "skip" them, or "truncate" them, with a
-            warning that counts them (when streaming, one for each 1,000 episodes). Truncated, an
-            episode ends before an action, so that the state after its last one is whole: it was
-            cut off there, and its value goes on with that of the state. An episode that is done,
-            and whose last state alone is too long, ends with its last action, and is done.
-            Those whose first two states are too long are skipped. Needs place="step".
+        on_long: "raise" for an episode with more, or "truncate" them, with a warning that counts
+            them (when streaming, one for each 1,000 episodes). Truncated, an episode ends before
+            an action, so that the state after its last one is whole: it was cut off there, and its
+            value goes on with that of the state. An episode that is done, and whose last state
+            alone is too long, ends with its last action, and is done. Those whose first two states
+            are too long are skipped. Needs place="step".
         chat_template: whether the tokenizer's own chat template wrote the texts. Say the same to
             the policy.
 
@@ -115,11 +130,11 @@ def encode(
             cut off with place="end"; one with a return to go outside [0, 1], or of a part outside
             [-1, 1]; an action without any token, or with a special one before its end, which no
             policy writes; a text that the tokenizer has no token for.
-            No episode has at most max_length tokens.
+            No episode can be truncated to max_length tokens.
     """
-    check_choice("discount", discount, ("token", "turn"))
-    check_choice("memory", memory, ("episode", "turn"))
-    check_choice("on_long", on_long, ("raise", "skip", "truncate"))
+    check_choice(discount, ("token", "turn"), "discount")
+    check_choice(memory, ("episode", "turn"), "memory")
+    check_choice(on_long, ("raise", "truncate"), "on_long")
     if on_long == "truncate" and scale.place == "end":
         raise ValueError(
             "on_long='truncate' needs RewardScale(..., place='step'): with place='end' the return "
@@ -136,15 +151,12 @@ def encode(
     long = None if streaming else Counter()
     one_batch = partial(
         _encode_batch,
-        reader=reader,
-        scale=scale,
-        gamma=gamma,
-        per_turn=discount == "turn",
-        turns_apart=memory == "turn",
-        max_length=max_length,
-        on_long=on_long,
-        long=long,
         files=list(dataset.info.download_checksums or {}),
+        reader=reader,
+        options=_Options(
+            scale, gamma, discount == "turn", memory == "turn", max_length, on_long == "truncate"
+        ),
+        long=long,
     )
     # A function that takes and returns Arrow tables replaces all columns.
     encoded = dataset.with_format("arrow").map(
@@ -157,200 +169,296 @@ def encode(
     )
     if not streaming:
         if len(dataset) and not len(encoded):
-            least = "two states within" if on_long == "truncate" else "at most"
-            raise ValueError(f"no episode has {least} {max_length} tokens: raise max_length")
+            raise ValueError(
+                f"no episode has two states within {max_length} tokens: raise max_length"
+            )
         _warn_long(long["truncated"], len(dataset) - len(encoded), len(dataset), max_length)
     return encoded.with_format(None)
+
+
+class _Options(NamedTuple):
+    """How to encode, see ``encode``."""
+
+    scale: RewardScale
+    gamma: float
+    per_turn: bool
+    turns_apart: bool
+    max_length: int | None
+    truncate: bool
+
+
+class _Batch(NamedTuple):
+    """E episodes that are encoded at once, and where they come from."""
+
+    episodes: pa.Table
+    indices: list[int]
+    files: list[str]
+    reader: Reader
+
+    def refuse(
+        self, bad: np.ndarray, complaint: str, remedy: str, owner: np.ndarray | None = None
+    ) -> None:
+        """ValueError for the first episode that is bad, (E,) bool.
+
+        With ``owner`` (N,), an episode is bad if it owns any of N things that are.
+        """
+        if owner is not None:
+            bad = np.bincount(owner[bad], minlength=len(self.episodes)) > 0
+        if bad.any():
+            row = int(bad.argmax())
+            [episode] = self.episodes.slice(row, 1).to_pylist()
+            tokenizer = self.reader.tokenizer if self.reader.chat_template else None
+            # Its file and line, whatever was shuffled since, or its row.
+            place = find_episode(episode, self.files, tokenizer) or f"row {self.indices[row]}"
+            raise ValueError(f"{place}: {complaint}: {remedy}")
+
+
+class _Segments(NamedTuple):
+    """All segments of a batch, a start token in front of each episode, or each turn: (S,)."""
+
+    owner: np.ndarray  # the episode of each
+    is_action: np.ndarray
+    reward: np.ndarray  # in the task's own units
+    piece: np.ndarray  # the place of its tokens among the pieces
+    size: np.ndarray  # the number of its tokens
+
+    def kept(self, which: np.ndarray) -> _Segments:
+        """Those of which (S,) bool."""
+        return _Segments(*(values[which] for values in self))
+
+    def lengths(self, episodes: int) -> np.ndarray:
+        """(E,) int64 tokens of each episode."""
+        return np.bincount(self.owner, weights=self.size, minlength=episodes).astype(np.int64)
+
+
+class _Tokens(NamedTuple):
+    """All tokens of a batch: (N,)."""
+
+    input_ids: np.ndarray
+    action_mask: np.ndarray
+    position_ids: np.ndarray  # from 0 after each start token
+    segment: np.ndarray  # the segment of each
+    ends_segment: np.ndarray
+
+
+class _ActionTokens(NamedTuple):
+    """The action tokens of a batch: (T,)."""
+
+    at: np.ndarray  # where among all tokens each of them is
+    owner: np.ndarray  # the episode of each
+    reward: np.ndarray
+    discount: np.ndarray
+    next_action: np.ndarray
+    return_to_go: np.ndarray
 
 
 def _encode_batch(
     episodes: pa.Table,
     indices: list[int],
     *,
-    reader: Reader,
-    scale: RewardScale,
-    gamma: float,
-    per_turn: bool,
-    turns_apart: bool,
-    max_length: int | None,
-    on_long: str,
-    long: Counter | None,
     files: list[str],
+    reader: Reader,
+    options: _Options,
+    long: Counter | None,
 ) -> pa.Table:
-    """Encode all episodes of a batch at once. A "flat" array has the tokens of all of them.
+    """Encode all episodes of a batch at once.
 
     Episodes cut short are counted in ``long``; where it is None, a warning counts all long ones.
     """
+    batch = _Batch(episodes, indices, files, reader)
+    done = episodes["done"].to_numpy()
+    segments, pieces = _segments(batch, done, options)
+    segments, done, too_long = _within(batch, segments, done, options, long)
+    tokens = _tokens(segments, pieces)
+    actions = _action_tokens(segments, tokens, done, options)
+    _check_returns(batch, actions, done, options.scale)
+    schema = _schema(options.turns_apart)
+    offsets = np.append(0, np.cumsum(segments.lengths(len(done)))).astype(np.int32)
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
+        for field, flat in zip(schema, _columns(schema.names, tokens, actions), strict=True)
+    ]
+    return pa.table(lists, schema=schema).filter(pa.array(~too_long))
 
-    def refuse(bad: np.ndarray, complaint: str, remedy: str) -> None:
-        """Raise for the first episode of which bad, (episodes,) bool, is true."""
-        if bad.any():
-            row = int(bad.argmax())
-            [episode] = episodes.slice(row, 1).to_pylist()
-            tokenizer = reader.tokenizer if reader.chat_template else None
-            # Its file and line, whatever was shuffled since, or its row.
-            place = find_episode(episode, files, tokenizer) or f"row {indices[row]}"
-            raise ValueError(f"{place}: {complaint}: {remedy}")
 
-    # Segments. (S,) arrays, and `owner` is the episode of each.
-    texts = episodes["text"].combine_chunks()
+def _segments(
+    batch: _Batch, done: np.ndarray, options: _Options
+) -> tuple[_Segments, list[list[int]]]:
+    """The segments of a batch, and all pieces that they are made of, as token ids."""
+    texts = batch.episodes["text"].combine_chunks()
     per_episode = texts.value_lengths().to_numpy()
     owner = np.repeat(np.arange(len(per_episode)), per_episode)
-    is_action = _flat(episodes["is_action"]).astype(bool)
-    done = episodes["done"].to_numpy()
-    refuse(np.bincount(owner[is_action], minlength=len(done)) == 0, "no action", "check the data")
-    if scale.place == "end":
-        refuse(~done, "cut off (done is false)", "its return is unknown; use place='step'")
-    rewards = _flat(episodes["reward"])
+    is_action = _flat(batch.episodes["is_action"]).astype(bool)
+    no_action = np.bincount(owner[is_action], minlength=len(done)) == 0
+    batch.refuse(no_action, "no action", "check the data")
+    if options.scale.place == "end":
+        remedy = "its return is unknown; use place='step'"
+        batch.refuse(~done, "cut off (done is false)", remedy)
+    piece, pieces = _pieces(batch, texts, is_action, owner)
 
-    # Every text is tokenized once, however often it occurs. The start token is a segment too.
+    begin = starts(per_episode)
+    if batch.reader.chat_template:
+        bos = batch.reader.tokenizer.bos_token_id
+        doubled = np.array([ids[:1] == [bos] for ids in pieces])[piece[begin]]
+        remedy = "leave it out, encode adds it"
+        batch.refuse(doubled, "a text that begins with the start token", remedy)
+    if options.turns_apart:
+        after_action = ~is_action & np.append(False, is_action[:-1])
+        begin = np.union1d(begin, np.flatnonzero(after_action))
+    pieces.append([start_id(batch.reader.tokenizer)])
+    piece = np.insert(piece, begin, len(pieces) - 1)
+    size = np.array([len(ids) for ids in pieces])[piece]
+    owner = np.insert(owner, begin, owner[begin])
+    is_action = np.insert(is_action, begin, False)
+    reward = np.insert(_flat(batch.episodes["reward"]), begin, 0.0)
+    batch.refuse(is_action & (size == 0), "an action without any token", "leave it out", owner)
+    return _Segments(owner, is_action, reward, piece, size), pieces
+
+
+def _pieces(
+    batch: _Batch, texts: pa.ListArray, is_action: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, list[list[int]]]:
+    """The piece (S,) of each text, and the token ids of all pieces.
+
+    Every text is tokenized once, however often it occurs; one that ends with the eos token twice,
+    since it is read otherwise as an action.
+    """
+    reader = batch.reader
     coded = texts.flatten().dictionary_encode()
     words = coded.dictionary.to_pylist()
     _warn_marks(words, reader)
-    ended = [word for word in words if reader.ends_with_eos(word)]
-    pieces = reader.ids([*((word, False) for word in words), *((word, True) for word in ended)])
-    as_action = np.arange(len(words))  # the place among the pieces of each word, as an action
-    as_action[[reader.ends_with_eos(word) for word in words]] = len(words) + np.arange(len(ended))
+    ended = [place for place, word in enumerate(words) if reader.ends_with_eos(word)]
+    read = reader.ids([*((w, False) for w in words), *((words[place], True) for place in ended)])
+    as_action = np.arange(len(words))  # the piece of each word, as an action
+    as_action[ended] = len(words) + np.arange(len(ended))
     piece = coded.indices.to_numpy()
     piece = np.where(is_action, as_action[piece], piece)
-    strange = np.array([one is None for one in pieces])[piece]
+    strange = np.array([ids is None for ids in read])[piece]
     remedy = "use a tokenizer made for this data"
-    refuse(_any(strange, owner, len(done)), "a text that the tokenizer cannot read", remedy)
-    inside = np.array([bool(reader.writable.intersection((ids or ())[:-1])) for ids in pieces])
+    batch.refuse(strange, "a text that the tokenizer cannot read", remedy, owner)
+    pieces = [ids or [] for ids in read]
+    inside = np.array([bool(reader.writable.intersection(ids[:-1])) for ids in pieces])[piece]
     remedy = "no policy writes that: make it part of the state"
-    bad = _any(inside[piece] & is_action, owner, len(done))
-    refuse(bad, "an action with a special token before its end", remedy)
-    start = len(pieces)
-    pieces.append([start_id(reader.tokenizer)])
-    begin = starts(per_episode)
-    if reader.chat_template:
-        doubled = np.array([ids[:1] == [reader.tokenizer.bos_token_id] for ids in pieces[:start]])
-        remedy = "leave it out, encode adds it"
-        refuse(doubled[piece[begin]], "a text that begins with the start token", remedy)
-    if turns_apart:
-        after_action = ~is_action & np.append(False, is_action[:-1])
-        begin = np.union1d(begin, np.flatnonzero(after_action))
-    piece = np.insert(piece, begin, start)
-    is_action = np.insert(is_action, begin, False)
-    rewards = np.insert(rewards, begin, 0.0)
-    owner = np.insert(owner, begin, owner[begin])
+    complaint = "an action with a special token before its end"
+    batch.refuse(inside & is_action, complaint, remedy, owner)
+    return piece, pieces
 
-    # Tokens.
-    piece_sizes = np.array([len(ids or ()) for ids in pieces])
-    vocabulary = np.fromiter(chain.from_iterable(ids or () for ids in pieces), dtype=np.int32)
-    sizes = piece_sizes[piece]
-    empty = is_action & (sizes == 0)
-    refuse(_any(empty, owner, len(done)), "an action without any token", "leave it out")
-    lengths = np.bincount(owner, weights=sizes).astype(np.int64)
-    too_long = lengths > (max_length or math.inf)
-    if on_long == "raise" and too_long.any():
+
+def _within(
+    batch: _Batch,
+    segments: _Segments,
+    done: np.ndarray,
+    options: _Options,
+    long: Counter | None,
+) -> tuple[_Segments, np.ndarray, np.ndarray]:
+    """What max_length leaves of the segments; done; and what is too long all the same: (E,) bool.
+
+    Raises ValueError for what is too long and not to be truncated.
+    """
+    lengths = segments.lengths(len(done))
+    too_long = lengths > (options.max_length or math.inf)
+    if too_long.any() and not options.truncate:
         longest = int(lengths[too_long.argmax()])
-        remedy = f"raise max_length, now {max_length}, or pass on_long='skip' or 'truncate'"
-        refuse(too_long, f"the episode has {longest} tokens", remedy)
+        remedy = f"raise max_length, now {options.max_length}, or pass on_long='truncate'"
+        batch.refuse(too_long, f"the episode has {longest} tokens", remedy)
     truncated = 0
-    if on_long == "truncate" and too_long.any():
-        kept, done = _shortened(sizes, is_action, owner, done, max_length)
-        piece, sizes, is_action = piece[kept], sizes[kept], is_action[kept]
-        rewards, owner = rewards[kept], owner[kept]
-        long_ones = int(too_long.sum())
-        lengths = np.bincount(owner, weights=sizes).astype(np.int64)
-        too_long = lengths > max_length
-        truncated = long_ones - int(too_long.sum())
+    if too_long.any():
+        kept, done = _shortened(segments, done, options.max_length)
+        segments = segments.kept(kept)
+        still = segments.lengths(len(done)) > options.max_length
+        truncated = int(too_long.sum() - still.sum())
+        too_long = still
     if long is None:
-        _warn_long(truncated, int(too_long.sum()), len(done), max_length)
+        _warn_long(truncated, int(too_long.sum()), len(done), options.max_length)
     else:
         long["truncated"] += truncated
-    rewards = _scaled_rewards(rewards, is_action, owner, done, scale)
-    input_ids = vocabulary[ragged_indices(starts(piece_sizes)[piece], sizes)]
+    return segments, done, too_long
 
-    # Action tokens. (T,) arrays, and `at` is where in the flat array each of them is.
-    action_mask = np.repeat(is_action, sizes)
-    at = np.flatnonzero(action_mask)
-    owner = np.repeat(np.arange(len(done)), lengths)[at]
-    ends_turn = np.isin(at, np.cumsum(sizes)[is_action] - 1, assume_unique=True)
-    reward = np.zeros(len(at))
-    reward[ends_turn] = rewards[is_action]
-    factor = np.where(ends_turn | (not per_turn), gamma, 1.0)
+
+def _tokens(segments: _Segments, pieces: list[list[int]]) -> _Tokens:
+    sizes = np.array([len(ids) for ids in pieces])
+    vocabulary = np.fromiter(chain.from_iterable(pieces), dtype=np.int32)
+    segment = np.repeat(np.arange(len(segments.size)), segments.size)
+    starts_here = np.flatnonzero(segments.piece == len(pieces) - 1)
+    turn_sizes = np.add.reduceat(segments.size, starts_here)
+    return _Tokens(
+        input_ids=vocabulary[ragged_indices(starts(sizes)[segments.piece], segments.size)],
+        action_mask=segments.is_action[segment],
+        position_ids=ragged_indices(np.zeros_like(turn_sizes), turn_sizes).astype(np.int32),
+        segment=segment,
+        ends_segment=np.append(segment[1:] != segment[:-1], True),
+    )
+
+
+def _action_tokens(
+    segments: _Segments, tokens: _Tokens, done: np.ndarray, options: _Options
+) -> _ActionTokens:
+    at = np.flatnonzero(tokens.action_mask)
+    segment, ends_turn = tokens.segment[at], tokens.ends_segment[at]
+    owner = segments.owner[segment]
+    reward = np.where(ends_turn, _scaled_rewards(segments, done, options.scale)[segment], 0.0)
+    discount = np.where(ends_turn | (not options.per_turn), options.gamma, 1.0)
     ends_episode = np.append(owner[1:] != owner[:-1], True)
+    lengths = segments.lengths(len(done))
     following = np.append(at[1:], 0) - starts(lengths)[owner]
-    after_the_end = np.where(done, -1, lengths)[owner]
-    next_action = np.where(ends_episode, after_the_end, following)
-    return_to_go = _returns_to_go(reward, factor, ends_episode)
+    next_action = np.where(ends_episode, np.where(done, -1, lengths)[owner], following)
+    return_to_go = _returns_to_go(reward, discount, ends_episode)
+    return _ActionTokens(at, owner, reward, discount, next_action.astype(np.int32), return_to_go)
 
-    bounded = done[owner]
-    part_outside = ~(np.abs(return_to_go) <= 1 + 1e-6)  # so that NaN is, too
-    outside = part_outside | bounded & (return_to_go < -1e-6)
-    refuse(
-        _any(part_outside & ~bounded, owner, len(done)),
-        f"a part of an episode with rewards outside [-1, 1] by {scale}",
-        "widen low and high to all returns",
-    )
-    refuse(
-        _any(outside, owner, len(done)),
-        f"a return to go outside [0, 1] by {scale}",
-        "widen low and high to all returns; rewards below 0 with gamma < 1 need place='end'",
-    )
-    return_to_go[bounded] = return_to_go[bounded].clip(0, 1)  # rounding
 
-    columns = {
-        "input_ids": input_ids,
-        "action_mask": action_mask,
-        "reward": _spread(reward, at, len(input_ids)),
-        "next_action": _spread(next_action.astype(np.int32), at, len(input_ids), elsewhere=-1),
-        "discount": _spread(factor, at, len(input_ids)),
-        "return_to_go": _spread(return_to_go, at, len(input_ids)),
-    }
-    if turns_apart:
-        turn_sizes = np.add.reduceat(sizes, np.flatnonzero(piece == start))
-        positions = ragged_indices(np.zeros_like(turn_sizes), turn_sizes)
-        columns["position_ids"] = positions.astype(np.int32)
-    schema = _schema(turns_apart)
-    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    lists = [
-        pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
-        for field, flat in zip(schema, columns.values(), strict=True)
-    ]
-    return pa.table(lists, schema=schema).filter(pa.array(~too_long))
+def _check_returns(
+    batch: _Batch, actions: _ActionTokens, done: np.ndarray, scale: RewardScale
+) -> None:
+    """Refuse returns outside [0, 1], of parts outside [-1, 1]; clip what is rounding, in place."""
+    returns, bounded = actions.return_to_go, done[actions.owner]
+    part_outside = ~(np.abs(returns) <= 1 + 1e-6)  # so that NaN is, too
+    complaint = f"a part of an episode with rewards outside [-1, 1] by {scale}"
+    remedy = "widen low and high to all returns"
+    batch.refuse(part_outside & ~bounded, complaint, remedy, actions.owner)
+    complaint = f"a return to go outside [0, 1] by {scale}"
+    remedy += "; rewards below 0 with gamma < 1 need place='end'"
+    outside = part_outside | bounded & (returns < -1e-6)
+    batch.refuse(outside, complaint, remedy, actions.owner)
+    returns[bounded] = returns[bounded].clip(0, 1)
+
+
+def _columns(names: list[str], tokens: _Tokens, actions: _ActionTokens) -> Iterator[np.ndarray]:
+    """Flat arrays (N,) of these columns; what action tokens alone have is 0 or -1 elsewhere."""
+    for name in names:
+        if name in tokens._fields:
+            yield getattr(tokens, name)
+        else:
+            flat = np.full(len(tokens.input_ids), -1.0 if name == "next_action" else 0.0)
+            flat[actions.at] = getattr(actions, name)
+            yield flat.astype(np.int32 if name == "next_action" else np.float32)
 
 
 def _schema(turns_apart: bool) -> pa.Schema:
     return ENCODED.append(POSITIONS) if turns_apart else ENCODED
 
 
-def _spread(values: np.ndarray, at: np.ndarray, size: int, elsewhere: int = 0) -> np.ndarray:
-    """A flat array with the values (T,) at the action tokens; float32 for floats."""
-    dtype = np.float32 if values.dtype == np.float64 else values.dtype
-    flat = np.full(size, elsewhere, dtype=dtype)
-    flat[at] = values
-    return flat
-
-
 def _shortened(
-    sizes: np.ndarray,
-    is_action: np.ndarray,
-    owner: np.ndarray,
-    done: np.ndarray,
-    max_length: int,
+    segments: _Segments, done: np.ndarray, max_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `on_long="truncate"` leaves: (S,) bool, segments kept; (episodes,) bool, done.
+    """What `on_long="truncate"` leaves: (S,) bool, segments kept; (E,) bool, done.
 
-    sizes, is_action, owner: (S,), tokens, kind and episode of each segment, start tokens included.
     An episode that cannot be shortened is kept as it is.
     """
+    owner, is_action, sizes = segments.owner, segments.is_action, segments.size
     kept, done = np.ones(len(sizes), dtype=bool), done.copy()
     first = starts(np.bincount(owner, minlength=len(done)))
-    for episode, segments in enumerate(np.split(np.arange(len(sizes)), first[1:])):
-        before = np.cumsum(sizes[segments]) - sizes[segments]  # tokens before each segment
-        if before[-1] + sizes[segments[-1]] <= max_length:
+    for episode, own in enumerate(np.split(np.arange(len(sizes)), first[1:])):
+        before = np.cumsum(sizes[own]) - sizes[own]  # tokens before each segment
+        if before[-1] + sizes[own[-1]] <= max_length:
             continue
-        actions = np.flatnonzero(is_action[segments])
+        actions = np.flatnonzero(is_action[own])
         after = actions[-1] + 1
-        if done[episode] and after < len(segments) and before[after] <= max_length:
-            kept[segments[after:]] = False
+        if done[episode] and after < len(own) and before[after] <= max_length:
+            kept[own[after:]] = False
             continue
         ends = actions[1:][before[actions[1:]] <= max_length]
         if len(ends):
-            kept[segments[ends[-1] :]] = False
+            kept[own[ends[-1] :]] = False
             done[episode] = False
     return kept, done
 
@@ -383,20 +491,10 @@ def _flat(column: pa.ChunkedArray) -> np.ndarray:
     return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
 
 
-def _any(bad: np.ndarray, owner: np.ndarray, episodes: int) -> np.ndarray:
-    """Of each episode, (episodes,) bool: whether `bad` is true for any of its elements."""
-    return np.bincount(owner[bad], minlength=episodes) > 0
-
-
-def _scaled_rewards(
-    reward: np.ndarray,
-    is_action: np.ndarray,
-    owner: np.ndarray,
-    done: np.ndarray,
-    scale: RewardScale,
-) -> np.ndarray:
-    """Scaled rewards of segments; see `RewardScale`. All (S,) but done (episodes,)."""
-    actions = np.flatnonzero(is_action)
+def _scaled_rewards(segments: _Segments, done: np.ndarray, scale: RewardScale) -> np.ndarray:
+    """Scaled rewards (S,) of segments; see `RewardScale`."""
+    owner, reward = segments.owner, segments.reward
+    actions = np.flatnonzero(segments.is_action)
     last = actions[np.append(owner[actions][1:] != owner[actions][:-1], True)]
     if scale.place == "end":
         scaled = np.zeros(len(reward))

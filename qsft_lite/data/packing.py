@@ -15,21 +15,11 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, Features, IterableDataset, Value
 
+from qsft_lite.data.encoding import ENCODED, POSITIONS
+from qsft_lite.data.ragged import ragged_indices, starts
+
 __all__ = ["check_packed", "collate", "cut_turns", "pack"]
 
-# What `qsft_lite.data.encode` makes: of each episode, one list a column, all of one length.
-ENCODED = pa.schema(
-    {
-        "input_ids": pa.list_(pa.int32()),
-        "action_mask": pa.list_(pa.bool_()),
-        "reward": pa.list_(pa.float32()),
-        "next_action": pa.list_(pa.int32()),
-        "discount": pa.list_(pa.float32()),
-        "return_to_go": pa.list_(pa.float32()),
-    }
-)
-# With the positions of tokens, where they start anew within an episode.
-POSITIONS = pa.field("position_ids", pa.list_(pa.int32()))
 RETURN = "return"  # of the episode that a piece is cut from
 PACKED = pa.schema(
     [
@@ -112,8 +102,7 @@ def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: i
         longest = int(sizes.argmax())
         raise ValueError(
             f"row {indices[longest]}: the episode has {sizes[longest]} tokens, a packed row has "
-            f"{length}: pack to a greater length, or encode with max_length={length} and "
-            "on_long='skip'"
+            f"{length}: pack to a greater length, or leave the episode out"
         )
     rng = np.random.default_rng([seed, indices[0]])
     shuffled = rng.permutation(len(sizes))
@@ -244,16 +233,6 @@ def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[i
         with_room[room].append(row)
         rooms |= 1 << room
     return rows
-
-
-def starts(sizes: np.ndarray) -> np.ndarray:
-    """Where each of several pieces begins when they stand one after another. (N,) int64."""
-    return np.cumsum(sizes, dtype=np.int64) - sizes
-
-
-def ragged_indices(begin: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """All of begin[0], begin[0] + 1, ... (sizes[0] of them), begin[1], ...; (sum of sizes,)."""
-    return np.repeat(begin - starts(sizes), sizes) + np.arange(int(sizes.sum()))
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -30,6 +30,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from qsft_lite.checks import check_choice
 from qsft_lite.data.formats import FORMATS, Episode, convert, read_records
 from qsft_lite.files import written_aside
 
@@ -88,9 +89,9 @@ def load_trajectories(
             reward that is not finite in float32 or not on an action, an episode without any action,
             a sum of rewards outside reward_range. While streaming, it comes when the line is read.
     """
-    check_choice("on_bad", on_bad, ("raise", "skip"))
+    check_choice(on_bad, ("raise", "skip"), "on_bad")
     if format is not None:
-        check_choice("format", format, tuple(FORMATS))
+        check_choice(format, FORMATS, "format")
     if tokenizer is not None and not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: set tokenizer.chat_template")
     if reward is not None:
@@ -375,9 +376,3 @@ def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
 
 def _names(sources: list[Source]) -> str:
     return ", ".join(str(s) if isinstance(s, PathLike) else "dataset" for s in sources)
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ValueError, with the choices, for a value that is none of them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

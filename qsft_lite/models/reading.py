@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 
@@ -39,6 +40,7 @@ def final_hidden(
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
     segment_ids: torch.Tensor,
+    **further: Any,
 ) -> torch.Tensor:
     """The hidden states that the head reads, for rows that pack several episodes.
 
@@ -50,6 +52,8 @@ def final_hidden(
         input_ids: (B, L), int64.
         position_ids: (B, L), int64, from 0 in each segment.
         segment_ids: (B, L), int64, 1, 2, ... for episodes and 0 for padding.
+        further: what else there is, such as pixel_values; what the model does not take by its name
+            is left out.
 
     Returns:
         (B, L, H), in the model's dtype.
@@ -60,11 +64,16 @@ def final_hidden(
     same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     length = input_ids.shape[1]
     not_later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
-    return _decoder(model)(
+    decoder = _decoder(model)
+    if further:
+        known = inspect.signature(getattr(decoder, "forward", decoder)).parameters
+        further = {name: value for name, value in further.items() if name in known}
+    return decoder(
         input_ids=input_ids,
         attention_mask=attention_mask(model, same_segment & not_later, position_ids, position_ids),
         position_ids=position_ids,
         use_cache=False,
+        **further,
     ).last_hidden_state
 
 
@@ -143,7 +152,7 @@ def _layer_types(model: PreTrainedModel) -> set[str]:
     if found <= {"full_attention"}:
         return {"full_attention"}
     # A configuration may name a window that the model's code does not have, as Llama's does.
-    code = vars(sys.modules[type(_decoder(model)).__module__])
+    code = vars(sys.modules[type(_text_decoder(model)).__module__])
     own = {
         "sliding_attention": "create_sliding_window_causal_mask" in code,
         "chunked_attention": "create_chunked_causal_mask" in code,
@@ -158,7 +167,16 @@ def _text_config(model: PreTrainedModel) -> Any:
 
 
 def _decoder(model: PreTrainedModel) -> nn.Module:
-    """The model without its head."""
+    """The model without its head; of one that sees, together with its vision tower."""
+    if _text_config(model) is model.config:
+        return _text_decoder(model)
+    # get_decoder would be the text stack alone, to which image tokens are words like others.
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return whole.base_model
+
+
+def _text_decoder(model: PreTrainedModel) -> nn.Module:
+    """The text stack without the head."""
     decoder = model.get_decoder()
     # Some models name no decoder, and transformers then gives them back whole.
     return decoder.model if decoder is model and hasattr(model, "lm_head") else decoder

@@ -48,7 +48,8 @@ def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path)
     """
     from qsft_lite.notebook import runner
 
-    return runner.run(path, parameters, output)
+    runner.execute(Path(path), parameters or {}, Path(output), {}, show=True)
+    return Path(output)
 
 
 def user_path(text: str) -> Path:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from qsft_lite.notebook import runner, several
+from qsft_lite.notebook import run, runner, several
 from qsft_lite.notebook.check import check
 from qsft_lite.notebook.parameters import ParameterError, from_word
 from qsft_lite.notebook.runner import NotebookError
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         words = dict([*options.parameters, *words])
         parameters = {name: from_word(word, defaults.get(name)) for name, word in words.items()}
         output = options.output or Path("build") / options.path.name
-        print(runner.run(options.path, parameters, output))
+        print(run(options.path, parameters, output))
         return 0
     except (NotebookError, ParameterError, FileNotFoundError) as error:
         print(f"{error}\n{getattr(error, 'traceback', '')}".rstrip(), file=sys.stderr)

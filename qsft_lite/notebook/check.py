@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 
 from qsft_lite.files import replace_file
 from qsft_lite.notebook import runner
@@ -92,17 +93,13 @@ def _run_to_the_end(
     if threads is not None:
         variables |= {"QSFT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     started, failures = time.perf_counter(), []
+    parameters, output = {"PROFILE": profile, "SEED": seed}, folder / path.name
     try:
-        executed = runner.execute(
-            path, {"PROFILE": profile, "SEED": seed}, variables, allow_errors=True
-        )
+        runner.execute(path, parameters, output, variables, allow_errors=True)
     except runner.NotebookError as error:
-        executed = error.partial
-        failures = failing_cells(executed) if executed is not None else []
+        failures = [] if error.partial is None else failing_cells(error.partial)
         failures = failures or [str(error)]  # such as a kernel that died
     seconds = time.perf_counter() - started
-    if executed is not None:
-        replace_file(folder / path.name, runner.notebook_bytes(executed))
     return seconds, load_result(recorded) if recorded.exists() else None, failures
 
 
@@ -163,10 +160,5 @@ def _command(path: Path, seeds: Sequence[int], threads: Sequence[int], profile: 
 
 def _spread_table(spread: dict[str, Any]) -> str:
     columns = ("mean", "least", "greatest", "deviation")
-    width = max(map(len, spread["headline"]), default=0)
-    lines = [f"{spread['name']}:{'':{width}}" + "".join(f"{c:>12}" for c in columns)]
-    indent = len(spread["name"]) + 1
-    for name, row in spread["headline"].items():
-        cells = "".join(f"{format_cell(row[column]):>12}" for column in columns)
-        lines.append(f"{name:<{width + indent}}{cells}")
-    return "\n".join(lines)
+    rows = [[format_cell(row[column]) for column in columns] for row in spread["headline"].values()]
+    return f"{spread['name']}:\n{pd.DataFrame(rows, spread['headline'], columns).to_string()}"

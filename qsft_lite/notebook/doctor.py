@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from qsft_lite.notebook.several import available_memory_mib
-from qsft_lite.results import load_results, project_root, usable_cpus
+from qsft_lite.results import load_results, project_root
+from qsft_lite.results.run import available_memory_mib, usable_cpus
 
 if TYPE_CHECKING:
     import torch

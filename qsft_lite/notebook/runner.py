@@ -38,37 +38,12 @@ _KERNEL_ENVIRONMENT = {
 }
 
 
-_STATES = ("running", "failed")  # before .ipynb, in the names of what is no executed copy yet
-
-
 class NotebookError(RuntimeError):
     """A notebook that cannot be read, or one of whose cells failed."""
 
     partial: nbformat.NotebookNode | None = None
     """The notebook as far as it ran."""
     traceback: str = ""
-
-
-def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path) -> Path:
-    """See ``qsft_lite.notebook.run``."""
-    path, output = Path(path), Path(output)
-    read_checked(path, parameters or {})
-    check_place(output)
-    running, failed = (output.with_name(f"{output.stem}.{end}.ipynb") for end in _STATES)
-    failed.unlink(missing_ok=True)
-    try:
-        executed = execute(path, parameters or {}, {}, partial=running)
-    except NotebookError as failure:
-        if failure.partial is not None:
-            kept = _keep(failed, failure.partial)
-            failure.args = (f"{failure}\nThe notebook as far as it ran: {kept}",)
-        raise
-    finally:
-        running.unlink(missing_ok=True)
-    kept = _keep(output, executed)
-    if kept != output:
-        raise NotebookError(f"{output} cannot be written any more; the executed copy is {kept}")
-    return output
 
 
 def check_place(output: Path) -> None:
@@ -82,17 +57,6 @@ def check_place(output: Path) -> None:
     except OSError as error:
         place = output.parent.resolve()
         raise NotebookError(f"no file can be written in {place} ({error}): name another") from error
-
-
-def _keep(path: Path, notebook: nbformat.NotebookNode) -> Path:
-    """Write the notebook; where that fails after all, into a temporary folder. Returns where."""
-    try:
-        replace_file(path, notebook_bytes(notebook))
-        return path
-    except OSError:
-        aside = Path(tempfile.mkdtemp(prefix="kept-")) / path.name
-        aside.write_bytes(notebook_bytes(notebook))
-        return aside
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
@@ -125,13 +89,14 @@ def read_checked(
 def execute(
     path: Path,
     parameters: dict[str, Any],
+    output: Path,
     variables: dict[str, str],
     *,
+    show: bool = False,
     progress: bool = False,
     allow_errors: bool = False,
-    partial: Path | None = None,
-) -> nbformat.NotebookNode:
-    """The executed and cleaned notebook.
+) -> None:
+    """Execute a notebook, and write the cleaned copy to ``output``; see ``qsft_lite.notebook.run``.
 
     Parameters of an earlier run, which an executed copy has in a cell of their own, are left out,
     and that is said.
@@ -139,17 +104,18 @@ def execute(
     Args:
         path: the notebook; it runs in its folder.
         parameters: see ``check_parameters``.
+        output: the executed copy; while it runs and where it fails, a file beside it.
         variables: added to the kernel's environment.
+        show: whether to print what the cells print, as it comes.
         progress: whether to show a progress bar.
         allow_errors: whether to run the cells after one that failed. The error comes at the end.
-        partial: where to keep the notebook as far as it has run, for whoever wants to watch it;
-            what its cells print is then printed here as it comes.
 
     Raises:
         ParameterError, FileNotFoundError, NotebookError: as ``qsft_lite.notebook.run``.
     """
     path = path.resolve()
     notebook, defaults, parameters = read_checked(path, parameters)
+    check_place(output)
     if earlier := [cell.source for cell in notebook.cells if added(cell)]:
         told = "\n".join(earlier)
         print(f"{path.name}: left out, from an earlier run:\n{told}", file=sys.stderr)
@@ -162,35 +128,45 @@ def execute(
         "QSFT_CALLER_FOLDER": os.getcwd(),
         **variables,
     }
-    with tempfile.TemporaryDirectory(prefix="qsft-") as scratch, _environment(variables):
-        watched = partial is not None
-        prepared = Path(scratch) / "prepared.ipynb"
-        partial = partial.resolve() if watched else Path(scratch) / "partial.ipynb"
-        prepared.write_bytes(notebook_bytes(notebook))
-        try:
-            with termination_as_interrupt():
-                executed = papermill.execute_notebook(
-                    prepared,
-                    str(partial).replace("{", "{{").replace("}", "}}"),  # papermill formats it
-                    parameters,
-                    kernel_name="python3",
-                    language="python",
-                    progress_bar=progress,
-                    cwd=path.parent,
-                    extra_arguments=["--log-level=ERROR"],
-                    shutdown_kernel="immediate",  # nothing in an idle kernel is worth waiting for
-                    allow_errors=allow_errors,
-                    stdout_file=sys.stdout if watched else None,
-                    stderr_file=sys.stderr if watched else None,
-                )
-        except Exception as error:
-            raise _notebook_error(path, partial, error) from error
+    beside = output.resolve().with_suffix("")
+    running, failed = (Path(f"{beside}.{state}.ipynb") for state in ("running", "failed"))
+    failed.unlink(missing_ok=True)
+    try:
+        with _environment(variables), termination_as_interrupt():
+            executed = papermill.execute_notebook(
+                notebook,
+                str(running).replace("{", "{{").replace("}", "}}"),  # papermill formats it
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=progress,
+                cwd=path.parent,
+                extra_arguments=["--log-level=ERROR"],
+                shutdown_kernel="immediate",  # nothing in an idle kernel is worth waiting for
+                allow_errors=allow_errors,
+                stdout_file=sys.stdout if show else None,
+                stderr_file=sys.stderr if show else None,
+            )
         # papermill takes sys.exit() for a success; here every cell has to run.
-        ends = [o for cell in executed.cells for o in cell.get("outputs", []) if "ename" in o]
-        if ends:
-            raise _notebook_error(path, partial, SystemExit(ends[0].evalue))
+        if ends := [o for cell in executed.cells for o in cell.get("outputs", []) if "ename" in o]:
+            raise SystemExit(ends[0].evalue)
+    except (Exception, SystemExit) as error:
+        failure = _notebook_error(path, running, error)
+        if failure.partial is not None:
+            replace_file(failed, notebook_bytes(failure.partial))
+            failure.args = (f"{failure}\nThe notebook as far as it ran: {failed}",)
+        running.unlink(missing_ok=True)
+        raise failure from error
+    except KeyboardInterrupt:
+        running.unlink(missing_ok=True)
+        raise
     _clean(executed)
-    return executed
+    try:
+        replace_file(output, notebook_bytes(executed))
+    except OSError as error:
+        told = f"{output} cannot be written any more; the executed copy is {running}"
+        raise NotebookError(told) from error
+    running.unlink(missing_ok=True)
 
 
 def _command(path: Path, parameters: dict[str, Any], defaults: dict[str, Any]) -> str:

@@ -24,10 +24,10 @@ from qsft_lite.notebook.runner import (
     NotebookError,
     check_place,
     execute,
-    notebook_bytes,
     termination_as_interrupt,
 )
 from qsft_lite.results import format_cell, load_result, pages, project_root, usable_cpus
+from qsft_lite.results.run import available_memory_mib
 
 NOTEBOOKS = Path("notebooks")
 INTERRUPTED = 130  # the exit status that shells give a program stopped by Ctrl-C
@@ -199,17 +199,14 @@ def _execute_one(
     progress: bool,
 ) -> Outcome:
     folder = (output / "results").resolve()
-    for old in [*folder.glob(f"{path.stem}.*.json"), output / f"{path.stem}.failed.ipynb"]:
-        old.unlink(missing_ok=True)
+    for old in folder.glob(f"{path.stem}.*.json"):
+        old.unlink()
     places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
     started, error = time.perf_counter(), None
     try:
-        executed = execute(path, parameters, {**places, **variables}, progress=progress)
-        replace_file(output / path.name, notebook_bytes(executed))
+        execute(path, parameters, output / path.name, {**places, **variables}, progress=progress)
     except (NotebookError, ParameterError) as failure:
         error = failure
-        if (partial := getattr(failure, "partial", None)) is not None:
-            replace_file(output / f"{path.stem}.failed.ipynb", notebook_bytes(partial))
     seconds = time.perf_counter() - started
     recorded = [] if error else list(folder.glob(f"{path.stem}.*.json"))
     result = load_result(recorded[0]) if recorded else None
@@ -230,18 +227,3 @@ def summary(outcomes: list[Outcome]) -> str:
             told = "; ".join(f"{name}: {format_cell(value)}" for name, value in numbers)
         lines.append(f"{outcome.name:<{width}}  {outcome.seconds:7.1f}  {memory:>8}  {told}")
     return "\n".join(lines)
-
-
-def available_memory_mib() -> float:
-    """Memory (MiB) that a new process can have: of the machine, or of its container (cgroup v2)."""
-    import psutil
-
-    machine = psutil.virtual_memory().available
-    try:
-        limit, used = (
-            int(Path("/sys/fs/cgroup", name).read_text())
-            for name in ("memory.max", "memory.current")
-        )
-    except (OSError, ValueError):  # no such control group, or one without a limit ("max")
-        return machine / 2**20
-    return min(machine, max(limit - used, 0)) / 2**20

@@ -543,24 +543,24 @@ def check_temperature(temperature: float) -> float:
     return temperature
 
 
-def check_support(support: float) -> float:
-    """The support; ValueError unless it lies in [0, 1]."""
-    if not 0 <= support <= 1:
-        raise ValueError(f"support must lie in [0, 1], not {support}.")
-    return support
+def check_support(relative_support: float) -> float:
+    """The relative support; ValueError unless it lies in [0, 1]."""
+    if not 0 <= relative_support <= 1:
+        raise ValueError(f"relative_support must lie in [0, 1], not {relative_support}.")
+    return relative_support
 
 
 def outside_support(
-    log_pi: torch.Tensor, support: float, ruled_out: torch.Tensor | None = None
+    log_pi: torch.Tensor, relative_support: float, ruled_out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Which actions have pi(a|s) < support * max_b pi(b|s): log_pi (..., V) -> bool (..., V).
+    """Which actions have pi(a|s) < relative_support * max_b pi(b|s): log_pi (..., V) -> bool.
 
     The maximum is over the actions that are not ruled_out, bool (..., V).
 
     The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
     the largest weight of values picks the largest noise. At least the likeliest action is inside.
     """
-    if support == 0:
+    if relative_support == 0:
         return torch.zeros_like(log_pi, dtype=torch.bool)
     others = log_pi if ruled_out is None else log_pi.masked_fill(ruled_out, -math.inf)
-    return log_pi < others.amax(-1, keepdim=True) + math.log(support)
+    return log_pi < others.amax(-1, keepdim=True) + math.log(relative_support)

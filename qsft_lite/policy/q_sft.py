@@ -38,7 +38,7 @@ SAVED = (
     "score",
     "greedy",
     "temperature",
-    "support",
+    "relative_support",
     "dummy",
     "stop",
     "max_new_tokens",
@@ -65,8 +65,8 @@ class QSFTPolicy(CachedPolicy):
         beta: weight of the score, at least 0.
         score: one of the above.
         temperature: above 0; of pi alone.
-        support: only actions with pi(a|s) >= support * max_b pi(b|s) are played, see
-            cached_policy.outside_support; 0 for all.
+        relative_support: only actions with pi(a|s) >= relative_support * max_b pi(b|s) are played,
+            see cached.outside_support; 0 for all. (QSFTConfig's support is another one: absolute.)
         dummy: id of the dummy token, if p was trained with one: then 1 - p(dummy|s) is a value.
 
     The other arguments are CachedPolicy's.
@@ -82,11 +82,11 @@ class QSFTPolicy(CachedPolicy):
         q_model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
-        score: Literal["p", "ratio"] = "p",
+        score: Literal["p", "ratio"] = "ratio",
         greedy: bool = False,
         *,
         temperature: float = 1.0,
-        support: float = 0.0,
+        relative_support: float = 0.0,
         dummy: int | None = None,
         stop: str | Sequence[str] = "\n",
         max_new_tokens: int = 32,
@@ -105,7 +105,7 @@ class QSFTPolicy(CachedPolicy):
         self.beta = beta
         self.score = score
         self.temperature = check_temperature(temperature)
-        self.support = check_support(support)
+        self.relative_support = check_support(relative_support)
         if dummy is not None:
             check_whole("dummy", dummy, least=0)
             if dummy >= len(tokenizer):
@@ -127,7 +127,7 @@ class QSFTPolicy(CachedPolicy):
     ) -> torch.Tensor:
         """log pi / temperature + beta * score: (..., V), float32, not normalised."""
         log_pi = logits[0].log_softmax(-1, dtype=torch.float32)
-        outside = outside_support(log_pi, self.support, ruled_out)
+        outside = outside_support(log_pi, self.relative_support, ruled_out)
         log_weights = (log_pi / self.temperature).masked_fill(outside, -math.inf)
         if self.beta == 0:
             return log_weights
@@ -272,7 +272,9 @@ class QSFTPolicy(CachedPolicy):
         if there and SETTINGS not in there and not any(name.startswith(ASIDE) for name in there):
             raise FileExistsError(f"{folder} holds something that is not a policy: name another.")
         models = {"behavior": self.behavior, "q_model": self.q_model}
-        merged = {name: _merged(model) for name, model in models.items() if model is not None}
+        merged = {
+            name: merge_adapters(model) for name, model in models.items() if model is not None
+        }
         settings = {name: getattr(self, name) for name in SAVED}
         text = json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n"
         is_new = not folder.exists()
@@ -313,7 +315,7 @@ class QSFTPolicy(CachedPolicy):
             constraint: what an action may be.
             seed: of the samples.
             settings: arguments of this class in place of the saved ones: beta, score, greedy,
-                temperature, support, dummy, stop, max_new_tokens, chat_template.
+                temperature, relative_support, dummy, stop, max_new_tokens, chat_template.
 
         Raises:
             FileNotFoundError: the folder holds no policy.
@@ -329,10 +331,10 @@ class QSFTPolicy(CachedPolicy):
         unknown = set(settings) - set(SAVED)
         if unknown:
             raise TypeError(f"No settings of a policy: {', '.join(sorted(unknown))}.")
-        behavior, tokenizer = _load(folder / "behavior")
+        behavior, tokenizer = load_or_name(folder / "behavior")
         q_model = None
         if (folder / "q_model").exists():
-            q_model, its_tokenizer = _load(folder / "q_model")
+            q_model, its_tokenizer = load_or_name(folder / "q_model")
             if its_tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise ValueError(f"{folder}: behavior and q_model have different tokenizers.")
         for model in (behavior, q_model):
@@ -346,7 +348,7 @@ class QSFTPolicy(CachedPolicy):
             raise ValueError(f"{where}{error}") from error
 
 
-def _merged(model: PreTrainedModel) -> PreTrainedModel:
+def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     """The model, or where it has adapters of peft, a copy with them merged into its weights."""
     adapted = any(hasattr(module, "base_layer") for module in model.modules())
     if isinstance(model, PreTrainedModel) and not adapted:
@@ -400,12 +402,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{path} is damaged, no settings of a policy: {error}") from error
+    if isinstance(settings, dict) and "support" in settings:  # its name in older policies
+        settings["relative_support"] = settings.pop("support")
     if not isinstance(settings, dict) or "beta" not in settings or not set(settings) <= set(SAVED):
         raise ValueError(f"{path} does not hold the settings of a policy: {', '.join(SAVED)}.")
     return settings
 
 
-def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_or_name(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder. ValueError names the file that is damaged, or the folder."""
     try:
         return load_model(folder)

@@ -4,7 +4,6 @@
 it only compares. ``python -m qsft_lite.results compare`` holds a run against the committed results.
 """
 
-from qsft_lite.files import replace_file
 from qsft_lite.results.pages import badge, render
 from qsft_lite.results.provenance import project_root, provenance, repository
 from qsft_lite.results.record import (
@@ -34,7 +33,6 @@ __all__ = [
     "project_root",
     "provenance",
     "render",
-    "replace_file",
     "repository",
     "start",
     "usable_cpus",

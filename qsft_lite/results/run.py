@@ -162,6 +162,21 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory_mib() -> float:
+    """Memory (MiB) that a new process can have: of the machine, or of its container (cgroup v2)."""
+    import psutil
+
+    machine = psutil.virtual_memory().available
+    try:
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text())
+            for name in ("memory.max", "memory.current")
+        )
+    except (OSError, ValueError):  # no such control group, or one without a limit ("max")
+        return machine / 2**20
+    return min(machine, max(limit - used, 0)) / 2**20
+
+
 def peak_memory_mib() -> float:
     """The most memory this process has held so far (resident, MiB)."""
     if sys.platform == "win32":

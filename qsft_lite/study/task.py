@@ -41,13 +41,11 @@ class Task:
     """A task's subclass says what is its own, see docs/tasks.md.
 
     It sets env, tokenizer and acts (options of every policy), and has the methods of the first
-    half. lowest: the score that is normalised to 0; best: the reference player whose score is 100;
-    units: the name, in a record's raw part, of what each test game starts from.
+    half. lowest: the score that is normalised to 0; best: the reference player whose score is 100.
     """
 
     lowest: ClassVar[float]
     best: ClassVar[str]
-    units: ClassVar[str] = "starts"
 
     env: Any
     tokenizer: PreTrainedTokenizerBase
@@ -200,7 +198,7 @@ class Task:
         )
 
     def policy(self, trained: TrainedMethod, **options: Any) -> Policy:
-        """A trained method at play; options: beta, temperature, greedy, score, support."""
+        """A trained method at play; options: beta, temperature, greedy, score, relative_support."""
         return trained.policy(**options, **self.acts)
 
     def play(self, policy: Policy, test: bool) -> Evaluation:

@@ -186,9 +186,10 @@ def to_episodes(rules: Rules, games: Games, seed: Seed = 0) -> Episodes:
 
     seed: of the phrasings, where the rules have many.
     """
-    forms = np.array([len(texts) for texts in rules.phrasings])[games.actions]
+    phrasings, answer_texts = rules.phrasings, rules.answer_texts
+    forms = np.array([len(texts) for texts in phrasings])[games.actions]
     drawn = (np.random.default_rng(seed).random(forms.shape) * forms).astype(np.int64)
-    texts, rewards = [], []
+    texts, is_action, rewards = [], [], []
     for actions, form, answers, length, success in zip(
         games.actions.tolist(),
         drawn.tolist(),
@@ -198,17 +199,13 @@ def to_episodes(rules: Rules, games: Games, seed: Seed = 0) -> Episodes:
         strict=True,
     ):
         text = [rules.start]
-        for turn in range(length):
-            text.append(rules.phrasings[actions[turn]][form[turn]])
-            text.append(rules.answer_texts[answers[turn]])
+        for action, way, answer in zip(actions[:length], form, answers, strict=False):
+            text += (phrasings[action][way], answer_texts[answer])
         reward = [0.0] + [-1.0, 0.0] * length
         if success:
             reward[-2] = 0.0
         texts.append(text)
+        is_action.append([False] + [True, False] * length)
         rewards.append(reward)
-    return {
-        "text": texts,
-        "is_action": [[i % 2 == 1 for i in range(len(text))] for text in texts],
-        "reward": rewards,
-        "done": [True] * len(texts),
-    }
+    done = [True] * len(texts)
+    return {"text": texts, "is_action": is_action, "reward": rewards, "done": done}

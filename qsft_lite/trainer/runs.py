@@ -24,6 +24,7 @@ import torch
 from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.files import replace_file
 from qsft_lite.trainer.config import QSFTConfig
+from qsft_lite.trainer.networks import saved_names
 
 __all__ = [
     "WEIGHTS",
@@ -130,8 +131,10 @@ def check_room(args: QSFTConfig, weights: int, trained: int) -> None:
 
 
 def bytes_of(module: torch.nn.Module) -> tuple[int, int]:
-    """Bytes of a module's weights, tied ones counted once, and of those that are trained."""
-    sizes = [(p.nbytes, p.requires_grad) for p in module.parameters()]
+    """Bytes of what a checkpoint holds, tied weights counted once, and of what is trained."""
+    saved = {*saved_names(module)}
+    weights = [weight for name, weight in module.named_parameters() if name in saved]
+    sizes = [(weight.nbytes, weight.requires_grad) for weight in weights]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 

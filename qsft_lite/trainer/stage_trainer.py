@@ -5,7 +5,6 @@ A run that is killed and started again ends with the same weights, bit for bit o
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -31,6 +30,7 @@ from qsft_lite.data.packing import check_packed
 from qsft_lite.files import replace_folder
 from qsft_lite.models import check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
+from qsft_lite.trainer.networks import saved_names, twin
 from qsft_lite.trainer.optimizer import muon
 from qsft_lite.trainer.runs import (
     RUN,
@@ -201,7 +201,7 @@ class StageTrainer(Trainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            safetensors.torch.save_model(self.model, str(folder / WEIGHTS))
+            _save_weights(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         _load_weights(self.model, Path(resume_from_checkpoint))
@@ -270,6 +270,8 @@ class StageTrainer(Trainer):
         self.train(resume_from_checkpoint=resume)
         if main:
             if resume:
+                for left_behind in folder.glob(".finished.*"):  # of a call that was killed here
+                    shutil.rmtree(left_behind)
                 with replace_folder(finished) as aside:
                     self.save_model(str(aside))
                     self.state.save_to_json(str(aside / STATE))
@@ -286,8 +288,8 @@ class QSFTTrainer(StageTrainer):
         args: a QSFTConfig; args.stage says which stage this is.
         train_dataset, eval_dataset, callbacks: as in StageTrainer.
         processing_class: the tokenizer; it knows the dummy token.
-        behavior_model: pi_phi of stage two; by default a copy of model as it is. Frozen, or with
-            train_behavior trained in place.
+        behavior_model: pi_phi of stage two; by default a ``networks.twin`` of model as it is.
+            Frozen, or with train_behavior trained in place.
 
     Raises:
         TypeError, ValueError, OSError: what ``check_stage`` and StageTrainer refuse.
@@ -307,10 +309,13 @@ class QSFTTrainer(StageTrainer):
         if args.stage == "behavior":
             stage = BehaviorStage(model)
         else:
-            behavior = copy.deepcopy(model) if behavior_model is None else behavior_model
-            if output_head(behavior).out_features != output_head(model).out_features:
+            behavior = behavior_model
+            if behavior is None:
+                behavior = twin(model, "behavior")
+            elif output_head(behavior).out_features != output_head(model).out_features:
                 raise ValueError("model and behavior_model have vocabularies of different sizes.")
-            check_packing(behavior)
+            else:
+                check_packing(behavior)
             dummy = dummy_id(processing_class) if args.leftover == "dummy" else None
             stage = ValueStage(model, behavior, args, dummy)
         super().__init__(stage, args, train_dataset, eval_dataset, processing_class, callbacks)
@@ -320,9 +325,25 @@ def _whole(checkpoint):
     return named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
 
 
+def _save_weights(module: nn.Module, folder: Path) -> None:
+    names, state = saved_names(module), module.state_dict()
+    if len(names) == len(state):
+        safetensors.torch.save_model(module, str(folder / WEIGHTS))
+    else:  # a frozen base, where no weights are tied, stays out
+        kept = {name: state[name].contiguous() for name in names}
+        safetensors.torch.save_file(kept, str(folder / WEIGHTS), metadata={"format": "pt"})
+
+
 def _load_weights(module: nn.Module, folder: Path) -> None:
+    names = saved_names(module)
     with _whole(folder):
-        safetensors.torch.load_model(module, str(folder / WEIGHTS))
+        if len(names) == len(module.state_dict()):
+            safetensors.torch.load_model(module, str(folder / WEIGHTS))
+            return
+        kept = safetensors.torch.load_file(folder / WEIGHTS)
+        if kept.keys() != {*names}:
+            raise ValueError(f"{WEIGHTS} holds other weights than those of this run")
+        module.load_state_dict(kept, strict=False)
 
 
 def _read_state(folder: Path) -> TrainerState:

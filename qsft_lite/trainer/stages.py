@@ -6,7 +6,6 @@ resuming hold all of it. ILQL's and CQL's stage is in ``baselines.heads``.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from qsft_lite.data.packing import check_packed
 from qsft_lite.loss import Backup
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
+from qsft_lite.trainer.networks import move_average, twin
 from qsft_lite.trainer.step import behavior_step, q_sft_step
 
-__all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage", "move_average"]
+__all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage"]
 
 
 class Stage(nn.Module):
@@ -78,7 +78,7 @@ class ValueStage(Stage):
 
     Args:
         q: p_theta.
-        behavior: pi_phi; frozen here, unless the config trains it along.
+        behavior: pi_phi, perhaps a twin of q; frozen here, unless the config trains it along.
         config: backup, support, beta, score, returns_first, target_rate, clamp and train_behavior
             are read.
         dummy: the dummy's token id, or None for the uniform leftover.
@@ -93,7 +93,7 @@ class ValueStage(Stage):
     ):
         super().__init__()
         self.q = q
-        self.target = copy.deepcopy(q).requires_grad_(False)
+        self.target = twin(q, "average").requires_grad_(False)
         self.behavior = behavior
         # Of a policy that is trained, the frozen part stays frozen; all of it, if it was frozen.
         if not config.train_behavior or not any(p.requires_grad for p in behavior.parameters()):
@@ -133,12 +133,6 @@ class ValueStage(Stage):
     def after_step(self) -> None:
         """Move the target network."""
         move_average(self.target, self.q, self.settings.target_rate)
-
-
-@torch.no_grad()
-def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
-    """theta_bar <- (1 - rate) theta_bar + rate theta."""
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), rate)
 
 
 def check_stage(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from qsft_lite.data.packing import PACKED
 from qsft_lite.loss import Backup, linear_state_value
 from qsft_lite.models import final_hidden
+from qsft_lite.trainer.networks import active
 
 __all__ = [
     "action_log_probs",
@@ -26,9 +28,15 @@ Batch = dict[str, torch.Tensor]
 
 
 def token_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Hidden states (B * L, H) that the model's head reads, each episode by itself."""
-    hidden = final_hidden(model, batch["input_ids"], batch["position_ids"], batch["segment_ids"])
-    return hidden.flatten(0, 1)
+    """Hidden states (B * L, H) that the model's head reads, each episode by itself.
+
+    Columns of the batch that are none of packed rows, such as pixel_values, go to the model as they
+    are, if it takes them.
+    """
+    further = {name: column for name, column in batch.items() if name not in PACKED.names}
+    place = (batch["input_ids"], batch["position_ids"], batch["segment_ids"])
+    with active(model) as running:
+        return final_hidden(running, *place, **further).flatten(0, 1)
 
 
 def action_positions(batch: Batch) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from qsft_lite.trainer.config import STAGES, QSFTConfig
+from qsft_lite.trainer.networks import separate
 from qsft_lite.trainer.runs import (
     bytes_of,
     check_room,
@@ -96,7 +97,7 @@ def train_q_sft(
         behavior = first.model.behavior
         second = run(value_args, copy.deepcopy(behavior))
     return TrainedQSFT(
-        behavior=second.model.behavior.eval(),
-        q_model=second.model.q.eval(),
+        behavior=separate(second.model.behavior.eval()),  # first: it may stand on the other's base
+        q_model=separate(second.model.q.eval()),
         logs={"behavior": first.state.log_history, "values": second.state.log_history},
     )

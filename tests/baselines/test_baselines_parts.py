@@ -395,7 +395,7 @@ def test_sampled_actions_follow_the_weights(model, tokenizer, support):
         tokenizer,
         beta,
         temperature=temperature,
-        support=support,
+        relative_support=support,
         stop=" ",
         max_new_tokens=1,
         seed=1,

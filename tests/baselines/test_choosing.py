@@ -17,7 +17,7 @@ def beside(beta, support):
     """A score that falls with the distance, in powers of two, from a beta and a support."""
 
     def score(options):
-        return -abs(math.log2(options["beta"] / beta)) - abs(options["support"] - support)
+        return -abs(math.log2(options["beta"] / beta)) - abs(options["relative_support"] - support)
 
     return score
 
@@ -30,8 +30,10 @@ def beside(beta, support):
 def test_one_peak_is_found_as_by_brute_force(power, support, part):
     first, last = part
     score = beside(2.0**power, support)
-    choice = choose(score, {"beta": BETAS[first : last + 1], "support": SUPPORTS}, widenings=12)
-    wide = [{"beta": b, "support": s} for b, s in itertools.product(BETAS, SUPPORTS)]
+    choice = choose(
+        score, {"beta": BETAS[first : last + 1], "relative_support": SUPPORTS}, widenings=12
+    )
+    wide = [{"beta": b, "relative_support": s} for b, s in itertools.product(BETAS, SUPPORTS)]
     assert choice.score == max(map(score, wide))
     assert score(choice.options) == choice.score
 
@@ -43,16 +45,16 @@ def test_new_candidates_alone_are_scored_and_all_are_told():
         seen.append(options)
         return beside(1_000.0, 0.2)(options)
 
-    choice = choose(score, {"beta": (4.0, 16.0), "support": (0.0, 0.2)})
-    assert choice.options == {"beta": 1024.0, "support": 0.2}
+    choice = choose(score, {"beta": (4.0, 16.0), "relative_support": (0.0, 0.2)})
+    assert choice.options == {"beta": 1024.0, "relative_support": 0.2}
     assert [row["beta"] for row in choice.tried[::2]] == [4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0]
     assert len(seen) == len(choice.tried) == len({tuple(row.items()) for row in seen}) == 12
     assert choice.edges == () and choice.message == ""
-    assert {tuple(row) for row in choice.tried} == {("beta", "support", "mean")}
+    assert {tuple(row) for row in choice.tried} == {("beta", "relative_support", "mean")}
 
 
 def test_it_says_so_when_the_limit_is_reached():
-    choice = choose(beside(1e5, 0.0), {"beta": (1.0, 4.0), "support": (0.0,)}, widenings=2)
+    choice = choose(beside(1e5, 0.0), {"beta": (1.0, 4.0), "relative_support": (0.0,)}, widenings=2)
     assert choice.options["beta"] == 64.0 and choice.edges == ("beta",)
     assert choice.message == (
         "beta 64 is at the edge of what was tried, 1 to 64, after 2 widenings: "
@@ -62,17 +64,22 @@ def test_it_says_so_when_the_limit_is_reached():
 
 def test_the_least_beta_wins_a_tie():
     choice = choose(lambda options: min(options["beta"], 512.0), VALUE_GRID)
-    assert choice.options == {"beta": 512.0, "support": 0.0}
-    flat = choose(lambda options: 0.0, {"support": SUPPORTS, "beta": (4.0, 16.0)}, widenings=0)
-    assert flat.options == {"support": 0.0, "beta": 4.0}
-    assert choose(lambda options: 0.0, CLONING_GRID).options == {"temperature": 1.0, "support": 0.0}
+    assert choice.options == {"beta": 512.0, "relative_support": 0.0}
+    flat = choose(
+        lambda options: 0.0, {"relative_support": SUPPORTS, "beta": (4.0, 16.0)}, widenings=0
+    )
+    assert flat.options == {"relative_support": 0.0, "beta": 4.0}
+    assert choose(lambda options: 0.0, CLONING_GRID).options == {
+        "temperature": 1.0,
+        "relative_support": 0.0,
+    }
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_natural_end_is_no_edge(sign):
     choice = choose(lambda options: sign * options["beta"], VALUE_GRID)
-    end = {"beta": GREEDY_BETA, "support": 0.0, "greedy": True}
-    assert choice.options == (end if sign > 0 else {"beta": 0.0, "support": 0.0})
+    end = {"beta": GREEDY_BETA, "relative_support": 0.0, "greedy": True}
+    assert choice.options == (end if sign > 0 else {"beta": 0.0, "relative_support": 0.0})
     assert choice.edges == ()
     betas = sorted({row["beta"] for row in choice.tried})
     assert betas[1] == (8.0 if sign > 0 else 8.0 / 4**4)  # but the gap beside it is looked into
@@ -87,18 +94,18 @@ def test_greedy_cloning_is_one_candidate_and_the_temperature_falls():
 
 
 def test_a_temperature_may_stand_beside_a_beta():
-    given = {"beta": 8.0, "temperature": 0.5, "support": 0.2}
+    given = {"beta": 8.0, "temperature": 0.5, "relative_support": 0.2}
     assert as_options(given) == given
 
 
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"betas": (1.0,)}, "no axis 'betas'; it knows beta, temperature, support"),
+        ({"betas": (1.0,)}, "no axis 'betas'; it knows beta, temperature, relative_support"),
         ({"beta": ()}, "values of beta must be increasing"),
         ({"beta": (4.0, 1.0)}, r"values of beta must be increasing .* not \[4.0, 1.0\]"),
         ({"beta": (-1.0, 1.0)}, "from 0 to"),
-        ({"support": (0.0, 1.5)}, "from 0 to 1"),
+        ({"relative_support": (0.0, 1.5)}, "from 0 to 1"),
         ({"temperature": (math.nan,)}, "values of temperature"),
         ({"beta": (1.0,), "temperature": (0.0,)}, "temperature 0 is greedy cloning"),
     ],

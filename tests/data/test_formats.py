@@ -437,7 +437,7 @@ def test_a_form_that_is_asked_for_is_the_only_one(tmp_path):
     assert load(tmp_path, TWENTY, format="questions") == [TWENTY_EPISODE]
     with pytest.raises(ValueError, match=r"jsonl:2: this does not have the form 'questions'"):
         load(tmp_path, TWENTY, MAZE, format="questions")
-    with pytest.raises(ValueError, match="format must be one of 'sequence', .*got 'sharegpt'"):
+    with pytest.raises(ValueError, match="unknown format 'sharegpt'.* There are: .*sequence"):
         load(tmp_path, TWENTY, format="sharegpt")
     with pytest.raises(ValueError, match="reward= is nan"):
         load(tmp_path, ETO, reward=float("nan"))

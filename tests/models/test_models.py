@@ -3,6 +3,7 @@ import json
 
 import pytest
 import safetensors.torch
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 from qsft_lite import models
@@ -258,10 +260,10 @@ def gpt2(vocabulary):
 def without_dummy():
     tokenizer = character_tokenizer("abc\n")
     vocabulary = [token for token in tokenizer.get_vocab() if token != "<dummy>"]
-    core = models.tokenizers.Tokenizer(
-        models.tokenizers.models.WordLevel({token: i for i, token in enumerate(vocabulary)})
+    core = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({token: i for i, token in enumerate(vocabulary)})
     )
-    return models.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>")
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>")
 
 
 def test_a_small_tokenizer_has_its_dummy_already():

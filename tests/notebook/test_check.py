@@ -33,7 +33,7 @@ def test_check_runs_all_cells_with_every_seed(tmp_path, monkeypatch, capsys):
     assert names(tmp_path) == ["00_a.ipynb", "build"]
     folder = tmp_path / "build" / "check"
     assert names(folder) == ["seed_100", "seed_101", "spread"]
-    executed = nbformat.read(folder / "seed_101" / "00_a.ipynb", as_version=4)
+    executed = nbformat.read(folder / "seed_101" / "00_a.failed.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "Recorded 00_a.smoke.json\n", "after the failure"
 
     words[2:] = ["--seeds", "1", "--threads", "1", "2", "--profile", "smoke", "--write"]

@@ -96,7 +96,7 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
     assert (policy.beta, policy.score, policy.stop) == (10.0, "ratio", "\n")
-    assert policy.support == 0.05
+    assert policy.relative_support == 0.05
     assert [row["beta"] for row in result["tables"]["beta"]] == ["0", "8", "10", "0, greedy"]
     assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
 

@@ -192,7 +192,7 @@ def test_the_same_seed_plays_the_same_and_another_one_does_not():
 
 
 def test_an_error_leaves_the_policy_usable():
-    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, greedy=True, max_new_tokens=4)
+    policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, "p", greedy=True, max_new_tokens=4)
     expected = [TOKENIZER.decode(naive_greedy(policy, ids_of(START)))]
     log_weights = policy.log_weights
     calls = []
@@ -260,14 +260,19 @@ def test_actions_below_the_support_are_not_played(beta):
     logits = torch.tensor([[0.05, 0.15, 0.2, 0.6], [0.22, 0.23, 0.26, 0.29]]).log()
     other = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log().expand(2, 4)
     policy = QSFTPolicy(
-        FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, beta, "ratio", support=0.3
+        FixedLogits(np.log(PI)),
+        FixedLogits(np.log(P)),
+        LETTERS,
+        beta,
+        "ratio",
+        relative_support=0.3,
     )
     free = QSFTPolicy(FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, beta, "ratio")
     weights, unbounded = (one.log_weights([logits, other]) for one in (policy, free))
     assert torch.isneginf(weights).tolist() == [[True, True, False, False], [False] * 4]
     kept = ~torch.isneginf(weights)
     assert torch.equal(weights[kept], unbounded[kept])
-    policy.support = 1.0  # the most likely action always remains
+    policy.relative_support = 1.0  # the most likely action always remains
     assert (~torch.isneginf(policy.log_weights([logits, other]))).nonzero().tolist() == [
         [0, 3],
         [1, 3],
@@ -290,7 +295,14 @@ def test_refusing_longer_actions_is_the_policy_given_that_it_plays_none_of_them(
     """Also of first tokens: one whose likely continuations are refused is not written again."""
     samples = 5_000
     policy = QSFTPolicy(
-        llama(0), llama(1), TOKENIZER, 3.0, "ratio", temperature=0.5, support=0.02, max_new_tokens=2
+        llama(0),
+        llama(1),
+        TOKENIZER,
+        3.0,
+        "ratio",
+        temperature=0.5,
+        relative_support=0.02,
+        max_new_tokens=2,
     )
     free = Counter(policy.act([START] * samples))
     likeliest = [text for text, _ in free.most_common()]
@@ -334,7 +346,7 @@ def test_the_support_is_one_of_what_can_be_written():
         pi = np.full(len(LETTERS), 0.01)
         pi[likely] = 0.92
         policy = QSFTPolicy(
-            FixedLogits(np.log(pi)), None, LETTERS, 0.0, support=0.5, max_new_tokens=1
+            FixedLogits(np.log(pi)), None, LETTERS, 0.0, relative_support=0.5, max_new_tokens=1
         )
         assert policy.act(["a"]) == ["\n"]  # only this ends an action
         short = QSFTPolicy(
@@ -342,7 +354,7 @@ def test_the_support_is_one_of_what_can_be_written():
             FixedLogits(np.log(P)),
             LETTERS,
             2.0,
-            support=0.5,
+            relative_support=0.5,
             stop="",
             max_new_tokens=1,
             constraint=ActionList(LETTERS, ["a", "b"]),
@@ -465,7 +477,9 @@ def test_candidates_agree_with_values():
 
 
 def test_candidates_weigh_actions_as_play_does():
-    policy = QSFTPolicy(FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, 1.5, stop="b")
+    policy = QSFTPolicy(
+        FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, 1.5, "p", stop="b"
+    )
     policy._log_probabilities = lambda ids, first: tuple(  # the fixed logits have no hidden states
         m.logits.log_softmax(-1).expand(len(ids), max(map(len, ids)) - first, -1)
         for m in policy.models
@@ -657,12 +671,21 @@ def test_adapters_that_cannot_be_merged_are_refused_before_anything_is_written(t
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_policy_of_before_is_read(tmp_path):
+    QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0).save_pretrained(tmp_path)
+    path = tmp_path / "policy.json"
+    saved = json.loads(path.read_text())
+    assert "support" not in saved and saved.pop("relative_support") == 0.0
+    path.write_text(json.dumps({**saved, "support": 0.3}))
+    assert QSFTPolicy.from_pretrained(tmp_path).relative_support == 0.3
+
+
 def test_settings_of_play_can_be_others_at_loading(tmp_path):
     dummy = np.int64(2)
     policy = QSFTPolicy(llama(0), llama(1), TOKENIZER, 4.0, dummy=dummy, stop=["\n", "e"])
     policy.save_pretrained(tmp_path)
     assert QSFTPolicy.from_pretrained(tmp_path).stop == ["\n", "e"]
-    others = {"beta": 0.5, "support": 0.2, "temperature": 0.7, "greedy": True, "stop": "e"}
+    others = {"beta": 0.5, "relative_support": 0.2, "temperature": 0.7, "greedy": True, "stop": "e"}
     loaded = QSFTPolicy.from_pretrained(tmp_path, **others, dtype=torch.bfloat16, device="cpu")
     assert {name: getattr(loaded, name) for name in others} == others
     assert loaded.dummy == 2
@@ -752,7 +775,7 @@ def test_a_folder_without_a_policy_or_with_bad_settings_is_named(tmp_path):
         ({"temperature": 0.0}, "temperature"),
         ({"temperature": math.nan}, "temperature"),
         ({"temperature": math.inf}, "temperature"),
-        ({"support": math.nan}, "support"),
+        ({"relative_support": math.nan}, "relative_support"),
         ({"greedy": "no"}, "greedy must be True or False"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number"),
         ({"seed": None}, "seed must be a whole number"),
@@ -762,7 +785,7 @@ def test_a_folder_without_a_policy_or_with_bad_settings_is_named(tmp_path):
         ({"stop": ["\n", 3]}, "stop must be"),
         ({"stop": 3}, "stop must be"),
         ({"score": "q"}, "score"),
-        ({"support": 1.5}, "support"),
+        ({"relative_support": 1.5}, "relative_support"),
         ({"q_model": None}, "q_model"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"stop": "!"}, "stop text '!'"),

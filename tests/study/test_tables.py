@@ -72,7 +72,7 @@ def test_edges_of_a_grid():
     assert tables.edges_of(cloning[1], cloning) == []
     assert tables.edges_of(cloning[0], [*cloning, {"greedy": True}]) == []
     pairs = [  # a beta is at an end of those at its own temperature
-        {"beta": weight / t, "temperature": t, "support": 0.05}
+        {"beta": weight / t, "temperature": t, "relative_support": 0.05}
         for weight in (1.0, 2.0, 4.0)
         for t in (0.5, 0.25)
     ]

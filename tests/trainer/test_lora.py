@@ -1,12 +1,19 @@
 """LoRA by peft, where it is installed: trained, saved merged into whole models, and loaded."""
 
+import copy
+import shutil
+
 import datasets
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from transformers import TrainerCallback
 
 from qsft_lite import data, models
+from qsft_lite.baselines import TrainedMethod, train
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.trainer import train_q_sft
+from qsft_lite.trainer import QSFTTrainer, networks, stage_trainer, stages, train_q_sft
 from qsft_lite.trainer.config import QSFTConfig
 
 peft = pytest.importorskip("peft")
@@ -96,3 +103,133 @@ def test_adapters_that_cannot_be_merged_leave_the_folder_as_it_was(make, complai
     with pytest.raises(ValueError, match=complaint):
         QSFTPolicy(make(), None, TOKENIZER, 0.0).save_pretrained(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+# One base for the three networks of stage two
+
+
+@pytest.fixture
+def packed():
+    texts = ["ab\n", "c\n", "d\n", "e\n"]
+    rows = [
+        {"text": texts, "is_action": [False, True, False, True], "reward": [0.0, 0, 0, i % 2]}
+        for i in range(8)
+    ]
+    episodes = datasets.Dataset.from_list([{**row, "done": True} for row in rows])
+    return data.pack(data.encode(episodes, TOKENIZER, scale=data.RewardScale(0, 1)), 32)
+
+
+def arguments(folder, **changes):
+    options = {"stage": "values", "max_steps": 6, "learning_rate": 1e-2, "target_rate": 0.3}
+    options |= {"per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True}
+    return QSFTConfig(output_dir=str(folder), **{**options, **changes})
+
+
+def trained_values(folder, packed, monkeypatch=None, callbacks=(), lora=None, **changes):
+    model = adapted(**{"target_modules": ["q_proj", "v_proj"], **(lora or {})})
+    if monkeypatch:  # three whole networks, as of a plain model
+        monkeypatch.setattr(stage_trainer, "twin", lambda one, name: copy.deepcopy(one))
+        monkeypatch.setattr(stages, "twin", lambda one, name: copy.deepcopy(one))
+    trainer = QSFTTrainer(
+        model, arguments(folder, **changes), packed, packed, TOKENIZER, callbacks=list(callbacks)
+    )
+    trainer.train(resume_from_checkpoint=True)
+    return trainer
+
+
+def adapter_of(network):
+    name = getattr(network, "name", "default")
+    return [weight for key, weight in network.named_parameters() if f".{name}." in key]
+
+
+@pytest.mark.parametrize("options", [{}, {"train_behavior": True, "backup": "behavior"}])
+def test_adapters_on_one_base_train_as_three_whole_networks(tmp_path, packed, options, monkeypatch):
+    lora = {"lora_dropout": 0.2, "bias": "none"}
+    shared = trained_values(tmp_path / "a", packed, lora=lora, **options)
+    apart = trained_values(tmp_path / "b", packed, monkeypatch, lora=lora, **options)
+    for name in ("q", "target", "behavior"):
+        one, other = getattr(shared.model, name), getattr(apart.model, name)
+        pairs = list(zip(adapter_of(one), adapter_of(other), strict=True))
+        assert len(pairs) == 8 and all(torch.equal(*pair) for pair in pairs)
+    losses = [[line.get("eval_loss") for line in t.state.log_history] for t in (shared, apart)]
+    assert losses[0] == losses[1]
+    assert shared.evaluate()["eval_loss"] == apart.evaluate()["eval_loss"]
+    sizes = [sum(p.numel() for p in t.model.parameters()) for t in (shared, apart)]
+    adapter = sum(p.numel() for p in adapter_of(shared.model.q))
+    assert sizes[0] == sizes[1] / 3 + 2 * adapter
+
+
+def test_checkpoints_hold_the_adapters_alone_and_resume(tmp_path, packed):
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **others):
+            if state.global_step == 5:
+                raise InterruptedError
+
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    whole = trained_values(tmp_path / "whole", packed, **saving)
+    with pytest.raises(InterruptedError):
+        trained_values(tmp_path / "killed", packed, callbacks=[Kill()], **saving)
+    file = tmp_path / "killed" / "checkpoint-4" / "model.safetensors"
+    names = safetensors.torch.load_file(file)
+    assert len(names) == 24 and all("lora" in name for name in names)
+    resumed = trained_values(tmp_path / "killed", packed, **saving)
+    state = whole.model.state_dict()
+    assert all(torch.equal(weight, state[n]) for n, weight in resumed.model.state_dict().items())
+    shutil.rmtree(tmp_path / "killed" / "checkpoint-6")
+    safetensors.torch.save_file(dict(list(names.items())[1:]), file)
+    with pytest.raises(ValueError, match="checkpoint-4 cannot be read.*holds other weights"):
+        trained_values(tmp_path / "killed", packed, **saving)
+
+
+def test_a_separated_adapter_is_what_it_was():
+    model = adapted(target_modules=["q_proj"], lora_dropout=0.5).eval()
+    twin = networks.twin(model, "twin").eval()
+    ids = torch.tensor([[1, 3, 4, 5]])
+    with torch.no_grad():
+        first = model(ids).logits
+        assert torch.equal(twin(ids).logits, first)
+        for weight in twin.parameters():
+            weight.add_(0.3)
+        changed = twin(ids).logits
+        assert torch.equal(model(ids).logits, first) and not torch.allclose(changed, first)
+        alone, model = networks.separate(twin), networks.separate(model)
+        assert torch.equal(alone(ids).logits, changed) and torch.equal(model(ids).logits, first)
+        assert list(alone.peft_config) == list(model.peft_config) == ["default"]
+        torch.testing.assert_close(alone.merge_and_unload()(ids).logits, changed)
+
+
+def test_a_base_that_is_trained_is_not_shared(tmp_path, packed):
+    model = adapted(target_modules=["q_proj"])
+    norm = model.get_base_model().model.norm.weight.requires_grad_(True)
+    before = norm.clone()
+    trainer = QSFTTrainer(model, arguments(tmp_path, max_steps=3), packed, None, TOKENIZER)
+    stage = trainer.model
+    trainer.train()
+    of_target = stage.target.get_base_model().model.norm.weight
+    assert not isinstance(stage.target, networks.Adapter) and of_target is not norm
+    ends = [(weight - before).norm() for weight in (of_target, norm)]
+    assert 0 < ends[0] < ends[1]
+    assert torch.equal(stage.behavior.get_base_model().model.norm.weight, before)
+
+
+def test_activations_of_two_adapters_are_not_computed_again(tmp_path, packed):
+    with pytest.raises(ValueError, match="exclude each other"):
+        trained_values(tmp_path, packed, train_behavior=True, activation_checkpointing=True)
+    trained_values(tmp_path, packed, activation_checkpointing=True)
+
+
+def test_the_methods_train_adapters_too(tmp_path):
+    row = {"text": ["ab\n", "c\n"], "is_action": [False, True], "reward": [0.0, 1.0], "done": True}
+    games = datasets.Dataset.from_list([row] * 4)
+    episodes = data.encode(games, TOKENIZER, scale=data.RewardScale(0, 1))
+    for method in ("bc", "q_sft", "ilql"):
+        model = adapted(target_modules=["q_proj"])
+        args = arguments(tmp_path, max_steps=2, stage="behavior")
+        trained = train(method, model, TOKENIZER, episodes, None, args, length=32)
+        trained.save_pretrained(tmp_path / "saved")
+        loaded = TrainedMethod.from_pretrained(tmp_path / "saved")
+        for before, after in zip(
+            trained.values_of([[1, 3]], [[4, 5]]), loaded.values_of([[1, 3]], [[4, 5]]), strict=True
+        ):
+            if before is not None:
+                np.testing.assert_allclose(before[0], after[0], atol=1e-5)

@@ -32,7 +32,13 @@ TO_XYZ = np.array(  # from linear sRGB
 WHITE = TO_XYZ.sum(axis=1)
 APART = 15  # in Lab; a difference of 2 to 3 is just seen when two areas touch
 # Told apart by marker and line, or never in one figure.
-SAME_COLOR = {("bc", "behavior"), ("ilql", "fitted_q"), ("q_sft", "q_sft_new_head")}
+SAME_COLOR = {
+    ("bc", "behavior"),
+    ("ilql", "fitted_q"),
+    ("q_sft", "q_sft_new_head"),
+    ("q_sft", "q_sft_support"),
+    ("q_sft_new_head", "q_sft_support"),
+}
 
 # Colors that belong to no method. All others are greys, or come from the registry.
 OTHER_COLORS = {

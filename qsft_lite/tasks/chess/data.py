@@ -14,12 +14,10 @@ from datasets import Dataset
 from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tasks.chess.engine import Elo, Engine
 from qsft_lite.tasks.chess.env import MAX_MOVES, ChessGame
+from qsft_lite.tasks.chess.players import STRENGTHS, MixedPlayer, check_strengths
 from qsft_lite.tasks.chess.text import game_move, game_text, read_move, unspaced
 
 BLOCK = 50  # games
-# White of the default data plays each at a third of its games; it wins .63 of them, loses .33 and
-# returns .29 (6,500 games; LMRL-Gym's data win .60 and return .21).
-STRENGTHS: dict[Elo, float] = {"floor": 1, 1500: 1, 1700: 1}
 
 
 def generate_chess(
@@ -43,20 +41,19 @@ def generate_chess(
     engine's version only. engine is that of `Engine`, max_moves that of `ChessGame`, processes and
     path are those of `record`.
     """
-    strengths = dict(STRENGTHS if strengths is None else strengths)
-    weights = np.array(list(strengths.values()), dtype=float)
-    if not len(weights) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-        raise ValueError(f"strengths needs weights of at least 0, and one above, got {strengths}")
+    probabilities = check_strengths(STRENGTHS if strengths is None else strengths)
     if not 0 <= random <= 1:
         raise ValueError(f"random must be a share in [0, 1], got {random}")
     if max_moves < 1:
         raise ValueError(f"max_moves must be at least 1, got {max_moves}")
-    weights /= weights.sum()
     with Engine(engine, elo, nodes=nodes) as checked:  # bad options fail here, not in a worker
-        elos = [checked.at(strength).elo for strength in strengths]
+        elos = [checked.at(strength).elo for strength in probabilities]
     settings = {
         "task": "chess",
-        "strengths": [["full" if e is None else e, w] for e, w in zip(elos, weights, strict=True)],
+        "strengths": [
+            ["full" if elo is None else elo, share]
+            for elo, share in zip(elos, probabilities.values(), strict=True)
+        ],
         "random": random,
         "elo": checked.elo,
         "nodes": nodes,
@@ -64,13 +61,12 @@ def generate_chess(
         "max_moves": max_moves,
     }
     options = {"engine": engine, "nodes": nodes}
-    white = (list(strengths), weights.tolist())
-    play = partial(_play_block, white, random, elo, options, max_moves)
+    play = partial(_play_block, probabilities, random, elo, options, max_moves)
     return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
 
 
 def _play_block(
-    white: tuple[list[Elo], list[float]],
+    strengths: dict[Elo, float],
     random: float,
     elo: Elo,
     options: dict[str, Any],
@@ -80,22 +76,16 @@ def _play_block(
 ) -> Episodes:
     black = Engine(elo=elo, **options)
     env = ChessGame(black, max_moves=max_moves)
-    strengths, weights = white
     episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
     with black:  # one process for both sides and all strengths
-        engines = [black.at(strength) for strength in strengths]
+        white = MixedPlayer(black, strengths, random)
         for game_seed in seed.spawn(n):
             rng = np.random.default_rng(game_seed)
-            engine = engines[rng.choice(len(engines), p=weights)]
+            white.begin(rng)
             text, _ = env.reset(seed=int(rng.integers(2**31)))
             texts, rewards, over, cut = [text], [0.0], False, False
             while not (over or cut):
-                moves = list(env.board.legal_moves)
-                if rng.random() < random:
-                    move = moves[rng.integers(len(moves))]
-                else:
-                    move = engine.choose(env.board, rng)
-                action = env.action_text(env.board, move)
+                action = env.action_text(env.board, white.choose(env.board, rng))
                 text, reward, over, cut, _ = env.step(action)
                 texts += (action, text)
                 rewards += (reward, 0.0)

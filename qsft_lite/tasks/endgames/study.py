@@ -138,7 +138,7 @@ ROWS = {
 class EndgameTask(Task):
     """One seed of endgames."""
 
-    lowest, best, units = 0.0, "Perfect", "positions"
+    lowest, best = 0.0, "Perfect"
 
     def __init__(self, settings: EndgameSettings, seed: int):
         super().__init__(settings, seed)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import entr
 
 from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
@@ -39,9 +40,7 @@ def expected_bits(rules: TwentyQuestionsRules, consistent: np.ndarray) -> np.nda
     """
     consistent = np.asarray(consistent, dtype=float)
     yes = consistent @ rules.table.T / consistent.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [np.where(share > 0, share * np.log2(share), 0.0) for share in (yes, 1 - yes)]
-    return -(parts[0] + parts[1]) + 0.0
+    return (entr(yes) + entr(1 - yes)) / np.log(2)
 
 
 def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str) -> pd.DataFrame:

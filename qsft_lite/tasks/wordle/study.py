@@ -168,13 +168,13 @@ class WordleTask(Task):
         if settings.spelled:
             words = (*self.env.rules.guess_texts, *self.env.rules.feedback_texts)
             spelled = {word: parts(word) for word in words}
-            share_embeddings(model, self.tokenizer, spelled, seed=self.seed)
+            share_embeddings(model, self.tokenizer, spelled, seed=self.seed, scale=0.05)
         return model
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded."""
         settings = self.settings
-        if not settings.value_games:  # one set of games
+        if not settings.value_games and part != "held out":  # one set of games
             shared = {"rules": settings.rules, "word_list": self.words, "format": settings.format}
             return generate_wordle(games, self.seed, p=settings.p, **shared)
         return datasets.Dataset.from_dict(to_episodes(self.env.rules, self.played(games, part)))

@@ -124,7 +124,10 @@ def draw_candidates(
             rival_axes.set_title("the policy's")
         bars = [figure.add_subplot(grid[boards + i]) for i in range(3)]
         if over:
-            _say_it_is_over(figure, bars, secret, secret in guesses)
+            found = "Found" if secret in guesses else "Not found"
+            figure.suptitle(f"{found}: the word was {secret}", fontsize=13)
+            for axes in bars:
+                axes.axis("off")
         else:
             table = candidate_table(policy, rules, history_of(rules, secret, guesses))
             _draw_bars(bars, table.head(BARS))
@@ -160,18 +163,14 @@ def draw_token_values(
     if quantity not in labels or quantity not in values:
         known = ", ".join(key for key in labels if key in values)
         raise ValueError(f"quantity must be one of {known}, got {quantity!r}")
-    lines: list[list[int]] = [[]]
-    for token in range(len(values)):
-        lines[-1].append(token)
-        if values["token"][token].endswith("\n"):
-            lines.append([])
-    lines = [line for line in lines if line]
+    is_end = values["token"].str.endswith("\n")
+    lines = [line for _, line in values.groupby(is_end.shift(fill_value=False).cumsum())]
     longest = max(map(len, lines))
     with viz.figure((3.6 + 1.1 * longest, 1.3 + 0.38 * len(lines))) as figure:
         axes = figure.subplots()
         for row, line in enumerate(lines):
-            for column, token in enumerate(line):
-                _draw_token(axes, column, row, values.loc[token], quantity)
+            for column, (_, token) in enumerate(line.iterrows()):
+                _draw_token(axes, column, row, token, quantity)
         axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5))
         axes.set_title(f"{labels[quantity]} of each action token", fontsize=12)
         viz.bare(axes)
@@ -223,12 +222,6 @@ def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
         axes.set_xlim(0, 1.3 * max(table[column].max(), 0.05))
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
-
-
-def _say_it_is_over(figure: Figure, bars: Sequence[Axes], secret: str, won: bool) -> None:
-    figure.suptitle(f"{'Found' if won else 'Not found'}: the word was {secret}", fontsize=13)
-    for axes in bars:
-        axes.axis("off")
 
 
 # Explorers

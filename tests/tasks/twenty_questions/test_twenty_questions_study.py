@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from qsft_lite.baselines import TrainedMethod
-from qsft_lite.baselines.choosing import GREEDY_BETA, VALUE_GRID, as_options
+from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
 from qsft_lite.models import small_model
 from qsft_lite.study import changed
 from qsft_lite.tasks.guessing import play_games, to_episodes
@@ -16,8 +16,6 @@ from qsft_lite.tasks.twenty_questions.study import (
     TwentyQuestionsTask,
     some_objects,
 )
-
-SUPPORT = list(VALUE_GRID)[1]  # the name of that axis
 
 
 def task(*changes):
@@ -49,7 +47,7 @@ def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
     one = task()
     own = {"leftover": "dummy"}
     trained = TrainedMethod("q_sft", own, one.model, one.model, one.tokenizer, "", [])
-    options = as_options({"beta": GREEDY_BETA, SUPPORT: 0.1})
+    options = as_options({"beta": GREEDY_BETA, "relative_support": 0.1})
     policy = one.policy(trained, **options, score=score)
     pi = torch.tensor([0.6, 0.25, 0.14, 0.01, 0.0])  # the last one is the dummy
     q = torch.tensor([0.2, 0.5, 0.501, 0.9, 0.0])  # the last but one is outside the support
@@ -66,7 +64,7 @@ def test_a_cloned_policy_has_a_support():
     logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
     allowed = {0.0: 3, 0.5: 2, 0.9: 1}
     for support, count in allowed.items():
-        policy = one.policy(trained, **{SUPPORT: support, "temperature": 0.5})
+        policy = one.policy(trained, **{"relative_support": support, "temperature": 0.5})
         weights = policy.log_weights([logits])
         assert torch.isfinite(weights).sum() == count
         assert weights[0, 0] == pytest.approx(2 * np.log(0.5))

@@ -1,0 +1,159 @@
+"""A second network like a given one: a copy, or for LoRA a further adapter on the same base.
+
+Stage two holds p, its average and pi. Of a plain model each is a copy. Of a model of peft only the
+adapters are: all three stand on one base, of which there is one in memory, and checkpoints hold the
+adapters alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Adapter", "active", "move_average", "saved_names", "separate", "twin"]
+
+
+class Adapter(nn.Module):
+    """A model of peft as it is with another one of its adapters; the weights stay the model's.
+
+    Its parameters are the adapter's. Called, it runs the model with this adapter and in its own
+    mode (training or not), and leaves the model as it was. All else is asked of the model.
+    """
+
+    def __init__(self, model: nn.Module, name: str):
+        super().__init__()
+        self.__dict__.update(shared=model, name=name)  # no submodule: the weights are not here
+        self.train(model.training)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if "shared" not in self.__dict__:
+            raise AttributeError(attribute)
+        return getattr(self.shared, attribute)
+
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The adapter's, by the names that they have in the model."""
+        for name, weight in self.shared.named_parameters(*args, **options):
+            if self.name in name.split("."):
+                yield name, weight
+
+    @contextmanager
+    def active(self) -> Iterator[nn.Module]:
+        """The model with this adapter, in the mode of this module, as long as the context lasts."""
+        # Not by set_adapter, which also says anew which weights are trained.
+        layers = [module for module in self.shared.modules() if hasattr(module, "_active_adapter")]
+        before, training = [layer._active_adapter for layer in layers], self.shared.training
+        for layer in layers:
+            layer._active_adapter = self.name
+        self.shared.train(self.training)
+        try:
+            yield self.shared
+        finally:
+            for layer, name in zip(layers, before, strict=True):
+                layer._active_adapter = name
+            self.shared.train(training)
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        """The model's, with this adapter."""
+        with self.active() as model:
+            return model(*args, **options)
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Refused: what is computed again, in the backward pass, would have another adapter."""
+        raise ValueError(
+            "with adapters on one base, train_behavior and activation_checkpointing exclude each "
+            "other: give a behavior_model of its own, or leave out one of them"
+        )
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+
+def active(network: nn.Module) -> AbstractContextManager[nn.Module]:
+    """A context with the model to run: of an Adapter the shared one, else the network itself."""
+    return network.active() if isinstance(network, Adapter) else nullcontext(network)
+
+
+@torch.no_grad()
+def twin(model: nn.Module, name: str) -> nn.Module:
+    """A network with the weights of the model that can go its own way.
+
+    Args:
+        model: one of transformers, which is copied, or one of peft, whose active adapter is, unless
+            weights of its base are trained as well.
+        name: of the new adapter.
+    """
+    if not _is_peft(model) or _base(model, trained=True):
+        return copy.deepcopy(model)
+    trained = {
+        weight_name: weight.requires_grad for weight_name, weight in model.named_parameters()
+    }
+    config = copy.deepcopy(model.peft_config[model.active_adapter])
+    config.init_lora_weights = False  # some ways to begin change the base
+    with torch.random.fork_rng(devices=[]):
+        model.add_adapter(name, config)
+    source, new = Adapter(model, model.active_adapter), Adapter(model, name)
+    for own, weight in zip(new.parameters(), source.parameters(), strict=True):
+        own.data = weight.data.clone()
+        own.requires_grad_(weight.requires_grad)
+    for weight_name, weight in model.named_parameters():  # peft may have set the others anew
+        weight.requires_grad_(trained.get(weight_name, weight.requires_grad))
+    return new
+
+
+@torch.no_grad()
+def separate(network: nn.Module) -> nn.Module:
+    """A network on its own: an Adapter as a model of peft, its twins taken off; any other as it is.
+
+    The weights of an Adapter are then those of the active adapter of a copy of its model.
+    """
+    if not _is_peft(network):
+        return network
+    whole = network
+    if isinstance(network, Adapter):
+        whole = copy.deepcopy(network.shared).train(network.training)
+        of_active = Adapter(whole, whole.active_adapter)
+        for own, weight in zip(of_active.parameters(), network.parameters(), strict=True):
+            own.data = weight.data.clone()
+            own.requires_grad_(weight.requires_grad)
+    for name in set(whole.peft_config) - {whole.active_adapter}:
+        whole.delete_adapter(name)
+    return whole
+
+
+def _is_peft(module: nn.Module) -> bool:
+    """Whether a module is a model of peft, or an Adapter of one."""
+    return hasattr(module, "peft_config") and hasattr(module, "get_base_model")
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
+    """theta_bar <- (1 - rate) theta_bar + rate theta, for a network and its twin."""
+    if isinstance(average, Adapter):  # the base is one and the same
+        current = Adapter(current, current.active_adapter)
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), rate)
+
+
+def saved_names(module: nn.Module) -> list[str]:
+    """The names in the state of a module that a checkpoint needs: all but a frozen base of peft."""
+    base = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        if _is_peft(part) and not isinstance(part, Adapter)
+        for name in _base(part, trained=False)
+    }
+    return [name for name in module.state_dict() if name not in base]
+
+
+def _base(model: nn.Module, *, trained: bool) -> set[str]:
+    """Names of the weights under the adapters of a model of peft that are trained, or are not."""
+    adapters = {*model.peft_config}
+    weights = model.named_parameters(remove_duplicate=False)  # a tied one has two names
+    return {
+        name
+        for name, weight in weights
+        if weight.requires_grad == trained and not adapters & {*name.split(".")}
+    }
