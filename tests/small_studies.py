@@ -1,4 +1,4 @@
-"""Studies at their smallest: few games, few candidates, and what every one of them is run with."""
+"""Studies at their smallest: fewer games than at smoke, and their command line as a process."""
 
 import shutil
 import subprocess
@@ -8,9 +8,12 @@ from os import environ, pathsep
 import pytest
 from places import ROOT
 
-GAMES = {"games": 100, "value_epochs": 1.0, "behavior_epochs": 1.0}  # of data
-LESS = {"gridworld": GAMES, "endgames": {"games": 60, "value_games": 40}}
-LESS |= {name: {"games": 150, "value_games": 100} for name in ("wordle", "twenty_questions")}
+LESS = {
+    "gridworld": {"games": 100, "behavior_epochs": 1.0},
+    "endgames": {"games": 60, "value_games": 40},
+    "wordle": {"games": 150, "value_games": 100},
+    "twenty_questions": {"games": 150, "value_games": 100},
+}
 needs_stockfish = pytest.mark.skipif(
     not shutil.which("stockfish", path=f"/usr/games{pathsep}{environ.get('PATH', '')}"),
     reason="apt install stockfish",

@@ -136,10 +136,7 @@ def test_seeds_run_apart_are_read_when_all_are_recorded(small, monkeypatch, tmp_
 
 
 def test_a_record_is_written_for_all_seeds_only(small, monkeypatch, tmp_path):
-    for name in ("CLONING_GRID", "VALUE_GRID"):
-        monkeypatch.setattr(
-            f"qsft_lite.study.rows.{name}", {"beta" if name[0] == "V" else "temperature": (1.0,)}
-        )
+    monkeypatch.setattr("qsft_lite.study.rows.CLONING_GRID", {"temperature": (1.0,)})
     monkeypatch.setitem(
         module_of("gridworld").PROFILES, "record", module_of("gridworld").PROFILES["smoke"]
     )
