@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "viz": ("baselines.registry", "loss", "tabular"),
     "tasks.endgames.study": (*STUDY, "tasks.chess"),
     "tasks.*.study": STUDY,
+    "tasks.guessing_study": STUDY,  # what Wordle and Twenty Questions share
     "tasks.chess.learn_rules": STUDY,  # which its study trains by
     "tasks.endgames.widgets": ("evaluate", "policy", "tabular", "viz", "tasks.chess"),
     "tasks.*.widgets": ("evaluate", "policy", "tabular", "viz"),
@@ -44,7 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "study": STUDY,
     "notebook": (*METHOD, "evaluate", "policy", "results", "trainer"),
 }
-OF_ALL_TASKS = ("tasks.checks", "tasks.guessing")
+OF_ALL_TASKS = ("tasks.checks", "tasks.guessing", "tasks.guessing_study")
 
 SOURCES = {
     ".".join(path.relative_to(ROOT / "qsft_lite").with_suffix("").parts).removesuffix(

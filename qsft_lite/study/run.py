@@ -133,10 +133,11 @@ def module_of(task: str) -> Any:
     return importlib.import_module(f"qsft_lite.tasks.{task}.study")
 
 
-def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
+def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, Any]:
     """All rows with all seeds, from wherever the last call got to; returns the result, recorded.
 
-    Under torchrun all processes train, and the first one does all else. quiet: print no lines.
+    Under torchrun all processes train, and the first one does all else. quiet: print no
+    lines. record: write the result, where all seeds of the profile were run.
 
     Returns:
         "headline", "tables" (with "<name>" and perhaps "<name>_measured") and "raw".
@@ -149,6 +150,7 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
         study.name,
         profile=study.profile,
         seed=0,
+        threads=study.settings.threads or None,
         settings={
             name: dataclasses.asdict(study.settings if name == study.profile else settings)
             for name, settings in module_of(study.task).PROFILES.items()
@@ -167,7 +169,7 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
     for rows in result["tables"].values():
         say(markdown_table(rows))
     say({name: level for name, level in result["headline"].items() if isinstance(level, float)})
-    if len(study.seeds) == study.settings.seeds or study.profile == "smoke":
+    if record and (len(study.seeds) == study.settings.seeds or study.profile == "smoke"):
         hashes = " ".join(seed[CLONING.title]["hash"] for seed in found)
         recorder.record(**result, data_hash=hashes)
     return result

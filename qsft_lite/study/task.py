@@ -88,7 +88,7 @@ class Task:
         """What to record beside the scores, such as the words of the game."""
         return {}
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Show the task's explorer of a policy, in a notebook."""
         raise NotImplementedError
 

@@ -69,6 +69,7 @@ PROFILES = {
         warmup_steps=1,
         value_warmup_steps=1,
         target_rate=0.1,
+        threads=1,
         seeds=1,
         validation_games=4,
         test_games=8,
@@ -84,6 +85,7 @@ PROFILES = {
         value_warmup_steps=5,
         target_rate=0.1,
         longest_recorded=400,
+        threads=1,
         seeds=1,
         validation_games=50,
         test_games=162,
@@ -221,7 +223,7 @@ class EndgameTask(Task):
         """What each test game starts from."""
         return {"positions": self.positions[True]}
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Games from test positions, and what a method thinks of the moves beside exact values."""
         from qsft_lite.tasks.chess.widgets import board_explorer, game_of
 

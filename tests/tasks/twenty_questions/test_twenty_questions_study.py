@@ -10,8 +10,8 @@ from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
 from qsft_lite.models import small_model
 from qsft_lite.study import changed
 from qsft_lite.tasks.guessing import play_games, to_episodes
+from qsft_lite.tasks.guessing_study import MEASURED_SEED
 from qsft_lite.tasks.twenty_questions.study import (
-    MEASURED_SEED,
     PROFILES,
     TwentyQuestionsTask,
     some_objects,
