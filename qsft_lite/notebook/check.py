@@ -58,7 +58,9 @@ def check(
             print(f"{path.stem}: no run recorded its numbers")
             continue
         spread = spread_of(recorded)
-        spread["command"] = _command(path, seeds, profile)
+        options = f"--seeds {len(seeds)} --first-seed {seeds[0]} --profile {profile}"
+        place = shlex.quote(path.as_posix())
+        spread["command"] = f"python -m qsft_lite.notebook check {place} {options}"
         print(_spread_table(spread))
         content = (json.dumps(spread, indent=1, allow_nan=False) + "\n").encode()
         replace_file(output / "spread" / name_of(spread), content)
@@ -110,12 +112,6 @@ def spread_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "runs": [{key: one[key] for key in ("seed", "threads", "seconds")} for one in results],
         "headline": headline,
     }
-
-
-def _command(path: Path, seeds: Sequence[int], profile: str) -> str:
-    words = ["python", "-m", "qsft_lite.notebook", "check", path.as_posix()]
-    words += ["--seeds", str(len(seeds)), "--first-seed", str(seeds[0]), "--profile", profile]
-    return shlex.join(words)
 
 
 def _spread_table(spread: dict[str, Any]) -> str:

@@ -63,9 +63,8 @@ def gridworld(
     rectangle or has an unknown letter, and when there is no start or no goal.
     """
     _check_layout(layout)
-    cells = tuple(
-        (r, c) for r, row in enumerate(layout) for c, letter in enumerate(row) if letter in ".S"
-    )
+    letters = {(r, c): letter for r, row in enumerate(layout) for c, letter in enumerate(row)}
+    cells = tuple(cell for cell, letter in letters.items() if letter in ".S")
     index = {cell: state for state, cell in enumerate(cells)}
     P = np.zeros((len(cells), len(ACTION_STEPS), len(cells)))
     R = np.zeros(P.shape[:2])
@@ -74,15 +73,15 @@ def gridworld(
             outcomes = ((action, 1 - slip), (action - 1, slip / 2), ((action + 1) % 4, slip / 2))
             for direction, probability in outcomes:
                 step = ACTION_STEPS[direction]
-                row_to, column_to = row + step[0], column + step[1]
-                letter = _letter(layout, row_to, column_to)
+                cell_to = row + step[0], column + step[1]
+                letter = letters.get(cell_to, "#")
                 if letter == "G":
                     R[state, action] += probability
                 elif letter == "#":
                     P[state, action, state] += probability
                 elif letter != "T":
-                    P[state, action, index[row_to, column_to]] += probability
-    initial = np.array([layout[r][c] == "S" for r, c in cells], dtype=float)
+                    P[state, action, index[cell_to]] += probability
+    initial = np.array([letters[cell] == "S" for cell in cells], dtype=float)
     return Maze(TabularMDP(P, R, gamma, initial / initial.sum()), tuple(layout), cells)
 
 
@@ -157,11 +156,6 @@ def random_policy(mdp: TabularMDP, *, concentration: float = 1.0, seed: int = 0)
     """(S, A) Dirichlet policy; a small concentration makes most actions rare."""
     rng = np.random.default_rng(seed)
     return rng.dirichlet(np.full(mdp.n_actions, concentration), size=mdp.n_states)
-
-
-def _letter(layout: tuple[str, ...], row: int, column: int) -> str:
-    inside = 0 <= row < len(layout) and 0 <= column < len(layout[0])
-    return layout[row][column] if inside else "#"
 
 
 def _check_layout(layout: tuple[str, ...]) -> None:

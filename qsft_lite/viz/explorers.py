@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ipywidgets
+import matplotlib.pyplot as plt
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
@@ -142,7 +143,7 @@ def _young_garbage_only() -> Iterator[None]:
 def _png(figure: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    with plots.styled():  # matplotlib makes tick labels only now
+    with plt.rc_context(plots.STYLE):  # matplotlib makes tick labels only now
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 

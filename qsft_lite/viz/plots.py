@@ -25,32 +25,26 @@ FORMS = {"dummy": "dummy (ours)", "uniform": "Eq. 3 (paper)"}  # what a leftover
 WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}
 
 
+# Readable at half size, no frame clutter.
+STYLE = {
+    "figure.dpi": 90,
+    "figure.constrained_layout.use": True,
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.labelsize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 2,
+    "lines.markersize": 7,
+    "legend.frameon": False,
+}
+
+
 def use_style() -> None:
-    """Set matplotlib's defaults for this project: readable at half size, no frame clutter."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "figure.constrained_layout.use": True,
-            "font.size": 12,
-            "axes.titlesize": 13,
-            "axes.labelsize": 12,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "lines.linewidth": 2,
-            "lines.markersize": 7,
-            "legend.frameon": False,
-        }
-    )
-
-
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """This project's defaults inside the block, and the caller's own again after it."""
-    with plt.rc_context():
-        use_style()
-        yield
+    """Set matplotlib's defaults for this project."""
+    plt.rcParams.update(STYLE)
 
 
 @contextlib.contextmanager
@@ -65,7 +59,7 @@ def figure(size: tuple[float, float], *, fixed: bool = False) -> Iterator[Figure
         # A layout of "none" would fall back to rcParams once the figure was saved.
         layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
         options = {"dpi": 100, "layout": layout}
-    with styled():
+    with plt.rc_context(STYLE):
         yield Figure(figsize=size, **options)
 
 
