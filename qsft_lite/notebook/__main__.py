@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(rest)
         if options.command == "all":
             output = options.output or Path("build") / options.profile
-            return several.execute_all(options.profile, output, options.jobs)
+            parameters = {"PROFILE": options.profile}
+            return several.execute_each(several.notebook_paths(), parameters, output, options.jobs)
         if options.command == "record":
             return several.execute_in_place(options.paths or several.notebook_paths())
         if options.command == "check":

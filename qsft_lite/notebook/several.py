@@ -46,15 +46,6 @@ def notebook_paths() -> list[Path]:
     return paths
 
 
-def execute_all(profile: str, output: Path, jobs: int = 1) -> int:
-    """Execute every notebook at ``profile`` into ``output``; print a table; return the exit status.
-
-    Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
-    committed changes.
-    """
-    return _execute_each(notebook_paths(), {"PROFILE": profile}, output, jobs)
-
-
 def execute_in_place(paths: list[Path]) -> int:
     """Execute the notebooks in place, and store results, pictures and the pages' tables.
 
@@ -64,9 +55,9 @@ def execute_in_place(paths: list[Path]) -> int:
     aside = Path("build/record")
     shutil.rmtree(aside, ignore_errors=True)
     laptop, smoke = aside / "laptop", aside / "smoke"
-    status = _execute_each(paths, {}, laptop)
+    status = execute_each(paths, {}, laptop)
     if not status:
-        status = _execute_each(paths, {"PROFILE": "smoke"}, smoke)
+        status = execute_each(paths, {"PROFILE": "smoke"}, smoke)
     if status:
         print("Nothing was recorded.", file=sys.stderr)
         return status
@@ -80,9 +71,12 @@ def execute_in_place(paths: list[Path]) -> int:
     return pages.update(pages.marked_pages(root), root)
 
 
-def _execute_each(
-    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1
-) -> int:
+def execute_each(paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1) -> int:
+    """Execute notebooks into ``output``; print a table; return the exit status.
+
+    Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
+    committed changes.
+    """
     outcomes, status = [], 0
     check_place(output / "a_notebook.ipynb")
     execute_them = _one_by_one if jobs == 1 else _side_by_side
