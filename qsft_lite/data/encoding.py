@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -80,8 +79,6 @@ def encode(
     gamma: float = 1.0,
     discount: Literal["token", "turn"] = "token",
     memory: Literal["episode", "turn"] = "episode",
-    max_length: int | None = None,
-    on_long: Literal["raise", "truncate"] = "raise",
     chat_template: bool = False,
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
@@ -104,13 +101,6 @@ def encode(
         discount: gamma for each action "token", or for each "turn", which is an action segment.
         memory: what the agent sees of the past: the "episode" so far, or this "turn" alone, for
             tasks whose last state says everything. Turns then begin with a start token each.
-        max_length: the most tokens that an episode may have, the start token included.
-        on_long: "raise" for an episode with more, or "truncate" them, with a warning that counts
-            them (when streaming, one for each 1,000 episodes). Truncated, an episode ends before
-            an action, so that the state after its last one is whole: it was cut off there, and its
-            value goes on with that of the state. An episode that is done, and whose last state
-            alone is too long, ends with its last action, and is done. Those whose first two states
-            are too long are skipped. Needs place="step".
         chat_template: whether the tokenizer's own chat template wrote the texts. Say the same to
             the policy.
 
@@ -126,37 +116,22 @@ def encode(
         The logits that choose token i, and so the state of that action, are at position i - 1.
 
     Raises:
-        ValueError: naming file and line, or else the row: an episode that is too long; one that was
-            cut off with place="end"; one with a return to go outside [0, 1], or of a part outside
-            [-1, 1]; an action without any token, or with a special one before its end, which no
-            policy writes; a text that the tokenizer has no token for.
-            No episode can be truncated to max_length tokens.
+        ValueError: naming file and line, or else the row: an episode that was cut off with
+            place="end"; one with a return to go outside [0, 1], or of a part outside [-1, 1]; an
+            action without any token, or with a special one before its end, which no policy writes;
+            a text that the tokenizer has no token for.
     """
     check_choice(discount, ("token", "turn"), "discount")
     check_choice(memory, ("episode", "turn"), "memory")
-    check_choice(on_long, ("raise", "truncate"), "on_long")
-    if on_long == "truncate" and scale.place == "end":
-        raise ValueError(
-            "on_long='truncate' needs RewardScale(..., place='step'): with place='end' the return "
-            "comes at the end, which is cut off"
-        )
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length must be at least 1 token, got {max_length}")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
     start_id(tokenizer)
-    reader = Reader(tokenizer, chat_template)
     check_source(dataset)
-    streaming = isinstance(dataset, IterableDataset)
-    long = None if streaming else Counter()
     one_batch = partial(
         _encode_batch,
         files=list(dataset.info.download_checksums or {}),
-        reader=reader,
-        options=_Options(
-            scale, gamma, discount == "turn", memory == "turn", max_length, on_long == "truncate"
-        ),
-        long=long,
+        reader=Reader(tokenizer, chat_template),
+        options=_Options(scale, gamma, discount == "turn", memory == "turn"),
     )
     # A function that takes and returns Arrow tables replaces all columns.
     encoded = dataset.with_format("arrow").map(
@@ -165,14 +140,8 @@ def encode(
         batch_size=BATCH,
         with_indices=True,
         features=Features.from_arrow_schema(_schema(memory == "turn")),
-        **({} if streaming else {"desc": "encode"}),
+        **({} if isinstance(dataset, IterableDataset) else {"desc": "encode"}),
     )
-    if not streaming:
-        if len(dataset) and not len(encoded):
-            raise ValueError(
-                f"no episode has two states within {max_length} tokens: raise max_length"
-            )
-        _warn_long(long["truncated"], len(dataset) - len(encoded), len(dataset), max_length)
     return encoded.with_format(None)
 
 
@@ -183,8 +152,6 @@ class _Options(NamedTuple):
     gamma: float
     per_turn: bool
     turns_apart: bool
-    max_length: int | None
-    truncate: bool
 
 
 class _Batch(NamedTuple):
@@ -222,10 +189,6 @@ class _Segments(NamedTuple):
     piece: np.ndarray  # the place of its tokens among the pieces
     size: np.ndarray  # the number of its tokens
 
-    def kept(self, which: np.ndarray) -> _Segments:
-        """Those of which (S,) bool."""
-        return _Segments(*(values[which] for values in self))
-
     def lengths(self, episodes: int) -> np.ndarray:
         """(E,) int64 tokens of each episode."""
         return np.bincount(self.owner, weights=self.size, minlength=episodes).astype(np.int64)
@@ -259,16 +222,11 @@ def _encode_batch(
     files: list[str],
     reader: Reader,
     options: _Options,
-    long: Counter | None,
 ) -> pa.Table:
-    """Encode all episodes of a batch at once.
-
-    Episodes cut short are counted in ``long``; where it is None, a warning counts all long ones.
-    """
+    """Encode all episodes of a batch at once."""
     batch = _Batch(episodes, indices, files, reader)
     done = episodes["done"].to_numpy()
     segments, pieces = _segments(batch, done, options)
-    segments, done, too_long = _within(batch, segments, done, options, long)
     tokens = _tokens(segments, pieces)
     actions = _action_tokens(segments, tokens, done, options)
     _check_returns(batch, actions, done, options.scale)
@@ -278,7 +236,7 @@ def _encode_batch(
         pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
         for field, flat in zip(schema, _columns(schema.names, tokens, actions), strict=True)
     ]
-    return pa.table(lists, schema=schema).filter(pa.array(~too_long))
+    return pa.table(lists, schema=schema)
 
 
 def _segments(
@@ -344,37 +302,6 @@ def _pieces(
     return piece, pieces
 
 
-def _within(
-    batch: _Batch,
-    segments: _Segments,
-    done: np.ndarray,
-    options: _Options,
-    long: Counter | None,
-) -> tuple[_Segments, np.ndarray, np.ndarray]:
-    """What max_length leaves of the segments; done; and what is too long all the same: (E,) bool.
-
-    Raises ValueError for what is too long and not to be truncated.
-    """
-    lengths = segments.lengths(len(done))
-    too_long = lengths > (options.max_length or math.inf)
-    if too_long.any() and not options.truncate:
-        longest = int(lengths[too_long.argmax()])
-        remedy = f"raise max_length, now {options.max_length}, or pass on_long='truncate'"
-        batch.refuse(too_long, f"the episode has {longest} tokens", remedy)
-    truncated = 0
-    if too_long.any():
-        kept, done = _shortened(segments, done, options.max_length)
-        segments = segments.kept(kept)
-        still = segments.lengths(len(done)) > options.max_length
-        truncated = int(too_long.sum() - still.sum())
-        too_long = still
-    if long is None:
-        _warn_long(truncated, int(too_long.sum()), len(done), options.max_length)
-    else:
-        long["truncated"] += truncated
-    return segments, done, too_long
-
-
 def _tokens(segments: _Segments, pieces: list[list[int]]) -> _Tokens:
     sizes = np.array([len(ids) for ids in pieces])
     vocabulary = np.fromiter(chain.from_iterable(pieces), dtype=np.int32)
@@ -435,40 +362,6 @@ def _columns(names: list[str], tokens: _Tokens, actions: _ActionTokens) -> Itera
 
 def _schema(turns_apart: bool) -> pa.Schema:
     return ENCODED.append(POSITIONS) if turns_apart else ENCODED
-
-
-def _shortened(
-    segments: _Segments, done: np.ndarray, max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `on_long="truncate"` leaves: (S,) bool, segments kept; (E,) bool, done.
-
-    An episode that cannot be shortened is kept as it is.
-    """
-    owner, is_action, sizes = segments.owner, segments.is_action, segments.size
-    kept, done = np.ones(len(sizes), dtype=bool), done.copy()
-    first = starts(np.bincount(owner, minlength=len(done)))
-    for episode, own in enumerate(np.split(np.arange(len(sizes)), first[1:])):
-        before = np.cumsum(sizes[own]) - sizes[own]  # tokens before each segment
-        if before[-1] + sizes[own[-1]] <= max_length:
-            continue
-        actions = np.flatnonzero(is_action[own])
-        after = actions[-1] + 1
-        if done[episode] and after < len(own) and before[after] <= max_length:
-            kept[own[after:]] = False
-            continue
-        ends = actions[1:][before[actions[1:]] <= max_length]
-        if len(ends):
-            kept[own[ends[-1] :]] = False
-            done[episode] = False
-    return kept, done
-
-
-def _warn_long(truncated: int, skipped: int, total: int, max_length: int | None) -> None:
-    counts = {"truncated": truncated, "skipped": skipped}
-    said = [f"{name} {count}" for name, count in counts.items() if count]
-    if said:
-        message = f"{' and '.join(said)} of {total} episodes longer than {max_length} tokens"
-        warnings.warn(message, stacklevel=3)
 
 
 def _warn_marks(texts: list[str], reader: Reader) -> None:

@@ -595,24 +595,22 @@ def test_encode_reads_a_shuffled_and_sliced_dataset():
 def test_encode_names_file_and_line_even_after_a_shuffle(tmp_path):
     path = tmp_path / "games.jsonl"
     games = wordle_games(20)
-    longest = max(range(20), key=lambda i: len(games[i]["text"]))
-    tokens = 9 + 6 * (len(games[longest]["text"]) - 1)
+    lost = [sum(game["reward"]) for game in games].index(-6)
+    scale = data.RewardScale(-5, 0)  # which the return of a lost game is outside of
     data.save_trajectories(games, path)
     lines = path.read_text().splitlines()
     write(path, "{", *lines)  # a bad line, so that rows and lines differ
     with pytest.warns(UserWarning, match="skipped 1 of 21"):
         loaded = data.load_trajectories(path, on_bad="skip")
     shuffled = loaded.shuffle(seed=1)
-    with pytest.raises(
-        ValueError, match=rf"games.jsonl:\d+: .* has {tokens} tokens.*, now {tokens - 1}"
-    ):
-        data.encode(shuffled, TOKENIZER, scale=SCALE, max_length=tokens - 1)
-    alone = loaded.select([longest])
-    with pytest.raises(ValueError, match=rf"games.jsonl:{longest + 2}: .* on_long='truncate'"):
-        data.encode(alone, TOKENIZER, scale=SCALE, max_length=tokens - 1)
+    with pytest.raises(ValueError, match=r"games.jsonl:\d+: a return to go outside"):
+        data.encode(shuffled, TOKENIZER, scale=scale)
+    alone = loaded.select([lost])
+    with pytest.raises(ValueError, match=rf"games.jsonl:{lost + 2}: a return to go outside"):
+        data.encode(alone, TOKENIZER, scale=scale)
     path.unlink()
     with pytest.raises(ValueError, match="row 0: "):
-        data.encode(alone, TOKENIZER, scale=SCALE, max_length=tokens - 1)
+        data.encode(alone, TOKENIZER, scale=scale)
 
 
 ODD = {

@@ -389,11 +389,10 @@ def test_an_item_of_a_document_is_named(tmp_path):
 
 def test_encode_names_the_line_of_another_form(tmp_path):
     path = tmp_path / "games.jsonl"
-    path.write_text(json.dumps(ETO) + "\n" + json.dumps(WEBSHOP) + "\n")
+    path.write_text(json.dumps(ETO | {"reward": 0.25}) + "\n" + json.dumps(WEBSHOP) + "\n")
     loaded = data.load_trajectories(path, reward=0.5)
-    with pytest.raises(ValueError, match=r"games\.jsonl:2: .*has .* tokens"):
-        scale = data.RewardScale(0, 1)
-        data.encode(loaded, chat_tokenizer(CHATML), scale=scale, max_length=100)
+    with pytest.raises(ValueError, match=r"games\.jsonl:2: a return to go outside"):
+        data.encode(loaded, chat_tokenizer(CHATML), scale=data.RewardScale(0, 0.4))
 
 
 FIRST = {"from": "human", "value": "Hi."}
