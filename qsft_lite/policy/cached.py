@@ -1,15 +1,14 @@
 """Batched play of multi-turn texts with key-value caches that last from turn to turn.
 
-CachedPolicy writes the agent's actions token by token from the logits of one or more models. What a
-model has read of an episode stays in its cache, so that every token of a transcript is computed
-once, however many turns it has.
+What a model has read of an episode stays in its cache, so that every token of a transcript is
+computed once, however many turns it has.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -27,23 +26,18 @@ from qsft_lite.policy.stops import Stops
 
 __all__ = ["CachedPolicy", "History"]
 
-# A transcript so far: its text, its segments, or its token ids as data.encode makes them.
-History = str | Transcript | Sequence[Segment] | Sequence[int]
+History = str | Transcript | Sequence[Segment]  # a transcript so far: its text or its segments
 
 
 class _Row(NamedTuple):
-    """A transcript that is read: its segments, unless only ids were given, and all its tokens."""
+    """A transcript that is read: its segments and all its tokens."""
 
-    segments: tuple[Segment, ...] | None
+    segments: tuple[Segment, ...]
     ids: list[int]
 
-    def key(self, kind: str) -> Any:
-        """What a history of this kind, which continues the transcript, begins with."""
-        if kind == "ids":
-            return tuple(self.ids)
-        if kind == "segments" or self.segments is None:
-            return self.segments
-        return "".join(text for text, _ in self.segments)
+    def key(self, kind: type) -> str | tuple[Segment, ...]:
+        """What a history of this kind, str or tuple, begins with where it continues this one."""
+        return self.segments if kind is tuple else "".join(text for text, _ in self.segments)
 
 
 class CachedPolicy:
@@ -174,13 +168,13 @@ class CachedPolicy:
         forgotten.
 
         Tokens are those of `data.encode`, wherever it is known where segments end: in segments (a
-        `Transcript` as `evaluate` gives it, or a list of (text, is_action)), in ids, and in plain
-        texts that continue what was read and written here, whose new part is one segment. A plain
-        text that is new is cut after each stop text, and a warning says where that matters. What
-        the policy has written stays in the tokens that it wrote.
+        `Transcript` as `evaluate` gives it, or a list of (text, is_action)) and in plain texts that
+        continue what was read and written here, whose new part is one segment. A plain text that is
+        new is cut after each stop text, and a warning says where that matters. What the policy has
+        written stays in the tokens that it wrote.
 
         Args:
-            histories: the transcript so far of each episode; ids begin with the start token.
+            histories: the transcript so far of each episode.
             refused: of each episode, whole actions that are not played. What is sampled is the
                 policy given that it plays none of them.
 
@@ -229,7 +223,7 @@ class CachedPolicy:
             )
         texts = self.tokenizer.batch_decode(actions, clean_up_tokenization_spaces=False)
         self._rows = [
-            _Row(None if row.segments is None else (*row.segments, (text, True)), ids)
+            _Row((*row.segments, (text, True)), ids)
             for row, text, ids in zip(new_rows, texts, self._ids, strict=True)
         ]
         self.transcript_tokens += sum(len(action) for action in actions)
@@ -256,33 +250,26 @@ class CachedPolicy:
             [playable[text] for text in sorted(set(texts) & set(playable))] for texts in refused
         ]
 
-    def _form(self, history: History) -> tuple[str, Any]:
-        """The kind of a history, "text", "segments" or "ids", and its parts in order."""
+    def _form(self, history: History) -> str | tuple[Segment, ...]:
+        """A plain text or the segments, without the start token that a chat template has written.
+
+        An empty segment has no tokens, and is left out.
+        """
         if isinstance(history, Transcript):
             history = history.segments
         if isinstance(history, str):
-            return "text", history.removeprefix(self._written_start)
-        if hasattr(history, "tolist"):  # an array or a tensor
-            history = history.tolist()
+            return history.removeprefix(self._written_start)
         parts = list(history) if isinstance(history, Iterable) else [history]
-        if parts and all(isinstance(part, Integral) for part in parts):
-            known = 0 <= min(parts) and max(parts) < len(self.tokenizer)
-            if not known or parts[0] != self._start[0]:
-                raise ValueError(
-                    f"Token ids begin with the start token {self._start[0]} and are below "
-                    f"{len(self.tokenizer)}, as data.encode makes them: not {parts[:10]}..."
-                )
-            return "ids", tuple([*self._start, *map(int, parts[1:])])
         pairs = [isinstance(part, (tuple, list)) and len(part) == 2 for part in parts]
         if not all(pairs) or not all(isinstance(text, str) for text, _ in parts):
             raise TypeError(
-                "A history is a text, a list of segments (text, is_action) or one of token ids, "
+                "A history is a text or a list of segments (text, is_action), "
                 f"not {str(history)[:200]}"
             )
         parts = Transcript(parts).segments
         if parts:
             parts = ((parts[0][0].removeprefix(self._written_start), parts[0][1]), *parts[1:])
-        return "segments", tuple(segment for segment in parts if segment[0])
+        return tuple(segment for segment in parts if segment[0])
 
     def _pieces(self, text: str) -> list[Segment]:
         """A plain text cut after each stop text; a warning where that makes other tokens."""
@@ -299,31 +286,28 @@ class CachedPolicy:
                 )
         return pieces
 
-    def _read(self, histories: Sequence[History]) -> list[_Row]:
-        """Each transcript by itself, whatever was read before."""
-        forms = [self._form(history) for history in histories]
-        return self._continued(forms, [None] * len(forms))
+    def _read(self, history: History) -> _Row:
+        """A transcript by itself, whatever was read before."""
+        [row] = self._continued([self._form(history)], [None])
+        return row
 
-    def _continued(self, forms: list[tuple[str, Any]], sources: list[int | None]) -> list[_Row]:
+    def _continued(
+        self, forms: Sequence[str | tuple[Segment, ...]], sources: Sequence[int | None]
+    ) -> list[_Row]:
         """Transcripts of these forms, each with the number of the row that it continues, if any."""
         rests: list[Sequence[Segment]] = []
-        for (kind, parts), source in zip(forms, sources, strict=True):
-            if kind == "ids":
-                rests.append(())
-            elif source is None:
-                rests.append(self._pieces(parts) if kind == "text" else parts)
+        for form, source in zip(forms, sources, strict=True):
+            if source is None:
+                rests.append(self._pieces(form) if isinstance(form, str) else form)
             else:
-                rest = parts[len(self._rows[source].key(kind)) :]
-                rests.append([(rest, False)] if kind == "text" and rest else rest)
+                rest = form[len(self._rows[source].key(type(form))) :]
+                rests.append([(rest, False)] if isinstance(form, str) and rest else rest)
         read = iter(self._reader.read(list(chain.from_iterable(rests))))
         rows = []
-        for (kind, parts), source, rest in zip(forms, sources, rests, strict=True):
+        for source, rest in zip(sources, rests, strict=True):
             old = _Row((), self._start) if source is None else self._rows[source]
-            if kind == "ids":
-                rows.append(_Row(None, list(parts)))
-            else:
-                new = chain.from_iterable(next(read) for _ in rest)
-                rows.append(_Row((*old.segments, *rest), [*old.ids, *new]))
+            new = chain.from_iterable(next(read) for _ in rest)
+            rows.append(_Row((*old.segments, *rest), [*old.ids, *new]))
         return rows
 
     def _take_up(self, histories: list[History]) -> list[_Row]:
@@ -332,20 +316,18 @@ class CachedPolicy:
         An error in a history leaves everything as it was.
         """
         forms = [self._form(history) for history in histories]
-        known: dict[str, dict[Any, Iterator[int]]] = {}
-        for kind in {kind for kind, _ in forms}:
-            numbers: dict[Any, list[int]] = {}
+        numbers: dict[Any, list[int]] = {}  # of the rows that a history begins with
+        for kind in {type(form) for form in forms}:
             for number, row in enumerate(self._rows):
-                if (key := row.key(kind)) is not None:
-                    numbers.setdefault(key, []).append(number)
-            known[kind] = {key: iter(its_rows) for key, its_rows in numbers.items()}
-        lengths = {kind: sorted({len(k) for k in known[kind]}, reverse=True) for kind in known}
+                numbers.setdefault(row.key(kind), []).append(number)
+        known = {key: iter(its_numbers) for key, its_numbers in numbers.items()}
+        sizes = sorted({len(key) for key in known}, reverse=True)
 
         sources: list[int | None] = []
         taken: set[int | None] = set()
-        for kind, parts in forms:
-            beginnings = (parts[:size] for size in lengths[kind] if size <= len(parts))
-            found = (number for begin in beginnings for number in known[kind].get(begin, ()))
+        for form in forms:
+            beginnings = (form[:size] for size in sizes if size <= len(form))
+            found = (number for begin in beginnings for number in known.get(begin, ()))
             sources.append(next((number for number in found if number not in taken), None))
             taken.add(sources[-1])
         rows = self._continued(forms, sources)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ import tokenizers
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from qsft_lite.files import replace_file, replace_folder
 from qsft_lite.models import final_hidden, load_model, output_head
 from qsft_lite.policy.cached import (
     CachedPolicy,
@@ -44,7 +44,6 @@ SAVED = (
     "max_new_tokens",
     "chat_template",
 )
-ASIDE = ".saving-"  # what a folder in which a policy is being written begins with
 CANDIDATES_AT_ONCE = 64
 
 
@@ -140,8 +139,8 @@ class QSFTPolicy(CachedPolicy):
         """What the two models say of each token of a transcript.
 
         Args:
-            transcript: its segments with whether each is an action, its text, or its token ids. The
-                tokens of segments are those of training; a text is cut as `act` says.
+            transcript: its segments with whether each is an action, or its text. The tokens of
+                segments are those of training; a text is cut as `act` says.
 
         Returns:
             One row a token: ``token``; ``is_action`` where the segments say it; ``pi``, ``p`` and
@@ -151,8 +150,7 @@ class QSFTPolicy(CachedPolicy):
         Raises:
             ValueError: there is no q_model or no token, or the tokenizer does not know the text.
         """
-        kind, _ = self._form(transcript)
-        [row] = self._read([transcript])
+        row = self._read(transcript)
         sequence = row.ids
         if len(sequence) == len(self._start):
             raise ValueError("The transcript is empty: there is no token to say anything of.")
@@ -166,7 +164,7 @@ class QSFTPolicy(CachedPolicy):
             "p": taken_log_p.exp().tolist(),
             "ratio": (taken_log_p - taken_log_pi).exp().tolist(),
         }
-        if kind == "segments":
+        if not isinstance(self._form(transcript), str):
             sizes = map(len, self._reader.read(row.segments))
             whose = zip(row.segments, sizes, strict=True)
             is_action = [is_action for (_, is_action), size in whose for _ in range(size)]
@@ -180,7 +178,7 @@ class QSFTPolicy(CachedPolicy):
         """What the policy thinks of whole actions after a history.
 
         Args:
-            history: the transcript so far: segments, a text or token ids, see `values`.
+            history: the transcript so far: segments or a text, see `values`.
             actions: texts, each with the stop text at its end, and nowhere else (but for those of a
                 constraint).
 
@@ -200,8 +198,7 @@ class QSFTPolicy(CachedPolicy):
         actions = list(actions)
         if not actions or "" in actions:
             raise ValueError("candidates needs at least one action, and none of them empty.")
-        [row] = self._read([history])
-        prefix = row.ids
+        prefix = self._read(history).ids
         action_ids = self._reader.read([(text, True) for text in actions])
         for text, ids in zip(actions, action_ids, strict=True):
             if not self._is_whole(text, ids):
@@ -257,8 +254,7 @@ class QSFTPolicy(CachedPolicy):
 
         ``folder/behavior`` and ``folder/q_model`` are plain transformers models in safetensors,
         each with the tokenizer; adapters of peft are merged into them. A constraint is not saved.
-        An older policy there is replaced when the new one is complete, and is as it was after any
-        error. Other files in its folder stay.
+        An older policy there stays until all of the new one is written. Other files stay.
 
         Raises:
             FileExistsError: the folder holds something, but no policy.
@@ -267,9 +263,9 @@ class QSFTPolicy(CachedPolicy):
         folder = Path(folder).resolve()
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"{folder} is no folder: name another.")
-        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        # Whoever was killed at the very end has left no settings, but the rest.
-        if there and SETTINGS not in there and not any(name.startswith(ASIDE) for name in there):
+        # What killed processes were writing begins with a dot; they may have left the models alone.
+        there = {path.name for path in folder.glob("[!.]*")}
+        if there and there.isdisjoint([SETTINGS, *MODELS]):
             raise FileExistsError(f"{folder} holds something that is not a policy: name another.")
         models = {"behavior": self.behavior, "q_model": self.q_model}
         merged = {
@@ -277,23 +273,16 @@ class QSFTPolicy(CachedPolicy):
         }
         settings = {name: getattr(self, name) for name in SAVED}
         text = json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n"
-        is_new = not folder.exists()
-        # Within the folder, which may be a mounted one: renaming is then still at once.
-        aside = folder / f"{ASIDE}{os.getpid()}"
-        try:
+        with ExitStack() as complete:
             for name, model in merged.items():
-                model.save_pretrained(aside / "new" / name)
-                self.tokenizer.save_pretrained(aside / "new" / name)
-            (aside / "new" / SETTINGS).write_text(text, encoding="utf-8")
-            _exchange(folder, aside / "new", aside / "old", [*MODELS, SETTINGS])
-        except BaseException:
-            shutil.rmtree(aside / "new", ignore_errors=True)
-            for left in (aside / "old", aside, *([folder] if is_new else [])):
-                with contextlib.suppress(OSError):  # not there, or not empty: nothing is lost
-                    left.rmdir()
-            raise
-        for left in folder.glob(f"{ASIDE}*"):  # of this call, and of killed ones
-            shutil.rmtree(left, ignore_errors=True)
+                new = complete.enter_context(replace_folder(folder / name))
+                model.save_pretrained(new)
+                self.tokenizer.save_pretrained(new)
+            # Without its settings a folder is no policy, and so nobody loads half of a new one.
+            (folder / SETTINGS).unlink(missing_ok=True)
+        if self.q_model is None:
+            shutil.rmtree(folder / "q_model", ignore_errors=True)
+        replace_file(folder / SETTINGS, text.encode())
 
     @classmethod
     def from_pretrained(
@@ -373,28 +362,6 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
             "merge them before, or save the model by itself."
         )
     return merged
-
-
-def _exchange(folder: Path, new: Path, old: Path, names: Sequence[str]) -> None:
-    """Move what has these names from ``folder`` to ``old``, and from ``new`` to ``folder``.
-
-    The last one is the first to go and the last to come: a folder that has it is complete. An error
-    moves all of it back.
-    """
-    old.mkdir(parents=True)
-    steps = [(folder / name, old / name) for name in reversed(names)]
-    steps += [(new / name, folder / name) for name in names]
-    begun = []
-    try:
-        for source, target in steps:
-            if source.exists():
-                begun.append((source, target))
-                os.rename(source, target)
-    except BaseException:
-        for source, target in reversed(begun):
-            if not source.exists():
-                os.rename(target, source)
-        raise
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
