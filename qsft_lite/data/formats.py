@@ -139,28 +139,21 @@ def form_of(record: Any) -> str | None:
     return next((name for name, (fits, _) in FORMATS.items() if fits(record)), None)
 
 
-def convert(
-    record: Any,
-    format: str | None = None,
-    reward: float | None = None,
-    tokenizer: Tokenizer = None,
-) -> list[Episode]:
+def convert(record: Any, reward: float | None = None, tokenizer: Tokenizer = None) -> list[Episode]:
     """The unchecked episodes of a record, which pairs have two of; ValueError says what is wrong.
 
-    format: one of FORMATS, None to find it. reward: of the last action, where the record has none.
+    reward: of the last action, where the record has none.
     """
     if isinstance(record, ValueError):
         raise record
-    found = form_of(record) if format is None else format
-    if found is None:
+    form = form_of(record)
+    if form is None:
         keys = f" with the keys {brief(list(record))}" if isinstance(record, dict) else ""
         raise ValueError(
             'an episode is an object {"sequence", "reward", "done"}, or has another of the '
             f"forms {', '.join(FORMATS)}; this is {type(record).__name__}{keys}"
         )
-    fits, read = FORMATS[found]
-    if not fits(record):
-        raise ValueError(f"this does not have the form {format!r}, see qsft_lite.data.formats")
+    _, read = FORMATS[form]
     return read(record, reward, tokenizer)
 
 

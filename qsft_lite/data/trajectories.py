@@ -31,7 +31,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDatase
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.checks import check_choice
-from qsft_lite.data.formats import FORMATS, Episode, convert, read_records
+from qsft_lite.data.formats import Episode, convert, read_records
 from qsft_lite.files import written_aside
 
 __all__ = ["data_hash", "load_trajectories", "save_trajectories", "split"]
@@ -58,10 +58,8 @@ Reader = Callable[[Any], list[Episode]]  # the episodes of a record
 def load_trajectories(
     source: Source | Sequence[PathLike],
     *,
-    format: str | None = None,
     reward: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    reward_range: tuple[float, float] | None = None,
     on_bad: Literal["raise", "skip"] = "raise",
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
@@ -70,10 +68,8 @@ def load_trajectories(
     Args:
         source: a path, a list of paths, or a dataset that has the columns below already. A folder
             stands for its files .jsonl (also .jsonl.gz), or else .json, by name.
-        format: the form of all records, one of `formats.FORMATS`; None to look at each.
         reward: of the last action of an episode whose form has no rewards.
         tokenizer: that of a chat model, whose template then writes conversations and messages.
-        reward_range: lowest and highest sum of the rewards of an episode, in the task's units.
         on_bad: "raise" at the first bad episode, or "skip" them all, with a warning that counts and
             places them. A dataset in memory repeats that warning in `info.description`.
         streaming: read the files anew at each pass, and hold no more than a batch in memory.
@@ -86,28 +82,21 @@ def load_trajectories(
     Raises:
         ValueError: naming file and line or item (or row of a dataset): a line that is not JSON of
             such a form, lengths that differ, an is_action that is neither true, false, 1 nor 0, a
-            reward that is not finite in float32 or not on an action, an episode without any action,
-            a sum of rewards outside reward_range. While streaming, it comes when the line is read.
+            reward that is not finite in float32 or not on an action, an episode without any action.
+            While streaming, it comes when the line is read.
     """
     check_choice(on_bad, ("raise", "skip"), "on_bad")
-    if format is not None:
-        check_choice(format, FORMATS, "format")
     if tokenizer is not None and not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: set tokenizer.chat_template")
     if reward is not None:
         _check_reward(reward, "reward=")
-    if reward_range is not None:
-        reward_range = tuple(reward_range)
-        if not (len(reward_range) == 2 and reward_range[0] <= reward_range[1]):
-            raise ValueError(f"reward_range must be (lowest, highest), got {reward_range}")
     given = list(source) if isinstance(source, (list, tuple)) else [source]
     sources = [part for some in given for part in _files_of(some)]
     for part in sources:
         check_source(part)
     options = {
         "sources": sources,
-        "read": partial(convert, format=format, reward=reward, tokenizer=tokenizer),
-        "reward_range": reward_range,
+        "read": partial(convert, reward=reward, tokenizer=tokenizer),
         "on_bad": on_bad,
     }
     features = Features.from_arrow_schema(EPISODES)
@@ -226,7 +215,6 @@ def _files_of(source: Any) -> list[Any]:
 def _read(
     sources: list[Source],
     read: Reader,
-    reward_range: tuple[float, float] | None,
     on_bad: str,
     skipped: list[str],
 ) -> Iterator[Episode]:
@@ -236,7 +224,7 @@ def _read(
         for place, record in read_records(source) if in_file else _rows(source):
             try:
                 episodes = read(record) if in_file else [record]
-                checked = [_checked(episode, reward_range) for episode in episodes]
+                checked = [_checked(episode) for episode in episodes]
             except ValueError as error:
                 complaint = f"{place}: {error}"
                 if on_bad == "raise":
@@ -249,12 +237,11 @@ def _read(
 def _stream(
     sources: list[Source],
     read: Reader,
-    reward_range: tuple[float, float] | None,
     on_bad: str,
 ) -> Iterator[Episode]:
     skipped: list[str] = []
     kept = 0
-    for episode in _read(sources, read, reward_range, on_bad, skipped):
+    for episode in _read(sources, read, on_bad, skipped):
         kept += 1
         yield episode
     _report(skipped, kept)
@@ -281,14 +268,14 @@ def find_episode(
         for place, record in read_records(file):
             try:
                 found = convert(record, reward=reward, tokenizer=tokenizer)
-                if episode in [_checked(one, None) for one in found]:
+                if episode in [_checked(one) for one in found]:
                     return place
             except ValueError:  # this line was skipped when the files were loaded
                 continue
     return None
 
 
-def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Episode:
+def _checked(episode: Episode) -> Episode:
     """The episode with the exact types of EPISODES; ValueError says what is wrong with it."""
     text, is_action, reward = episode["text"], episode["is_action"], episode["reward"]
     for name in ("text", "is_action", "reward"):
@@ -315,8 +302,6 @@ def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Epis
         raise ValueError("no action in this episode: some is_action must be true")
     if not sum(map(abs, reward)) <= LARGEST:
         raise ValueError("the rewards add up to more than a float32 holds: scale them down")
-    if reward_range is not None:
-        _check_range(sum(reward), *reward_range)
     return {
         "text": text,
         "is_action": [bool(a) for a in is_action],
@@ -329,12 +314,6 @@ def _check_reward(reward: Any, name: str) -> None:
     number = isinstance(reward, (int, float)) and not isinstance(reward, bool)
     if not number or not abs(reward) <= LARGEST:
         raise ValueError(f"{name} is {brief(reward)}, not a finite number that a float32 holds")
-
-
-def _check_range(total: float, low: float, high: float) -> None:
-    rounding = 1e-9 * max(1.0, abs(low), abs(high))
-    if not low - rounding <= total <= high + rounding:
-        raise ValueError(f"the rewards add up to {total}, outside reward_range ({low}, {high})")
 
 
 def _check_unicode(text: str, i: int) -> None:
@@ -365,7 +344,7 @@ def _table(episodes: Iterator[Episode]) -> pa.Table:
 def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
     """The lines of the file, each ending with a newline: the canonical form of the data."""
     check_source(dataset)
-    for episode in _read([dataset], convert, None, "raise", []):
+    for episode in _read([dataset], convert, "raise", []):
         record = {
             "sequence": list(zip(episode["text"], episode["is_action"], strict=True)),
             "reward": episode["reward"],

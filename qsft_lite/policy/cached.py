@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.transcripts import ContextError, Reader, Segment, Transcript, cut, start_id
 from qsft_lite.models import attention_mask
-from qsft_lite.policy.constraints import ActionList, Constraint
+from qsft_lite.policy.constraints import ActionList
 from qsft_lite.policy.refusal import Prefixes, Refusal
 from qsft_lite.policy.row_cache import RowCache
 from qsft_lite.policy.stops import Stops
@@ -54,7 +54,7 @@ class CachedPolicy:
         stop: text that ends an action, or several such texts, of one token or more each. That of
             the tokenizer's eos token is this token.
         max_new_tokens: longest action. Its last tokens are taken from those that end an action.
-        constraint: what an action may be; None for any text.
+        constraint: the actions that there are; None for any text.
         seed: of the samples.
         chat_template: whether the tokenizer's own chat template writes the transcripts, as in
             data.encode: then special tokens in them are tokens, and a stop text may be one of them.
@@ -77,7 +77,7 @@ class CachedPolicy:
         greedy: bool = False,
         stop: str | Sequence[str] = "\n",
         max_new_tokens: int = 32,
-        constraint: Constraint | None = None,
+        constraint: ActionList | None = None,
         seed: int = 0,
         chat_template: bool = False,
     ):
@@ -109,24 +109,25 @@ class CachedPolicy:
         self.reset(seed)
 
     def _check_constraint(self) -> None:
-        if isinstance(self.constraint, ActionList):
-            for text in self.constraint.actions:
-                if not text.endswith(self._stops.texts):
-                    raise ValueError(
-                        f"The action {text!r} of the constraint does not end with the stop text "
-                        f"{self.stop!r}."
-                    )
-            read = self._reader.ids([(text, True) for text in self.constraint.actions])
-            if {tuple(ids or ()) for ids in read} != self.constraint.whole:
+        if self.constraint is None:
+            return
+        for text in self.constraint.actions:
+            if not text.endswith(self._stops.texts):
                 raise ValueError(
-                    "The constraint was made with another tokenizer or chat_template than the "
-                    "policy's: make it with these."
+                    f"The action {text!r} of the constraint does not end with the stop text "
+                    f"{self.stop!r}."
                 )
-            if self.constraint.longest > self.max_new_tokens:
-                raise ValueError(
-                    f"The constraint has actions of {self.constraint.longest} tokens, more than "
-                    f"max_new_tokens={self.max_new_tokens}."
-                )
+        read = self._reader.ids([(text, True) for text in self.constraint.actions])
+        if {tuple(ids or ()) for ids in read} != self.constraint.whole:
+            raise ValueError(
+                "The constraint was made with another tokenizer or chat_template than the "
+                "policy's: make it with these."
+            )
+        if self.constraint.longest > self.max_new_tokens:
+            raise ValueError(
+                f"The constraint has actions of {self.constraint.longest} tokens, more than "
+                f"max_new_tokens={self.max_new_tokens}."
+            )
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
@@ -201,7 +202,7 @@ class CachedPolicy:
         self._ids = [list(row.ids) for row in new_rows]
         actions: list[list[int]] = [[] for _ in histories]
         rows = list(range(len(histories)))
-        for _ in range(self.max_new_tokens):
+        while rows:
             begun = [actions[row] for row in rows]
             ruled_out = self._ruled_out(begun)
             log_left = refusal.log_mass_left(rows, begun)
@@ -214,13 +215,6 @@ class CachedPolicy:
                 self._ids[row].append(token_id)
             ended = self._ended([actions[row] for row in rows])
             rows = [row for row, end in zip(rows, ended, strict=True) if not end]
-            if not rows:
-                break
-        else:
-            raise ValueError(
-                f"The constraint has actions of more than max_new_tokens={self.max_new_tokens} "
-                f"tokens, or without the stop text {self.stop!r} at their end."
-            )
         texts = self.tokenizer.batch_decode(actions, clean_up_tokenization_spaces=False)
         self._rows = [
             _Row((*row.segments, (text, True)), ids)
@@ -421,19 +415,14 @@ class CachedPolicy:
 
     def _can_be_played(self, action: list[int]) -> bool:
         """Whether these tokens are a whole action: nothing less, nothing more, and all allowed."""
-        if not action or not self._ended([action])[0]:
-            return False
-        beginnings = [action[:size] for size in range(1, len(action))]
-        if any(self._ended([begun])[0] for begun in beginnings):
-            return False
-        return self.constraint is None or all(
-            token_id in self.constraint.allowed(tuple(begun))
-            for begun, token_id in zip([[], *beginnings], action, strict=True)
-        )
+        if self.constraint is not None:
+            return self.constraint.ends(tuple(action))
+        ends = [self._stops.ended([action[:size]])[0] for size in range(1, len(action) + 1)]
+        return any(ends) and ends.index(True) == len(action) - 1
 
     def _is_whole(self, text: str, ids: list[int]) -> bool:
         """Whether a text with these tokens is one action, of the constraint or by the stops."""
-        if hasattr(self.constraint, "ends") and self.constraint.ends(tuple(ids)):
+        if self.constraint is not None and self.constraint.ends(tuple(ids)):
             return True
         return text.endswith(self._stops.texts) and cut(text, self._stops.texts) == [text]
 
@@ -448,12 +437,11 @@ class CachedPolicy:
         allowed = torch.zeros(len(actions), len(self.tokenizer), dtype=torch.bool)
         for row, ids in enumerate(actions):
             allowed[row, list(self.constraint.allowed(tuple(ids)))] = True
-        by_itself = hasattr(self.constraint, "ends")
-        return (self._stops.special if by_itself else self._stops.never) | ~allowed.to(self.device)
+        return self._stops.special | ~allowed.to(self.device)
 
     def _ended(self, actions: list[list[int]]) -> list[bool]:
         """Whether each action has ended with its last token."""
-        if hasattr(self.constraint, "ends"):
+        if self.constraint is not None:
             return [self.constraint.ends(tuple(ids)) for ids in actions]
         return self._stops.ended(actions)
 

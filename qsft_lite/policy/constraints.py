@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.transcripts import Reader
-
-
-class Constraint(Protocol):
-    """What an action may be. It ends with a stop text, or where ``ends`` says so if there is one.
-
-    (``ends(ids: tuple[int, ...]) -> bool`` is left out here, since a constraint need not have it.)
-    """
-
-    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
-        """The token ids that may follow the action's tokens so far."""
 
 
 class ActionList:
@@ -58,9 +47,9 @@ class ActionList:
         self.whole = set(map(tuple, all_ids))
         self.longest = max(map(len, all_ids))
 
-    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
+    def allowed(self, ids: tuple[int, ...]) -> set[int]:
         """The token ids that may follow the action's tokens so far."""
-        return self._next.get(ids, ())
+        return self._next.get(ids, set())
 
     def ends(self, ids: tuple[int, ...]) -> bool:
         """Whether these tokens are a whole action."""

@@ -27,7 +27,7 @@ from qsft_lite.policy.cached import (
     check_whole,
     outside_support,
 )
-from qsft_lite.policy.constraints import Constraint
+from qsft_lite.policy.constraints import ActionList
 
 __all__ = ["QSFTPolicy"]
 
@@ -89,7 +89,7 @@ class QSFTPolicy(CachedPolicy):
         dummy: int | None = None,
         stop: str | Sequence[str] = "\n",
         max_new_tokens: int = 32,
-        constraint: Constraint | None = None,
+        constraint: ActionList | None = None,
         seed: int = 0,
         chat_template: bool = False,
     ):
@@ -291,7 +291,7 @@ class QSFTPolicy(CachedPolicy):
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        constraint: Constraint | None = None,
+        constraint: ActionList | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> QSFTPolicy:

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from qsft_lite import data
-from qsft_lite.data.formats import FORMATS
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -432,12 +431,6 @@ def test_a_wrong_sample_names_its_line_and_what_is_wrong(name, tmp_path):
         load(tmp_path, TWENTY, record, reward=1.0, tokenizer=tokenizer, on_bad="skip")
 
 
-def test_a_form_that_is_asked_for_is_the_only_one(tmp_path):
-    assert load(tmp_path, TWENTY, format="questions") == [TWENTY_EPISODE]
-    with pytest.raises(ValueError, match=r"jsonl:2: this does not have the form 'questions'"):
-        load(tmp_path, TWENTY, MAZE, format="questions")
-    with pytest.raises(ValueError, match="unknown format 'sharegpt'.* There are: .*sequence"):
-        load(tmp_path, TWENTY, format="sharegpt")
+def test_a_reward_for_all_is_a_number(tmp_path):
     with pytest.raises(ValueError, match="reward= is nan"):
         load(tmp_path, ETO, reward=float("nan"))
-    assert list(FORMATS)[0] == "sequence"

@@ -335,19 +335,6 @@ def test_actions_of_a_list_that_have_no_clear_end_are_refused():
         ActionList(tokenizer, "ab\n")
 
 
-def test_a_constraint_of_ones_own_ends_at_the_stop_text():
-    tokenizer = character_tokenizer("ab")
-
-    class NoTwice:
-        def allowed(self, ids):
-            return [i for i in tokenizer("a\nb").input_ids if i not in ids[-1:]]
-
-    policy = cloning(tokenizer, constraint=NoTwice(), max_new_tokens=100)
-    for action in policy.act(["a\n"] * 50):
-        assert action.index("\n") == len(action) - 1
-        assert "aa" not in action
-
-
 # Refused actions
 
 
