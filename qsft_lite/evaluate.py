@@ -160,8 +160,7 @@ class _Episode:
             reward = math.nan
         if not math.isfinite(reward):
             raise RuntimeError(
-                f"Episode {self.number}: the environment's reward of action {action!r} is not a "
-                "finite number."
+                f"Episode {self.number}: the reward of action {action!r} is not a finite number."
             )
         self.segments += [(action, True), (text, False)]
         self.rewards += [reward, 0.0]
@@ -270,8 +269,7 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float, float
     """
     if (a.seed, len(a.returns)) != (b.seed, len(b.returns)):
         raise ValueError(
-            f"Not the same episodes: {len(a.returns)} of seed {a.seed} and "
-            f"{len(b.returns)} of seed {b.seed}."
+            f"{len(a.returns)} episodes of seed {a.seed} are not {len(b.returns)} of seed {b.seed}."
         )
     differences = a.returns - b.returns
     return float(differences.mean()), *bootstrap_interval(differences)

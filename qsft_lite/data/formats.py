@@ -222,10 +222,6 @@ def _text_history(record: dict, reward: float | None, tokenizer: Tokenizer) -> l
     actions = len(texts) // 2
     if len(rewards) == actions != len(texts):
         rewards = [0.0, *(number for reward in rewards for number in (reward, 0.0))][: len(texts)]
-    if len(rewards) != len(texts):
-        raise ValueError(
-            f"{len(rewards)} rewards for {len(texts)} texts, of which {actions} are actions"
-        )
     segments = [(text, i % 2 == 1) for i, text in enumerate(texts)]
     done = dones[2 * actions - 1] if len(dones) == len(texts) else dones[-1]
     return [_episode(segments, rewards, done)]
@@ -315,10 +311,7 @@ def _rewarded(segments: Segments, reward: Any, done: Any = True) -> Episode:
 
 def _needed(reward: float | None) -> float:
     if reward is None:
-        raise ValueError(
-            "no reward in this form: pass reward=, that of the last action, such as 1.0 where only "
-            "successes were kept"
-        )
+        raise ValueError("no reward in this form: pass reward=, that of the last action")
     return reward
 
 
@@ -382,10 +375,7 @@ def _templated(
         texts = json.dumps(message, ensure_ascii=False, default=str)  # the arguments of tools, too
         spelt = next((token for token in special if token in texts), None)
         if spelt is not None:
-            raise ValueError(
-                f"turn {number} holds the text of the special token {spelt!r}, which only the chat "
-                "template may write: change that text"
-            )
+            raise ValueError(f"turn {number} holds the text of the special token {spelt!r}")
     segments: Segments = []
     said = ""
     for number, act in enumerate(acts):
@@ -420,6 +410,5 @@ def _template(
 def _check_begins(text: str, beginning: str, number: int) -> None:
     if not text.startswith(beginning):
         raise ValueError(
-            f"turn {number}: the chat template writes earlier turns anew, so that no transcript "
-            "grows turn by turn: use a template that keeps them as they were"
+            f"turn {number}: the chat template writes earlier turns anew: use one that keeps them"
         )

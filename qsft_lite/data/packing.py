@@ -188,10 +188,8 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
         while first <= last:
             fitting = np.flatnonzero(ends[first:] - turns[first] <= length)
             if not len(fitting):
-                raise ValueError(
-                    f"row {index}: a turn and the state after it have "
-                    f"{ends[first] - turns[first]} tokens: allow a length of that"
-                )
+                needed = ends[first] - turns[first]
+                raise ValueError(f"row {index}: a turn and the state after it: {needed} tokens")
             end = first + int(fitting[-1])
             taken.append(np.arange(begin + turns[first], begin + ends[end]))
             counts.append(len(taken[-1]))

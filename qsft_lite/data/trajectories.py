@@ -17,8 +17,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -45,6 +47,7 @@ EPISODES = pa.schema(
     }
 )
 BATCH = 10_000  # episodes read at a time
+SURROGATE = re.compile("[\ud800-\udfff]")
 LARGEST = float(np.finfo(np.float32).max)  # tokens carry their rewards in float32
 
 PathLike = str | os.PathLike
@@ -101,13 +104,14 @@ def load_trajectories(
     }
     features = Features.from_arrow_schema(EPISODES)
     if streaming:
-        dataset = IterableDataset.from_generator(_stream, features=features, gen_kwargs=options)
+        dataset = IterableDataset.from_generator(_read, features=features, gen_kwargs=options)
     else:
         skipped: list[str] = []
         table = _table(_read(**options, skipped=skipped))
-        report = _report(skipped, len(table))
+        report = _report(skipped, len(table)) if skipped else ""
         if not len(table):
-            raise ValueError(f"{_names(sources)}: no episode to load. {report}")
+            names = [str(part) if isinstance(part, PathLike) else "dataset" for part in sources]
+            raise ValueError(f"{', '.join(names)}: no episode to load. {report}")
         dataset = Dataset(table, info=DatasetInfo(features=features, description=report))
     dataset.info.download_checksums = {
         str(path): {"num_bytes": os.path.getsize(path)}
@@ -127,11 +131,9 @@ def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> Non
     """
     zipped = str(path).lower().endswith(".gz")
     with written_aside(path) as aside, open(aside, "wb") as file:
-        if zipped:  # without name and time: the same data give the same bytes
-            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                packed.writelines(_lines(dataset))
-        else:
-            file.writelines(_lines(dataset))
+        # Zipped without name and time: the same data give the same bytes.
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if zipped else nullcontext(file) as out:
+            out.writelines(_lines(dataset))
 
 
 def data_hash(dataset: Dataset | IterableDataset) -> str:
@@ -154,15 +156,14 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
         raise TypeError("split needs a Dataset in memory: keep one file a part when streaming")
     if not len(dataset):
         raise ValueError("there is no episode to split")
-    sizes = {}
-    for name, size in {"validation": validation, "test": test}.items():
-        sizes[name] = round(size * len(dataset)) if isinstance(size, float) else size
+    sizes = {
+        name: round(size * len(dataset)) if isinstance(size, float) else size
+        for name, size in (("validation", validation), ("test", test))
+    }
     sizes["train"] = len(dataset) - sum(sizes.values())
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(
-                f"{name} would have {size} of {len(dataset)} episodes: change validation or test"
-            )
+            raise ValueError(f"{name} would have {size} of {len(dataset)} episodes")
     shuffled = dataset.select(np.random.default_rng(seed).permutation(len(dataset)))
     whole, first, parts = data_hash(dataset), 0, DatasetDict()
     for name in ("train", "validation", "test"):
@@ -190,10 +191,7 @@ def check_source(source: Any) -> None:
     if isinstance(source, (Dataset, IterableDataset)):
         missing = set(EPISODES.names) - set(source.column_names or EPISODES.names)
         if missing:
-            raise ValueError(
-                f"the dataset has no column {', '.join(sorted(missing))}: it needs "
-                f"{', '.join(EPISODES.names)}"
-            )
+            raise ValueError(f"the dataset has no column {', '.join(sorted(missing))}")
     elif not isinstance(source, PathLike):
         raise TypeError(f"source must be paths or a dataset, got {type(source).__name__}")
     elif not os.path.isfile(source):
@@ -213,12 +211,10 @@ def _files_of(source: Any) -> list[Any]:
 
 
 def _read(
-    sources: list[Source],
-    read: Reader,
-    on_bad: str,
-    skipped: list[str],
+    sources: list[Source], read: Reader, on_bad: str, skipped: list[str] | None = None
 ) -> Iterator[Episode]:
-    """Checked episodes; the complaints about those left out are appended to `skipped`."""
+    """Checked episodes, and a warning of those left out, which are appended to ``skipped``."""
+    skipped, kept = [] if skipped is None else skipped, 0
     for source in sources:
         in_file = isinstance(source, PathLike)
         for place, record in read_records(source) if in_file else _rows(source):
@@ -232,19 +228,9 @@ def _read(
                 skipped.append(complaint)
             else:
                 yield from checked
-
-
-def _stream(
-    sources: list[Source],
-    read: Reader,
-    on_bad: str,
-) -> Iterator[Episode]:
-    skipped: list[str] = []
-    kept = 0
-    for episode in _read(sources, read, on_bad, skipped):
-        kept += 1
-        yield episode
-    _report(skipped, kept)
+                kept += len(checked)
+    if skipped:
+        warnings.warn(_report(skipped, kept), stacklevel=2)
 
 
 def _rows(dataset: Dataset | IterableDataset) -> Iterator[tuple[str, Episode]]:
@@ -288,16 +274,14 @@ def _checked(episode: Episode) -> Episode:
     for i, (t, a, r) in enumerate(zip(text, is_action, reward, strict=True)):
         if not isinstance(t, str):
             raise ValueError(f"text {i} is {brief(t)}, not a string")
-        if not t.isascii():
-            _check_unicode(t, i)
+        if not t.isascii() and SURROGATE.search(t):
+            raise ValueError(f"text {i} is no valid Unicode: it has half of a surrogate pair")
         if a not in (0, 1):
             raise ValueError(f"is_action {i} is {brief(a)}, not true, false, 1 or 0")
         if type(r) is not float or not abs(r) <= LARGEST:  # most are passed quickly
             _check_reward(r, f"reward {i}")
         if r and not a:
-            raise ValueError(
-                f"reward {i} is {brief(r)} but not on an action: put it on the one before"
-            )
+            raise ValueError(f"reward {i} is {brief(r)} but not on an action")
     if 1 not in is_action:
         raise ValueError("no action in this episode: some is_action must be true")
     if not sum(map(abs, reward)) <= LARGEST:
@@ -316,22 +300,10 @@ def _check_reward(reward: Any, name: str) -> None:
         raise ValueError(f"{name} is {brief(reward)}, not a finite number that a float32 holds")
 
 
-def _check_unicode(text: str, i: int) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise ValueError(f"text {i} is no valid Unicode ({error.reason})") from error
-
-
 def _report(skipped: list[str], kept: int) -> str:
-    """Warn of the episodes left out, and return the warning's text; "" when there are none."""
-    if not skipped:
-        return ""
     more = f"\n... and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-    report = f"skipped {len(skipped)} of {len(skipped) + kept} episodes:\n"
-    report += "\n".join(skipped[:10]) + more
-    warnings.warn(report, stacklevel=3)
-    return report
+    first = "\n".join(skipped[:10])
+    return f"skipped {len(skipped)} of {len(skipped) + kept} episodes:\n{first}{more}"
 
 
 def _table(episodes: Iterator[Episode]) -> pa.Table:
@@ -344,14 +316,10 @@ def _table(episodes: Iterator[Episode]) -> pa.Table:
 def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
     """The lines of the file, each ending with a newline: the canonical form of the data."""
     check_source(dataset)
-    for episode in _read([dataset], convert, "raise", []):
+    for episode in _read([dataset], convert, "raise"):
         record = {
             "sequence": list(zip(episode["text"], episode["is_action"], strict=True)),
             "reward": episode["reward"],
             "done": episode["done"],
         }
         yield json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def _names(sources: list[Source]) -> str:
-    return ", ".join(str(s) if isinstance(s, PathLike) else "dataset" for s in sources)

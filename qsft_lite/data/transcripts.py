@@ -155,10 +155,7 @@ class Reader:
         found = self.ids(segments)
         for (text, _), ids in zip(segments, found, strict=True):
             if ids is None:
-                raise ValueError(
-                    f"The tokenizer does not know all of {_short(text)}: it has no token for a "
-                    "part of it, or a special one alone."
-                )
+                raise ValueError(f"The tokenizer does not know all of {text!r:.200}.")
         return found
 
     def _all_ids(self, texts: list[str]) -> list[list[int] | None]:
@@ -184,7 +181,3 @@ class Reader:
                 except Exception:
                     pieces.append(None)
             return pieces
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 200 else text[:200] + "...")

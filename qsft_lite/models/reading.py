@@ -112,8 +112,8 @@ def attention_mask(
             near = allowed & (query - key <= query % config.attention_chunk_size)
         elif layer_type == "local" and allowed.shape[2] < allowed.shape[3] > config.window_size:
             raise ValueError(
-                f"{type(model).__name__} counts its window of {config.window_size} tokens from the "
-                "end of a cache: longer episodes cannot be played."
+                f"{type(model).__name__} plays no episodes longer than its window of "
+                f"{config.window_size} tokens."
             )
         masks[layer_type] = _in_the_form_read(model, near)
     if "local" in masks or len(masks) == 1:
@@ -129,10 +129,7 @@ def _in_the_form_read(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Te
     if implementation == "eager":  # it adds the mask to the scores
         dtype = next(model.parameters()).dtype
         return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    raise ValueError(
-        f"attention {implementation!r} reads no mask of packed rows: "
-        "load the model with attn_implementation='sdpa'."
-    )
+    raise ValueError(f"attn_implementation must be 'sdpa' or 'eager', not {implementation!r}.")
 
 
 def _layer_types(model: PreTrainedModel) -> set[str]:
@@ -203,10 +200,7 @@ def check_packing(model: PreTrainedModel) -> None:
         packed = final_hidden(model, row, positions, segments)[0, 3:7].float()
         alone = _decoder(model)(input_ids=row[:, 3:7], use_cache=False).last_hidden_state[0]
     except Exception as error:  # whatever comes of a mask or positions that it does not know
-        raise ValueError(
-            f"{type(model).__name__} cannot be run on packed rows, with positions and a mask of "
-            f"their own: {error}"
-        ) from error
+        raise ValueError(f"{type(model).__name__} cannot be run on packed rows: {error}") from error
     finally:
         model.train(training)
     difference = _difference(packed, alone.float())
@@ -231,10 +225,7 @@ def check_head(model: PreTrainedModel) -> None:
     hidden = _decoder(model)(input_ids=row, use_cache=False).last_hidden_state
     model.train(training)
     if _difference(output_head(model)(hidden).float(), logits) > _tolerance(model):
-        raise ValueError(
-            f"{type(model).__name__} changes its hidden states or logits around the head: "
-            "unsupported."
-        )
+        raise ValueError(f"{type(model).__name__} changes hidden states or logits around the head.")
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -114,15 +114,11 @@ class CachedPolicy:
         for text in self.constraint.actions:
             if not text.endswith(self._stops.texts):
                 raise ValueError(
-                    f"The action {text!r} of the constraint does not end with the stop text "
-                    f"{self.stop!r}."
+                    f"The action {text!r} of the constraint does not end with the stop {self.stop!r}."
                 )
         read = self._reader.ids([(text, True) for text in self.constraint.actions])
         if {tuple(ids or ()) for ids in read} != self.constraint.whole:
-            raise ValueError(
-                "The constraint was made with another tokenizer or chat_template than the "
-                "policy's: make it with these."
-            )
+            raise ValueError("The constraint was made with another tokenizer or chat_template.")
         if self.constraint.longest > self.max_new_tokens:
             raise ValueError(
                 f"The constraint has actions of {self.constraint.longest} tokens, more than "
@@ -257,8 +253,7 @@ class CachedPolicy:
         pairs = [isinstance(part, (tuple, list)) and len(part) == 2 for part in parts]
         if not all(pairs) or not all(isinstance(text, str) for text, _ in parts):
             raise TypeError(
-                "A history is a text or a list of segments (text, is_action), "
-                f"not {str(history)[:200]}"
+                f"A history is a text or segments (text, is_action), not {history!r:.200}"
             )
         parts = Transcript(parts).segments
         if parts:
@@ -403,10 +398,8 @@ class CachedPolicy:
         """Token ids (B,): the most likely ones, or samples."""
         finite = log_weights.amax(-1).isfinite()
         if not finite.all():
-            raise FloatingPointError(
-                f"The log-weights of row {int((~finite).nonzero()[0])} are NaN, infinite, or rule "
-                "out every token: look at the models' logits and at the constraint."
-            )
+            row = int((~finite).nonzero()[0])
+            raise FloatingPointError(f"The log-weights of row {row} have no finite maximum.")
         if self.greedy:
             return log_weights.argmax(-1)
         # Gumbel noise, as minus the log of exponential noise: the argmax is a sample.
@@ -483,9 +476,7 @@ class CachedPolicy:
         if max(lengths) > context:
             long = [h for h, length in zip(histories, lengths, strict=False) if length > context]
             raise ContextError(
-                f"An episode has {max(lengths)} tokens, but the models' context is {context}: "
-                "make models with a longer one, or end episodes earlier.",
-                long,
+                f"An episode has {max(lengths)} tokens, but the models' context is {context}.", long
             )
 
 
@@ -507,9 +498,7 @@ def check_whole(name: str, value: Any, least: int | None = None) -> None:
 def check_temperature(temperature: float) -> float:
     """The temperature; ValueError unless it is positive and finite."""
     if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"temperature must be positive and finite, not {temperature}; greedy=True for 0."
-        )
+        raise ValueError(f"temperature must be positive and finite, not {temperature}.")
     return temperature
 
 

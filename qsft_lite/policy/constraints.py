@@ -40,10 +40,7 @@ class ActionList:
                 self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
         for text, ids in zip(self.actions, all_ids, strict=True):
             if tuple(ids) in self._next:
-                raise ValueError(
-                    f"Another action of the list begins with {text!r}: nobody could tell where the "
-                    "action ends. Give each an end of its own."
-                )
+                raise ValueError(f"Another action of the list begins with {text!r}.")
         self.whole = set(map(tuple, all_ids))
         self.longest = max(map(len, all_ids))
 

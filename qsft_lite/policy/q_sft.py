@@ -203,8 +203,7 @@ class QSFTPolicy(CachedPolicy):
         for text, ids in zip(actions, action_ids, strict=True):
             if not self._is_whole(text, ids):
                 raise ValueError(
-                    f"{text!r} is no whole action: it must end with the stop text {self.stop!r}, "
-                    "and have it nowhere else."
+                    f"{text!r} is no whole action: the stop text {self.stop!r} is its end alone."
                 )
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
@@ -358,8 +357,7 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     if difference > tolerance * expected.norm():
         raise ValueError(
             f"The adapters of {type(model).__name__}, merged into its weights, make another model "
-            "of it (one of an embedding that is tied to the head does, and one that is disabled): "
-            "merge them before, or save the model by itself."
+            "of it, as where an embedding is tied to the head: save the model by itself."
         )
     return merged
 

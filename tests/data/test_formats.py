@@ -401,7 +401,7 @@ WRONG = {
     "state is a list": ([MAZE[0] | {"state": ["a"]}], "transition 1: state and action must be"),
     "transition done 'no'": ([MAZE[0] | {"done": "no"}], "done is 'no', not true or false"),
     "no transition": ([MAZE[0], [1]], "transition 2 must have"),
-    "rewards of neither": (TEXT_NAV | {"rewards": [0, 1, 0]}, "3 rewards for 5 texts, of which 2"),
+    "rewards of neither": (TEXT_NAV | {"rewards": [0, 1, 0]}, "5 texts, 5 is_action, 3 rewards"),
     "no dones": (TEXT_NAV | {"dones": []}, "dones must be lists, and not empty"),
     "a reward on a state": (PARTLY_SEEN | {"rewards": [1, 0, 0, 0]}, "not on an action"),
     "a history of numbers": (TEXT_NAV | {"text_history": [1, 2, 3, 4, 5]}, "text 0 is 1, not a"),
