@@ -112,8 +112,8 @@ def attention_mask(
             near = allowed & (query - key <= query % config.attention_chunk_size)
         elif layer_type == "local" and allowed.shape[2] < allowed.shape[3] > config.window_size:
             raise ValueError(
-                f"{type(model).__name__} plays no episodes longer than its window of "
-                f"{config.window_size} tokens."
+                f"{type(model).__name__} counts its window of {config.window_size} tokens from the "
+                "end of a cache: longer episodes cannot be played."
             )
         masks[layer_type] = _in_the_form_read(model, near)
     if "local" in masks or len(masks) == 1:

@@ -113,9 +113,7 @@ class CachedPolicy:
             return
         for text in self.constraint.actions:
             if not text.endswith(self._stops.texts):
-                raise ValueError(
-                    f"The action {text!r} of the constraint does not end with the stop {self.stop!r}."
-                )
+                raise ValueError(f"{text!r} of the constraint does not end with the stop text.")
         read = self._reader.ids([(text, True) for text in self.constraint.actions])
         if {tuple(ids or ()) for ids in read} != self.constraint.whole:
             raise ValueError("The constraint was made with another tokenizer or chat_template.")
@@ -252,9 +250,7 @@ class CachedPolicy:
         parts = list(history) if isinstance(history, Iterable) else [history]
         pairs = [isinstance(part, (tuple, list)) and len(part) == 2 for part in parts]
         if not all(pairs) or not all(isinstance(text, str) for text, _ in parts):
-            raise TypeError(
-                f"A history is a text or segments (text, is_action), not {history!r:.200}"
-            )
+            raise TypeError(f"A history is a text or (text, is_action)s, not {history!r:.200}")
         parts = Transcript(parts).segments
         if parts:
             parts = ((parts[0][0].removeprefix(self._written_start), parts[0][1]), *parts[1:])
