@@ -47,10 +47,9 @@ class RewardScale:
         "end": the whole (return - low) / (high - low) on the last action. The state holds the whole
             history, so with gamma 1 the values are the same as of rewards at each step. The episode
             must be done.
-        "step": reward / (high - low) on each action, and the constant -low / (high - low) on the
-            last action if the episode is done. What is yet to come can then be valued before it is
-            known how the episode ends, but each single reward may lie outside [0, 1]. Whatever part
-            of an episode was seen, its rewards add up to something in [-1, 1].
+        "step": reward / (high - low) on each action, and -low / (high - low) on the last one if the
+            episode is done. Values are then known before the end is, but a single reward may lie
+            outside [0, 1]; those of any part of an episode add up to something in [-1, 1].
     """
 
     low: float
@@ -83,15 +82,13 @@ def encode(
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
 
-    Segments are tokenized apart and joined, so that a token is all action or all state.
+    Segments are tokenized apart and joined, so that a token is all action or all state. Play has
+    the same tokens.
 
     A special token that is spelt out in a text is read as its letters: text is text. But an action
     that ends with the text of the tokenizer's eos token ends with that token. With chat_template,
-    the texts are those of `load_trajectories(tokenizer=tokenizer)` and of `formats.chat_segments`:
-    special tokens in them are tokens, and an episode's are those that tokenizer.apply_chat_template
-    gives, after the start token (which is not doubled where the template writes it), but that no
-    token holds the end of a state and the beginning of an action, and that a tokenizer that puts a
-    space before every text puts one before every segment. Play has the same tokens.
+    special tokens in the texts are tokens, and an episode's are those of
+    tokenizer.apply_chat_template after one start token, but that each segment is tokenized apart.
 
     Args:
         dataset: as of `load_trajectories`.
@@ -101,8 +98,9 @@ def encode(
         discount: gamma for each action "token", or for each "turn", which is an action segment.
         memory: what the agent sees of the past: the "episode" so far, or this "turn" alone, for
             tasks whose last state says everything. Turns then begin with a start token each.
-        chat_template: whether the tokenizer's own chat template wrote the texts. Say the same to
-            the policy.
+        chat_template: whether the tokenizer's own chat template wrote the texts, as
+            `load_trajectories(tokenizer=)` and `formats.chat_segments` let it. Say the same to the
+            policy.
 
     Returns:
         A dataset of these columns, lists of n, the number of tokens of the episode:

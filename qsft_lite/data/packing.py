@@ -21,13 +21,13 @@ from qsft_lite.data.ragged import ragged_indices, starts
 __all__ = ["check_packed", "collate", "cut_turns", "pack"]
 
 RETURN = "return"  # of the episode that a piece is cut from
-PACKED = pa.schema(
-    [
-        *ENCODED,
-        POSITIONS,
-        pa.field("segment_ids", pa.list_(pa.int32())),
-    ]
-)
+PACKED = pa.schema([*ENCODED, POSITIONS, pa.field("segment_ids", pa.list_(pa.int32()))])
+
+_DTYPES = {  # of a batch
+    **dict.fromkeys(("input_ids", "position_ids", "segment_ids", "next_action"), torch.int64),
+    "action_mask": torch.bool,
+    **dict.fromkeys(("reward", "discount", "return_to_go"), torch.float32),
+}
 
 # Episodes packed at a time: plenty to choose from, and memory stays bounded for any data.
 WINDOW = 5_000
@@ -70,10 +70,7 @@ def pack(
 
 
 def check_packed(train: Any, validation: Any) -> None:
-    """Refuse rows to train on and to evaluate on that `pack` has not made; either may be None.
-
-    Raises ValueError for rows of other columns, for none at all, and for a stream to evaluate on.
-    """
+    """ValueError for rows that `pack` has not made, none at all, or a stream to evaluate on."""
     for name, rows in (("train", train), ("validation", validation)):
         if rows is None:
             continue
@@ -89,10 +86,7 @@ def check_packed(train: Any, validation: Any) -> None:
                 f"{', '.join(sorted(missing))}"
             )
     if validation is not None and not hasattr(validation, "__len__"):
-        raise ValueError(
-            "validation is a stream, of no known length: make it a data set in memory, as by "
-            "datasets.Dataset.from_list(list(stream))"
-        )
+        raise ValueError("validation is a stream: use datasets.Dataset.from_list(list(stream))")
 
 
 def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: int) -> pa.Table:
@@ -236,8 +230,7 @@ def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[i
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of B packed rows of length L: every column as a (B, L) tensor.
 
-    input_ids, position_ids, segment_ids and next_action are int64, action_mask is bool, reward,
-    discount and return_to_go are float32. Raises ValueError for rows of different lengths.
+    Types are those of _DTYPES. Raises ValueError for rows of different lengths.
     """
     sizes = {len(row["input_ids"]) for row in rows}
     if len(sizes) != 1:
@@ -246,15 +239,3 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         name: torch.from_numpy(np.stack([row[name] for row in rows])).to(dtype)
         for name, dtype in _DTYPES.items()
     }
-
-
-_DTYPES = {
-    "input_ids": torch.int64,
-    "position_ids": torch.int64,
-    "segment_ids": torch.int64,
-    "action_mask": torch.bool,
-    "next_action": torch.int64,
-    "reward": torch.float32,
-    "discount": torch.float32,
-    "return_to_go": torch.float32,
-}

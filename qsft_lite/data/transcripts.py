@@ -29,11 +29,7 @@ Segment = tuple[str, bool]  # a text, and whether it is an action
 
 
 class ContextError(ValueError):
-    """Transcripts are longer than the models' context.
-
-    Attributes:
-        histories: those that are, as they were given.
-    """
+    """Transcripts are longer than the models' context: ``histories``, as they were given."""
 
     def __init__(self, message: str, histories: Sequence):
         super().__init__(message)
@@ -72,10 +68,7 @@ def cut(text: str, stops: Sequence[str]) -> list[str]:
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token that every episode begins with: bos, or eos where there is no bos.
-
-    Raises ValueError for a tokenizer that has neither.
-    """
+    """Id of the token that every episode begins with: bos, or eos where there is no bos."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return token
@@ -125,7 +118,7 @@ class Reader:
             self._never = special
 
     def ends_with_eos(self, text: str) -> bool:
-        """Whether this text, as an action, ends with the eos token, which its letters do not."""
+        """Whether this text, as an action, ends with the eos token."""
         return bool(self._eos) and text.endswith(self._eos)
 
     def ids(self, segments: Sequence[Segment]) -> list[list[int] | None]:
@@ -147,11 +140,7 @@ class Reader:
         return [found[piece] for piece in pieces]
 
     def read(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """Token ids of each segment.
-
-        Raises:
-            ValueError: a text that the tokenizer cannot read; see `ids`.
-        """
+        """Token ids of each segment; ValueError for a text that the tokenizer cannot read."""
         found = self.ids(segments)
         for (text, _), ids in zip(segments, found, strict=True):
             if ids is None:

@@ -41,14 +41,13 @@ class _Row(NamedTuple):
 
 
 class CachedPolicy:
-    """A policy that samples actions token by token from log-weights made of models' logits.
+    """A policy that samples actions token by token; a subclass makes log-weights of the logits.
 
-    A subclass says what the log-weights are. Special tokens and the dummy are never chosen.
+    Special tokens and the dummy are never chosen.
 
     Args:
-        models: causal language models of one vocabulary, called as transformers' are: with
-            input_ids, attention_mask, position_ids, past_key_values, use_cache, logits_to_keep,
-            and with .logits in what they return. Each needs parameters and a .config.
+        models: causal language models of one vocabulary, called as transformers' are, each with
+            parameters and a .config.
         tokenizer: the models'.
         greedy: take the most likely token rather than sample.
         stop: text that ends an action, or several such texts, of one token or more each. That of
@@ -57,8 +56,8 @@ class CachedPolicy:
         constraint: the actions that there are; None for any text.
         seed: of the samples.
         chat_template: whether the tokenizer's own chat template writes the transcripts, as in
-            data.encode: then special tokens in them are tokens, and a stop text may be one of them.
-            Take `formats.chat_segments` of the messages so far as the history.
+            data.encode: then a stop text may be a special token. Take `formats.chat_segments` of
+            the messages so far as the history.
 
     Attributes:
         transcript_tokens: tokens of all transcripts so far, each counted once.
@@ -128,10 +127,8 @@ class CachedPolicy:
     ) -> torch.Tensor:
         """Unnormalised log-probabilities (B, V), float32, of the next token.
 
-        Args:
-            logits: (B, V) of each model, with those of special tokens and the dummy included.
-            ruled_out: (B, V) bool, tokens that are not written whatever their weight is; a support
-                is one of the others. None for none.
+        logits: (B, V) of each model. ruled_out: (B, V) bool, tokens that are not written whatever
+        their weight is; a support is one of the others. None for none.
         """
         raise NotImplementedError
 
@@ -162,11 +159,10 @@ class CachedPolicy:
         in it. Other histories are read from their start, and episodes that no history continues are
         forgotten.
 
-        Tokens are those of `data.encode`, wherever it is known where segments end: in segments (a
-        `Transcript` as `evaluate` gives it, or a list of (text, is_action)) and in plain texts that
-        continue what was read and written here, whose new part is one segment. A plain text that is
-        new is cut after each stop text, and a warning says where that matters. What the policy has
-        written stays in the tokens that it wrote.
+        Tokens are those of `data.encode` for segments (a `Transcript`, or a list of (text,
+        is_action)), and for plain texts that continue what was read and written here, whose new
+        part is one segment. A plain text that is new is cut after each stop text, and a warning
+        says where that matters.
 
         Args:
             histories: the transcript so far of each episode.
@@ -416,11 +412,7 @@ class CachedPolicy:
         return text.endswith(self._stops.texts) and cut(text, self._stops.texts) == [text]
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
-        """What may not follow the actions so far (B): (B, V) bool.
-
-        Special tokens, what the constraint does not allow, what would put a stop text into the
-        middle of an action, and what ends none where max_new_tokens leaves room for no more.
-        """
+        """What may not follow the actions so far (B): (B, V) bool."""
         if self.constraint is None:
             return self._stops.ruled_out(actions)
         allowed = torch.zeros(len(actions), len(self.tokenizer), dtype=torch.bool)
@@ -510,10 +502,8 @@ def outside_support(
 ) -> torch.Tensor:
     """Which actions have pi(a|s) < relative_support * max_b pi(b|s): log_pi (..., V) -> bool.
 
-    The maximum is over the actions that are not ruled_out, bool (..., V).
-
-    The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
-    the largest weight of values picks the largest noise. At least the likeliest action is inside.
+    The maximum is over the actions that are not ruled_out, bool (..., V). The rule of BCQ (Fujimoto
+    et al., 2019): values of what the data hardly ever did are noise.
     """
     if relative_support == 0:
         return torch.zeros_like(log_pi, dtype=torch.bool)

@@ -55,8 +55,6 @@ class QSFTPolicy(CachedPolicy):
         "p"        p(a|s)                                                       (the paper's)
         "ratio"    p(a|s) / pi(a|s), clamped to [0, 1], as the value is there   (ours)
 
-    The ratio is the difference of log-probabilities in float32, exponentiated last.
-
     Args:
         behavior: pi.
         q_model: p; None for beta=0, where it is not run: pi at a temperature, so behavior cloning.
@@ -139,8 +137,7 @@ class QSFTPolicy(CachedPolicy):
         """What the two models say of each token of a transcript.
 
         Args:
-            transcript: its segments with whether each is an action, or its text. The tokens of
-                segments are those of training; a text is cut as `act` says.
+            transcript: segments or a text, as of `act`.
 
         Returns:
             One row a token: ``token``; ``is_action`` where the segments say it; ``pi``, ``p`` and
@@ -178,7 +175,7 @@ class QSFTPolicy(CachedPolicy):
         """What the policy thinks of whole actions after a history.
 
         Args:
-            history: the transcript so far: segments or a text, see `values`.
+            history: the transcript so far: segments or a text, as of `act`.
             actions: texts, each with the stop text at its end, and nowhere else (but for those of a
                 constraint).
 
@@ -189,8 +186,7 @@ class QSFTPolicy(CachedPolicy):
             nothing is left to choose after it.
 
         Raises:
-            ValueError: no actions, one that is not whole, no q_model, or a text that the tokenizer
-                does not know.
+            ValueError: no actions, one that is not whole, no q_model, or an unknown text.
             FloatingPointError: the models' logits are not numbers.
         """
         if isinstance(actions, str):
@@ -300,16 +296,13 @@ class QSFTPolicy(CachedPolicy):
             folder: where it was written.
             device: of the models and of all that play needs; None for the CPU.
             dtype: of the models' weights; None for float32.
-            constraint: what an action may be.
-            seed: of the samples.
-            settings: arguments of this class in place of the saved ones: beta, score, greedy,
-                temperature, relative_support, dummy, stop, max_new_tokens, chat_template.
+            constraint, seed: as of this class.
+            settings: its other arguments, in place of those that were saved.
 
         Raises:
             FileNotFoundError: the folder holds no policy.
             TypeError: a setting that there is none of.
-            ValueError: a damaged file, or settings that are not a policy's; the message names the
-                file.
+            ValueError: naming the file: it is damaged, or its settings are not a policy's.
         """
         folder = Path(folder)
         path = folder / SETTINGS
