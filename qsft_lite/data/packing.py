@@ -42,11 +42,10 @@ def pack(
     a multiple of the longest episode's. The seed decides which episodes meet in a row; the same
     seed gives the same rows.
 
-    Columns, all lists of `length`: those of `encode`, with `next_action` now an index in the row,
-    and `position_ids` (0, 1, ... in each episode), `segment_ids` (1, 2, ... for the episodes of the
-    row, 0 for padding). Of episodes whose turns are apart (`encode(memory="turn")`), each turn has
-    positions and a segment of its own. Padding is 0, False, and -1 in `next_action`. A row takes 33
-    bytes a token. Rows are numpy arrays; `.with_format(None)` gives lists.
+    Columns, all numpy arrays of `length`: those of `encode`, with `next_action` now an index in the
+    row, `position_ids` (0, 1, ... in each episode), and `segment_ids` (1, 2, ... for the episodes,
+    0 for padding). Of episodes whose turns are apart (`encode(memory="turn")`), each turn
+    has positions and a segment of its own. Padding is 0, False, and -1 in `next_action`.
 
     Raises ValueError, naming the row, for an episode longer than `length`.
     """
@@ -230,7 +229,8 @@ def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[i
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of B packed rows of length L: every column as a (B, L) tensor.
 
-    Types are those of _DTYPES. Raises ValueError for rows of different lengths.
+    int64, but for action_mask (bool) and reward, discount and return_to_go (float32). Raises
+    ValueError for rows of different lengths.
     """
     sizes = {len(row["input_ids"]) for row in rows}
     if len(sizes) != 1:

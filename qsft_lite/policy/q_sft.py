@@ -66,11 +66,8 @@ class QSFTPolicy(CachedPolicy):
             see cached.outside_support; 0 for all. (QSFTConfig's support is another one: absolute.)
         dummy: id of the dummy token, if p was trained with one: then 1 - p(dummy|s) is a value.
 
-    The other arguments are CachedPolicy's.
-
-    Raises:
-        ValueError: a setting out of its range, no q_model with beta above 0, or what CachedPolicy
-            refuses.
+    greedy and the other options (stop, max_new_tokens, constraint, seed, chat_template) are
+    CachedPolicy's. Raises ValueError for a setting out of its range, and no q_model with beta > 0.
     """
 
     def __init__(
@@ -85,11 +82,7 @@ class QSFTPolicy(CachedPolicy):
         temperature: float = 1.0,
         relative_support: float = 0.0,
         dummy: int | None = None,
-        stop: str | Sequence[str] = "\n",
-        max_new_tokens: int = 32,
-        constraint: ActionList | None = None,
-        seed: int = 0,
-        chat_template: bool = False,
+        **options: Any,
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
@@ -108,16 +101,8 @@ class QSFTPolicy(CachedPolicy):
             if dummy >= len(tokenizer):
                 raise ValueError(f"dummy must be a token id below {len(tokenizer)}, not {dummy}.")
         self.dummy = dummy
-        super().__init__(
-            [behavior, q_model] if beta > 0 else [behavior],
-            tokenizer,
-            greedy=greedy,
-            stop=stop,
-            max_new_tokens=max_new_tokens,
-            constraint=constraint,
-            seed=seed,
-            chat_template=chat_template,
-        )
+        models = [behavior, q_model] if beta > 0 else [behavior]
+        super().__init__(models, tokenizer, greedy=greedy, **options)
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
