@@ -125,11 +125,13 @@ def encode(
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
     start_id(tokenizer)
     check_source(dataset)
+    schema = ENCODED.append(POSITIONS) if memory == "turn" else ENCODED
     one_batch = partial(
         _encode_batch,
         files=list(dataset.info.download_checksums or {}),
         reader=Reader(tokenizer, chat_template),
         options=_Options(scale, gamma, discount == "turn", memory == "turn"),
+        schema=schema,
     )
     # A function that takes and returns Arrow tables replaces all columns.
     encoded = dataset.with_format("arrow").map(
@@ -137,7 +139,7 @@ def encode(
         batched=True,
         batch_size=BATCH,
         with_indices=True,
-        features=Features.from_arrow_schema(_schema(memory == "turn")),
+        features=Features.from_arrow_schema(schema),
         **({} if isinstance(dataset, IterableDataset) else {"desc": "encode"}),
     )
     return encoded.with_format(None)
@@ -160,9 +162,7 @@ class _Batch(NamedTuple):
     files: list[str]
     reader: Reader
 
-    def refuse(
-        self, bad: np.ndarray, complaint: str, remedy: str, owner: np.ndarray | None = None
-    ) -> None:
+    def refuse(self, bad: np.ndarray, complaint: str, owner: np.ndarray | None = None) -> None:
         """ValueError for the first episode that is bad, (E,) bool.
 
         With ``owner`` (N,), an episode is bad if it owns any of N things that are.
@@ -175,7 +175,7 @@ class _Batch(NamedTuple):
             tokenizer = self.reader.tokenizer if self.reader.chat_template else None
             # Its file and line, whatever was shuffled since, or its row.
             place = find_episode(episode, self.files, tokenizer) or f"row {self.indices[row]}"
-            raise ValueError(f"{place}: {complaint}: {remedy}")
+            raise ValueError(f"{place}: {complaint}")
 
 
 class _Segments(NamedTuple):
@@ -199,7 +199,6 @@ class _Tokens(NamedTuple):
     action_mask: np.ndarray
     position_ids: np.ndarray  # from 0 after each start token
     segment: np.ndarray  # the segment of each
-    ends_segment: np.ndarray
 
 
 class _ActionTokens(NamedTuple):
@@ -220,6 +219,7 @@ def _encode_batch(
     files: list[str],
     reader: Reader,
     options: _Options,
+    schema: pa.Schema,
 ) -> pa.Table:
     """Encode all episodes of a batch at once."""
     batch = _Batch(episodes, indices, files, reader)
@@ -228,7 +228,6 @@ def _encode_batch(
     tokens = _tokens(segments, pieces)
     actions = _action_tokens(segments, tokens, done, options)
     _check_returns(batch, actions, done, options.scale)
-    schema = _schema(options.turns_apart)
     offsets = np.append(0, np.cumsum(segments.lengths(len(done)))).astype(np.int32)
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
@@ -246,18 +245,16 @@ def _segments(
     owner = np.repeat(np.arange(len(per_episode)), per_episode)
     is_action = _flat(batch.episodes["is_action"]).astype(bool)
     no_action = np.bincount(owner[is_action], minlength=len(done)) == 0
-    batch.refuse(no_action, "no action", "check the data")
+    batch.refuse(no_action, "no action")
     if options.scale.place == "end":
-        remedy = "its return is unknown; use place='step'"
-        batch.refuse(~done, "cut off (done is false)", remedy)
+        batch.refuse(~done, "cut off (done is false), so its return is unknown: use place='step'")
     piece, pieces = _pieces(batch, texts, is_action, owner)
 
     begin = starts(per_episode)
     if batch.reader.chat_template:
         bos = batch.reader.tokenizer.bos_token_id
         doubled = np.array([ids[:1] == [bos] for ids in pieces])[piece[begin]]
-        remedy = "leave it out, encode adds it"
-        batch.refuse(doubled, "a text that begins with the start token", remedy)
+        batch.refuse(doubled, "a text that begins with the start token, which encode adds")
     if options.turns_apart:
         after_action = ~is_action & np.append(False, is_action[:-1])
         begin = np.union1d(begin, np.flatnonzero(after_action))
@@ -267,7 +264,7 @@ def _segments(
     owner = np.insert(owner, begin, owner[begin])
     is_action = np.insert(is_action, begin, False)
     reward = np.insert(_flat(batch.episodes["reward"]), begin, 0.0)
-    batch.refuse(is_action & (size == 0), "an action without any token", "leave it out", owner)
+    batch.refuse(is_action & (size == 0), "an action without any token", owner)
     return _Segments(owner, is_action, reward, piece, size), pieces
 
 
@@ -290,13 +287,11 @@ def _pieces(
     piece = coded.indices.to_numpy()
     piece = np.where(is_action, as_action[piece], piece)
     strange = np.array([ids is None for ids in read])[piece]
-    remedy = "use a tokenizer made for this data"
-    batch.refuse(strange, "a text that the tokenizer cannot read", remedy, owner)
+    batch.refuse(strange, "a text that the tokenizer cannot read", owner)
     pieces = [ids or [] for ids in read]
     inside = np.array([bool(reader.writable.intersection(ids[:-1])) for ids in pieces])[piece]
-    remedy = "no policy writes that: make it part of the state"
-    complaint = "an action with a special token before its end"
-    batch.refuse(inside & is_action, complaint, remedy, owner)
+    complaint = "an action with a special token before its end, which no policy writes"
+    batch.refuse(inside & is_action, complaint, owner)
     return piece, pieces
 
 
@@ -311,7 +306,6 @@ def _tokens(segments: _Segments, pieces: list[list[int]]) -> _Tokens:
         action_mask=segments.is_action[segment],
         position_ids=ragged_indices(np.zeros_like(turn_sizes), turn_sizes).astype(np.int32),
         segment=segment,
-        ends_segment=np.append(segment[1:] != segment[:-1], True),
     )
 
 
@@ -319,7 +313,8 @@ def _action_tokens(
     segments: _Segments, tokens: _Tokens, done: np.ndarray, options: _Options
 ) -> _ActionTokens:
     at = np.flatnonzero(tokens.action_mask)
-    segment, ends_turn = tokens.segment[at], tokens.ends_segment[at]
+    segment = tokens.segment[at]
+    ends_turn = np.append(segment[1:] != segment[:-1], True)
     owner = segments.owner[segment]
     reward = np.where(ends_turn, _scaled_rewards(segments, done, options.scale)[segment], 0.0)
     discount = np.where(ends_turn | (not options.per_turn), options.gamma, 1.0)
@@ -337,13 +332,12 @@ def _check_returns(
     """Refuse returns outside [0, 1], of parts outside [-1, 1]; clip what is rounding, in place."""
     returns, bounded = actions.return_to_go, done[actions.owner]
     part_outside = ~(np.abs(returns) <= 1 + 1e-6)  # so that NaN is, too
-    complaint = f"a part of an episode with rewards outside [-1, 1] by {scale}"
-    remedy = "widen low and high to all returns"
-    batch.refuse(part_outside & ~bounded, complaint, remedy, actions.owner)
-    complaint = f"a return to go outside [0, 1] by {scale}"
-    remedy += "; rewards below 0 with gamma < 1 need place='end'"
+    widen = f"by {scale}: widen low and high to all returns"
+    complaint = f"a part of an episode with rewards outside [-1, 1] {widen}"
+    batch.refuse(part_outside & ~bounded, complaint, actions.owner)
     outside = part_outside | bounded & (returns < -1e-6)
-    batch.refuse(outside, complaint, remedy, actions.owner)
+    complaint = f"a return to go outside [0, 1] {widen}; rewards below 0 with gamma < 1 need "
+    batch.refuse(outside, complaint + "place='end'", actions.owner)
     returns[bounded] = returns[bounded].clip(0, 1)
 
 
@@ -356,10 +350,6 @@ def _columns(names: list[str], tokens: _Tokens, actions: _ActionTokens) -> Itera
             flat = np.full(len(tokens.input_ids), -1.0 if name == "next_action" else 0.0)
             flat[actions.at] = getattr(actions, name)
             yield flat.astype(np.int32 if name == "next_action" else np.float32)
-
-
-def _schema(turns_apart: bool) -> pa.Schema:
-    return ENCODED.append(POSITIONS) if turns_apart else ENCODED
 
 
 def _warn_marks(texts: list[str], reader: Reader) -> None:

@@ -124,10 +124,9 @@ def load_trajectories(
 def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> None:
     """Write episodes as JSON lines; gzip them when the path ends with .gz.
 
-    `load_trajectories` gives back exactly the same. The file is written aside and then renamed:
-    nobody ever sees half of it. Where the path is a link, the file that it leads to is written.
-    Raises ValueError, naming the row, for what could not be loaded again; the file is then as it
-    was.
+    `load_trajectories` gives back exactly the same. The file is written whole or not at all; where
+    the path is a link, it is the one that it leads to. Raises ValueError, naming the row, for what
+    could not be loaded again.
     """
     zipped = str(path).lower().endswith(".gz")
     with written_aside(path) as aside, open(aside, "wb") as file:
@@ -149,8 +148,8 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
 
     validation and test are numbers of episodes (int) or shares of them (float below 1). Each part's
     `info.description` records the seed and the `data_hash` of part and whole, and of the test how
-    many of its episodes are in the training part, too; a warning says so where most are. (Some
-    are in every task whose episodes are short.) Raises ValueError when a part would be empty.
+    many of its episodes are in the training part, too; a warning says so where most are. Raises
+    ValueError when a part would be empty.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError("split needs a Dataset in memory: keep one file a part when streaming")

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -362,14 +362,13 @@ def load_or_name(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
 
 
 def _is_damaged(file: Path) -> bool:
-    readers: dict[str, Callable[[Path], Any]] = {
-        ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
-        ".safetensors": lambda path: safetensors.safe_open(path, framework="pt"),
-    }
-    if file.name == "tokenizer.json":
-        readers[".json"] = lambda path: tokenizers.Tokenizer.from_file(str(path))
     try:
-        readers.get(file.suffix, lambda path: None)(file)
-    except Exception:
+        if file.name == "tokenizer.json":
+            tokenizers.Tokenizer.from_file(str(file))
+        elif file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".safetensors":
+            safetensors.safe_open(file, framework="pt")
+    except Exception:  # each library raises its own
         return True
     return False
