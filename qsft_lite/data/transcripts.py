@@ -75,28 +75,25 @@ def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
     raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
 
 
-def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts of all special tokens, the longest first."""
-    added = tokenizer.added_tokens_decoder.values()
-    texts = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-    return sorted(texts, key=lambda text: (-len(text), text))
-
-
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of all special tokens, the dummy included."""
     added = tokenizer.added_tokens_decoder.items()
     return {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
 
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of all special tokens, the longest first."""
+    texts = tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))
+    return sorted(texts, key=lambda text: (-len(text), text))
+
+
 class Reader:
     """The tokens of segments.
 
-    A text is text: a special token that is spelt out in it is read as its letters. But an action
-    that ends with the text of the tokenizer's eos token ends with that token, so that models which
-    end what they say by it can be trained and played (with it as the stop text).
-
-    With ``chat_template``, the texts are those that the tokenizer's own chat template writes, and
-    every special token in them is that token, but for the unknown one and the dummy.
+    A special token that is spelt out in a text is read as its letters, but for that of the eos
+    token at the end of an action. With ``chat_template``, the texts are those that the tokenizer's
+    own chat template writes, and every special token in them is that token, but for the unknown one
+    and the dummy.
 
     Attributes:
         writable: ids of the special tokens that texts may hold: these, or eos.
@@ -107,15 +104,12 @@ class Reader:
             raise ValueError(f"chat_template must be True or False, not {chat_template!r}.")
         self.tokenizer = tokenizer
         self.chat_template = chat_template
-        special = special_ids(tokenizer)
+        self._never = special_ids(tokenizer)
         self._eos = "" if chat_template else tokenizer.eos_token or ""
+        self.writable = {tokenizer.eos_token_id} if self._eos else set()
         if chat_template:
             no_text = {tokenizer.unk_token_id, tokenizer.get_vocab().get(DUMMY)}
-            self.writable = special - no_text
-            self._never = special & no_text
-        else:
-            self.writable = {tokenizer.eos_token_id} if self._eos else set()
-            self._never = special
+            self.writable, self._never = self._never - no_text, self._never & no_text
 
     def ends_with_eos(self, text: str) -> bool:
         """Whether this text, as an action, ends with the eos token."""

@@ -52,7 +52,7 @@ class CachedPolicy:
         greedy: take the most likely token rather than sample.
         stop: text that ends an action, or several such texts, of one token or more each. That of
             the tokenizer's eos token is this token.
-        max_new_tokens: longest action. Its last tokens are taken from those that end an action.
+        max_new_tokens: longest action.
         constraint: the actions that there are; None for any text.
         seed: of the samples.
         chat_template: whether the tokenizer's own chat template writes the transcripts, as in
@@ -64,8 +64,8 @@ class CachedPolicy:
         computed_tokens: tokens that each model has computed for them, padding included.
 
     Raises:
-        ValueError: a setting out of its range, a stop text that cannot be written, actions of a
-            list that have none at their end or have other tokens, or vocabularies that differ.
+        ValueError: a setting out of its range, a stop text that cannot be written, a constraint
+            that does not fit the rest, or vocabularies that differ.
     """
 
     def __init__(
@@ -133,10 +133,7 @@ class CachedPolicy:
         raise NotImplementedError
 
     def reset(self, seed: int) -> None:
-        """Start the random stream anew, set the counters to 0, and forget what was read.
-
-        Call it when a model's weights have changed, too.
-        """
+        """Start the random stream anew and forget what was read, as after a change of weights."""
         check_whole("seed", seed)
         self.transcript_tokens = 0
         self.computed_tokens = 0
@@ -427,10 +424,8 @@ class CachedPolicy:
         return self._stops.ended(actions)
 
     def _after(self, histories: list[list[int]], actions: Prefixes) -> torch.Tensor:
-        """Log-probabilities (N, V) of what follows each history and the beginning of an action.
-
-        Read anew, without caches: what is refused is rare.
-        """
+        """Log-probabilities (N, V) of what follows each history and the beginning of an action."""
+        # Read anew, without caches: what is refused is rare.
         read = [[*history, *begun] for history, begun in zip(histories, actions, strict=True)]
         self._check_context([len(ids) for ids in read], [])
         lengths = torch.tensor([len(ids) for ids in read], device=self.device)

@@ -12,14 +12,8 @@ from qsft_lite.data.transcripts import Reader
 class ActionList:
     """The constraint that an action is one of a list of texts, which may have several lines.
 
-    Args:
-        tokenizer: the policy's.
-        actions: the allowed actions, each with a stop text at its end.
-        chat_template: the policy's.
-
-    Raises:
-        ValueError: no actions, an empty one, one that the tokenizer does not know, or one that
-            another one begins with.
+    tokenizer and chat_template are the policy's; each action has a stop text at its end. Raises
+    ValueError for no actions, an empty or unknown one, or one that another one begins with.
     """
 
     def __init__(

@@ -167,8 +167,7 @@ class QSFTPolicy(CachedPolicy):
         Returns:
             One row an action, in the order given: ``action``; ``log_pi`` and ``log_pi_hat``, sums
             over its tokens, before special tokens or a constraint rule any out; ``p`` of its last
-            token, and ``Q`` = p / pi there, clamped to [0, 1]: the value of the whole action, since
-            nothing is left to choose after it.
+            token, and ``Q`` = p / pi there, clamped to [0, 1]: the value of the whole action.
 
         Raises:
             ValueError: no actions, one that is not whole, no q_model, or an unknown text.
