@@ -298,7 +298,7 @@ def test_the_extracted_policy_is_the_packages(score, beta, support, dummy):
     logits = [3 * torch.randn(50, len(TOKENIZER), generator=generator) for _ in range(2)]
     logits[0][:25, DUMMY] = 9.0  # where the dummy is the likeliest, the support is of the others
     policy = QSFTPolicy(
-        new_model(0), new_model(1), TOKENIZER, beta, score, support=support, dummy=dummy
+        new_model(0), new_model(1), TOKENIZER, beta, score, relative_support=support, dummy=dummy
     )
     ruled_out = torch.zeros(len(TOKENIZER), dtype=torch.bool)
     if dummy is not None:

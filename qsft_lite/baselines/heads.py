@@ -19,8 +19,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
 from qsft_lite.files import replace_file
 from qsft_lite.models import check_packing, output_head, refuse_missing
+from qsft_lite.trainer.networks import move_average
 from qsft_lite.trainer.runs import named_if_damaged
-from qsft_lite.trainer.stages import Stage, move_average
+from qsft_lite.trainer.stages import Stage
 from qsft_lite.trainer.targets import (
     action_positions,
     head_precision,

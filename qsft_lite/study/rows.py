@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from qsft_lite.baselines import METHODS
-from qsft_lite.baselines.choosing import CLONING_GRID, VALUE_GRID, Grid
+from qsft_lite.baselines.choosing import CLONING_GRID, GREEDY_BETA, VALUE_GRID, Grid
 
 __all__ = ["ABLATION", "ALONG", "CLONING", "ROWS", "Row"]
+
+
+FEW_TEMPERATURES: Grid = {"temperature": (0.5, 1.0), "relative_support": (0.5,)}
+FEW_BETAS: Grid = {"beta": (0.0, 32.0, GREEDY_BETA), "relative_support": (0.5,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +30,12 @@ class Row:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: tuple[str, ...] = ("",)
 
-    def grid(self) -> Grid:
+    def grid(self, profile: str) -> Grid:
         """The grid that its policy's options are chosen from, whatever its score."""
-        return CLONING_GRID if METHODS[self.method].family == "cloning" else VALUE_GRID
+        cloning = METHODS[self.method].family == "cloning"
+        if profile == "smoke":  # a few, for a smoke run has little else to do than to play them
+            return FEW_TEMPERATURES if cloning else FEW_BETAS
+        return CLONING_GRID if cloning else VALUE_GRID
 
 
 def _of_method(key: str) -> Row:

@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -31,13 +32,14 @@ import torch
 from accelerate import PartialState
 
 from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines.choosing import Grid
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.files import replace_file
 from qsft_lite.results import markdown_table, project_root, provenance, start
 from qsft_lite.study.progress import callbacks_of
 from qsft_lite.study.rows import ABLATION, CLONING, ROWS, Row
 from qsft_lite.study.settings import Settings, changed
-from qsft_lite.study.tables import measures, on_a_line, table, units_of
+from qsft_lite.study.tables import UNITS, measures, on_a_line, table
 from qsft_lite.study.task import Task
 
 __all__ = ["TASKS", "Study", "run"]
@@ -131,10 +133,11 @@ def module_of(task: str) -> Any:
     return importlib.import_module(f"qsft_lite.tasks.{task}.study")
 
 
-def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
+def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, Any]:
     """All rows with all seeds, from wherever the last call got to; returns the result, recorded.
 
-    Under torchrun all processes train, and the first one does all else. quiet: print no lines.
+    Under torchrun all processes train, and the first one does all else. quiet: print no
+    lines. record: write the result, where all seeds of the profile were run.
 
     Returns:
         "headline", "tables" (with "<name>" and perhaps "<name>_measured") and "raw".
@@ -147,6 +150,7 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
         study.name,
         profile=study.profile,
         seed=0,
+        threads=study.settings.threads or None,
         settings={
             name: dataclasses.asdict(study.settings if name == study.profile else settings)
             for name, settings in module_of(study.task).PROFILES.items()
@@ -165,7 +169,7 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
     for rows in result["tables"].values():
         say(markdown_table(rows))
     say({name: level for name, level in result["headline"].items() if isinstance(level, float)})
-    if len(study.seeds) == study.settings.seeds or study.profile == "smoke":
+    if record and (len(study.seeds) == study.settings.seeds or study.profile == "smoke"):
         hashes = " ".join(seed[CLONING.title]["hash"] for seed in found)
         recorder.record(**result, data_hash=hashes)
     return result
@@ -175,7 +179,7 @@ def result_of(study: Study, task: Task, found: list[dict[str, Any]]) -> dict[str
     """Headline, tables and raw scores, from what all rows of each seed scored."""
     data_mean = float(np.mean([seed[CLONING.title]["data"] for seed in found]))
     levels, raw = task.levels(), task.raw()
-    shown = table(found, task.lowest, data_mean, levels[task.best], units_of(raw))
+    shown = table(found, task.lowest, data_mean, levels[task.best], raw.get(UNITS))
     tables = {study.name: shown, f"{study.name}_measured": measures(found)}
     scores = {row["method"]: row["score"] for row in shown}
     return {
@@ -188,7 +192,7 @@ def result_of(study: Study, task: Task, found: list[dict[str, Any]]) -> dict[str
 def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, Any]:
     """What one row scored with one seed: read where it is finished, otherwise worked out."""
     path = study.row_folder(task.seed, row.key) / "row.json"
-    kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid()]))
+    kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid(study.profile)]))
 
     def finished() -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -200,7 +204,7 @@ def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, A
     trained = train_row(study, task, row)
     say(f"seed {task.seed}: {row.title}, trained in {time.perf_counter() - started:.0f} s")
     if is_first():
-        found = {"kind": kind, **score_row(task, trained, row, say)}
+        found = {"kind": kind, **score_row(study, task, trained, row, say)}
         found["seconds"] = time.perf_counter() - started
         replace_file(path, json.dumps(found).encode())
     while not (found := finished()):  # the first process plays, the others wait for it
@@ -231,13 +235,16 @@ def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
         trained.save_pretrained(finished)
         replace_file(folder / "trained.json", json.dumps(trained_as).encode())
         shutil.rmtree(training, ignore_errors=True)
-    PartialState().wait_for_everyone()
+    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
     return trained
 
 
-def score_row(task: Task, trained: TrainedMethod, row: Row, say: Any = print) -> dict[str, Any]:
+def score_row(
+    study: Study, task: Task, trained: TrainedMethod, row: Row, say: Any = print
+) -> dict[str, Any]:
     """What trained networks are measured as, what they score, and what they were trained on."""
-    scores = {score: play_row(task, trained, row, score, say) for score in row.scores}
+    grid = row.grid(study.profile)
+    scores = {score: play_row(task, trained, score, grid, say) for score in row.scores}
     for score, one in scores.items():
         mean = np.mean(one["returns"])
         say(f"seed {task.seed}: {row.title} {score} {mean:.3f} {one['options']}")
@@ -252,10 +259,10 @@ def score_row(task: Task, trained: TrainedMethod, row: Row, say: Any = print) ->
 
 
 def play_row(
-    task: Task, trained: TrainedMethod, row: Row, score: str, say: Any = print
+    task: Task, trained: TrainedMethod, score: str, grid: Grid, say: Any = print
 ) -> dict[str, Any]:
     """Choose options on validation games, play the test games."""
-    choice = task.choose(trained, score=score, grid=row.grid())
+    choice = task.choose(trained, score=score, grid=grid)
     if choice.message:
         say(choice.message)
     result: Evaluation = task.play(task.policy(trained, **choice.options), test=True)
@@ -290,7 +297,7 @@ def check_settings(study: Study) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that writes; the only one without torchrun."""
-    return PartialState().is_main_process
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _say(*words: Any) -> None:

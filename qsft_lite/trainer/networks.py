@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Adapter", "active", "own_weights", "saved_names", "separate", "twin"]
+__all__ = ["Adapter", "active", "move_average", "saved_names", "separate", "twin"]
 
 
 class Adapter(nn.Module):
@@ -82,10 +82,11 @@ def twin(model: nn.Module, name: str) -> nn.Module:
     """A network with the weights of the model that can go its own way.
 
     Args:
-        model: one of transformers, which is copied, or one of peft, whose active adapter is.
+        model: one of transformers, which is copied, or one of peft, whose active adapter is, unless
+            weights of its base are trained as well.
         name: of the new adapter.
     """
-    if not _is_peft(model):
+    if not _is_peft(model) or _base(model, trained=True):
         return copy.deepcopy(model)
     trained = {
         weight_name: weight.requires_grad for weight_name, weight in model.named_parameters()
@@ -128,21 +129,31 @@ def _is_peft(module: nn.Module) -> bool:
     return hasattr(module, "peft_config") and hasattr(module, "get_base_model")
 
 
-def own_weights(network: nn.Module) -> list[nn.Parameter]:
-    """The weights that a twin has of its own: all, or of a model of peft its active adapter's."""
-    if _is_peft(network) and not isinstance(network, Adapter):
-        network = Adapter(network, network.active_adapter)
-    return list(network.parameters())
+@torch.no_grad()
+def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
+    """theta_bar <- (1 - rate) theta_bar + rate theta, for a network and its twin."""
+    if isinstance(average, Adapter):  # the base is one and the same
+        current = Adapter(current, current.active_adapter)
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), rate)
 
 
 def saved_names(module: nn.Module) -> list[str]:
     """The names in the state of a module that a checkpoint needs: all but a frozen base of peft."""
-    weights = module.named_parameters(remove_duplicate=False)  # a tied one has two names
-    frozen = {name for name, weight in weights if not weight.requires_grad}
-    base = set()
-    for prefix, part in module.named_modules():
-        if _is_peft(part) and not isinstance(part, Adapter):
-            inside = f"{prefix}." if prefix else ""
-            adapters = {*part.peft_config}
-            base |= {n for n in frozen if n.startswith(inside) and not adapters & {*n.split(".")}}
+    base = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        if _is_peft(part) and not isinstance(part, Adapter)
+        for name in _base(part, trained=False)
+    }
     return [name for name in module.state_dict() if name not in base]
+
+
+def _base(model: nn.Module, *, trained: bool) -> set[str]:
+    """Names of the weights under the adapters of a model of peft that are trained, or are not."""
+    adapters = {*model.peft_config}
+    weights = model.named_parameters(remove_duplicate=False)  # a tied one has two names
+    return {
+        name
+        for name, weight in weights
+        if weight.requires_grad == trained and not adapters & {*name.split(".")}
+    }

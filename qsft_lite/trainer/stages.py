@@ -16,10 +16,10 @@ from qsft_lite.data.packing import check_packed
 from qsft_lite.loss import Backup
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
-from qsft_lite.trainer.networks import own_weights, twin
+from qsft_lite.trainer.networks import move_average, twin
 from qsft_lite.trainer.step import behavior_step, q_sft_step
 
-__all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage", "move_average"]
+__all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage"]
 
 
 class Stage(nn.Module):
@@ -133,12 +133,6 @@ class ValueStage(Stage):
     def after_step(self) -> None:
         """Move the target network."""
         move_average(self.target, self.q, self.settings.target_rate)
-
-
-@torch.no_grad()
-def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
-    """theta_bar <- (1 - rate) theta_bar + rate theta."""
-    torch._foreach_lerp_(own_weights(average), own_weights(current), rate)
 
 
 def check_stage(

@@ -244,7 +244,7 @@ def test_it_is_trained_and_played(package):
     log_pi, values = ours.values_of([first], [task.tokenizer.convert_tokens_to_ids(words[:4])])
     np.testing.assert_allclose(np.exp(log_pi[0]), 1 / 4, atol=0.1)  # the data guess anything
     assert ((values[0] > 0) & (values[0] <= 1)).all()
-    played = task.play(task.policy(ours, beta=1.0, score="ratio", support=0.1), test=True)
+    played = task.play(task.policy(ours, beta=1.0, score="ratio", relative_support=0.1), test=True)
     assert len(played.returns) == 8 and set(played.returns) <= {0, -1, -2, -3}
     guesses = [text for game in played.transcripts for text in game["text"][1::2]]
     assert set(guesses) <= set(words[:4])

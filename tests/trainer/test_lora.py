@@ -137,6 +137,11 @@ def trained_values(folder, packed, monkeypatch=None, callbacks=(), lora=None, **
     return trainer
 
 
+def adapter_of(network):
+    name = getattr(network, "name", "default")
+    return [weight for key, weight in network.named_parameters() if f".{name}." in key]
+
+
 @pytest.mark.parametrize("options", [{}, {"train_behavior": True, "backup": "behavior"}])
 def test_adapters_on_one_base_train_as_three_whole_networks(tmp_path, packed, options, monkeypatch):
     lora = {"lora_dropout": 0.2, "bias": "none"}
@@ -144,13 +149,13 @@ def test_adapters_on_one_base_train_as_three_whole_networks(tmp_path, packed, op
     apart = trained_values(tmp_path / "b", packed, monkeypatch, lora=lora, **options)
     for name in ("q", "target", "behavior"):
         one, other = getattr(shared.model, name), getattr(apart.model, name)
-        pairs = list(zip(networks.own_weights(one), networks.own_weights(other), strict=True))
+        pairs = list(zip(adapter_of(one), adapter_of(other), strict=True))
         assert len(pairs) == 8 and all(torch.equal(*pair) for pair in pairs)
     losses = [[line.get("eval_loss") for line in t.state.log_history] for t in (shared, apart)]
     assert losses[0] == losses[1]
     assert shared.evaluate()["eval_loss"] == apart.evaluate()["eval_loss"]
     sizes = [sum(p.numel() for p in t.model.parameters()) for t in (shared, apart)]
-    adapter = sum(p.numel() for p in networks.own_weights(shared.model.q))
+    adapter = sum(p.numel() for p in adapter_of(shared.model.q))
     assert sizes[0] == sizes[1] / 3 + 2 * adapter
 
 
@@ -191,6 +196,20 @@ def test_a_separated_adapter_is_what_it_was():
         assert torch.equal(alone(ids).logits, changed) and torch.equal(model(ids).logits, first)
         assert list(alone.peft_config) == list(model.peft_config) == ["default"]
         torch.testing.assert_close(alone.merge_and_unload()(ids).logits, changed)
+
+
+def test_a_base_that_is_trained_is_not_shared(tmp_path, packed):
+    model = adapted(target_modules=["q_proj"])
+    norm = model.get_base_model().model.norm.weight.requires_grad_(True)
+    before = norm.clone()
+    trainer = QSFTTrainer(model, arguments(tmp_path, max_steps=3), packed, None, TOKENIZER)
+    stage = trainer.model
+    trainer.train()
+    of_target = stage.target.get_base_model().model.norm.weight
+    assert not isinstance(stage.target, networks.Adapter) and of_target is not norm
+    ends = [(weight - before).norm() for weight in (of_target, norm)]
+    assert 0 < ends[0] < ends[1]
+    assert torch.equal(stage.behavior.get_base_model().model.norm.weight, before)
 
 
 def test_activations_of_two_adapters_are_not_computed_again(tmp_path, packed):
