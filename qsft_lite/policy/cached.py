@@ -481,7 +481,9 @@ def check_whole(name: str, value: Any, least: int | None = None) -> None:
 def check_temperature(temperature: float) -> float:
     """The temperature; ValueError unless it is positive and finite."""
     if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}.")
+        raise ValueError(
+            f"temperature must be positive and finite, not {temperature}; greedy=True for 0."
+        )
     return temperature
 
 
