@@ -88,7 +88,7 @@ def render(text: str, root: Path, folder: Path | None = None) -> str:
 
 
 def _named_table(name: str, results: list[dict[str, Any]]) -> str:
-    shown = [result for result in results if result["profile"] in ("laptop", "record")]
+    shown = [result for result in results if result["profile"] in ("laptop", "record", "gpu")]
     found = [result for result in shown if name in result["tables"]]
     if len(found) != 1:
         known = sorted({table for result in shown for table in result["tables"]})
