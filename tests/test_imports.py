@@ -42,7 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.endgames": ("data", "evaluate", "files", "tasks.chess"),
     "tasks": ("checks", "data", "evaluate", "files", "tabular"),
     "envs": ("tasks.checks",),  # and a task by its name, when it is asked for
-    "study": STUDY,
+    "study": (*STUDY, "envs"),  # which task is where
     "notebook": (*METHOD, "evaluate", "policy", "results", "trainer"),
 }
 OF_ALL_TASKS = ("tasks.checks", "tasks.guessing", "tasks.guessing_study")

@@ -33,6 +33,7 @@ from accelerate import PartialState
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.baselines.choosing import Grid
+from qsft_lite.envs import TASKS
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.files import replace_file
 from qsft_lite.results import markdown_table, project_root, provenance, start
@@ -43,8 +44,6 @@ from qsft_lite.study.tables import UNITS, measures, on_a_line, table
 from qsft_lite.study.task import Task
 
 __all__ = ["TASKS", "Study", "run"]
-
-TASKS = ("gridworld", "wordle", "endgames", "chess", "twenty_questions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Study:
         """A study, with everything checked before anything is done.
 
         Args:
-            task: one of TASKS.
+            task: one of envs.TASKS.
             profile: "smoke", "laptop", "record" or "gpu".
             methods: keys of rows beside cloning, which is always there; all of them if None.
             seeds: which ones; the first ones, as many as the settings say, if None.
@@ -130,7 +129,7 @@ class Study:
 def module_of(task: str) -> Any:
     """The study module of a task: its PROFILES, TASK and, if its own, ROWS."""
     _check(task, TASKS, "task")
-    return importlib.import_module(f"qsft_lite.tasks.{task}.study")
+    return importlib.import_module(f"{TASKS[task][0]}.study")
 
 
 def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, Any]:
