@@ -99,3 +99,9 @@ def test_recorded_tables_are_those_of_their_scores(tmp_path, capsys):
 def test_a_mean_of_nothing_is_none():
     assert tables._mean([np.nan, np.nan]) is None
     assert tables._mean([np.nan, 2.0, 4.0]) == 3
+
+
+def test_fractions_of_points_are_kept_in_a_record():
+    row = {"scores": {"": {"grid": [], "returns": [0.0, -1.0, 0.3333]}}, "seconds": 1, "commit": ""}
+    kept = tables._from_lines(tables.on_a_line({"Some": row}))
+    assert kept["Some"]["scores"][""]["returns"] == [0.0, -1.0, 0.3333]
