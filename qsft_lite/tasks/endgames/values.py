@@ -28,7 +28,7 @@ from qsft_lite.tasks.endgames.space import EndgameSpace, space
 from qsft_lite.tasks.endgames.tables import DRAW, table
 from qsft_lite.tasks.endgames.text import read_board
 
-TOLERANCE = 1e-10
+TOLERANCE = 1e-10  # of the largest change in a sweep
 CHUNK = 20_000  # positions whose moves are listed at a time
 Weights = Mapping[str, float]  # of "perfect" and "random"
 
