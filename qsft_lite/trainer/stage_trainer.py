@@ -36,8 +36,6 @@ from qsft_lite.trainer.runs import (
     RUN,
     STATE,
     WEIGHTS,
-    bytes_of,
-    check_room,
     check_same_run,
     checkpoints,
     describe_run,
@@ -78,7 +76,6 @@ class StageTrainer(Trainer):
 
     Raises:
         ValueError: rows that are not packed; in train, a damaged checkpoint, which is named.
-        OSError: checkpoints do not fit into the output folder.
     """
 
     def __init__(
@@ -91,7 +88,6 @@ class StageTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         check_packed(train_dataset, eval_dataset)
-        check_room(args, *bytes_of(stage))
         callbacks = [_AroundSteps(), *(callbacks or ())]
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -204,10 +200,11 @@ class StageTrainer(Trainer):
             _save_weights(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        _load_weights(self.model, Path(resume_from_checkpoint))
+        with _whole(resume_from_checkpoint):
+            _load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self):
-        _load_weights(self.model, Path(self.state.best_model_checkpoint))
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _whole(checkpoint):
@@ -229,17 +226,16 @@ class StageTrainer(Trainer):
                 f"{resume_from_checkpoint} is no whole checkpoint: delete it, and go on from "
                 "another one with resume_from_checkpoint=True"
             )
-        control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+        control = state.stateful_callbacks.get("TrainerControl", {})
         if control.get("args", {}).get("should_training_stop"):
             # Killed after the last step: there is nothing to train, only what comes after it.
-            self._load_from_checkpoint(resume_from_checkpoint)
-            self.state = _read_state(Path(resume_from_checkpoint))
-            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-                self._load_best_model()
+            self.state = state
+            best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            self._load_from_checkpoint(best or resume_from_checkpoint)
             return None
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def run(self, *, resume: bool = True, data: tuple[Any, Any] | None = None, **more: Any) -> None:
+    def run(self, *, resume: bool = True, **more: Any) -> None:
         """Train to the end, in a folder that says what run it is.
 
         With resume it goes on from wherever the last call got to, whose finished weights are kept;
@@ -247,7 +243,6 @@ class StageTrainer(Trainer):
 
         Args:
             resume: whether to go on.
-            data: hashes of both data sets (``runs.rows_hash``), where they are known.
             more: further things that make it another run.
 
         Raises:
@@ -255,8 +250,7 @@ class StageTrainer(Trainer):
         """
         folder, main = Path(self.args.output_dir), self.args.should_save
         finished = folder / "finished"
-        rows = data or (self.train_dataset, self.eval_dataset)
-        run = describe_run(self.args, self.model, *rows, **more)
+        run = describe_run(self.args, self.model, self.train_dataset, self.eval_dataset, **more)
         if main and not resume:  # an older run's checkpoints must not be taken for this one's
             (folder / RUN).unlink(missing_ok=True)
             for old in (finished, *checkpoints(folder)):
@@ -264,8 +258,9 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         check_same_run(folder, run, write=main)
         if finished.exists():
-            _load_weights(self.model, finished)
-            self.state = _read_state(finished)
+            with _whole(finished):
+                _load_weights(self.model, finished)
+                self.state = TrainerState.load_from_json(str(finished / STATE))
             return
         self.train(resume_from_checkpoint=resume)
         if main:
@@ -292,7 +287,7 @@ class QSFTTrainer(StageTrainer):
             Frozen, or with train_behavior trained in place.
 
     Raises:
-        TypeError, ValueError, OSError: what ``check_stage`` and StageTrainer refuse.
+        TypeError, ValueError: what ``check_stage`` refuses.
     """
 
     def __init__(
@@ -336,16 +331,10 @@ def _save_weights(module: nn.Module, folder: Path) -> None:
 
 def _load_weights(module: nn.Module, folder: Path) -> None:
     names = saved_names(module)
-    with _whole(folder):
-        if len(names) == len(module.state_dict()):
-            safetensors.torch.load_model(module, str(folder / WEIGHTS))
-            return
-        kept = safetensors.torch.load_file(folder / WEIGHTS)
-        if kept.keys() != {*names}:
-            raise ValueError(f"{WEIGHTS} holds other weights than those of this run")
-        module.load_state_dict(kept, strict=False)
-
-
-def _read_state(folder: Path) -> TrainerState:
-    with _whole(folder):
-        return TrainerState.load_from_json(str(folder / STATE))
+    if len(names) == len(module.state_dict()):
+        safetensors.torch.load_model(module, str(folder / WEIGHTS))
+        return
+    kept = safetensors.torch.load_file(folder / WEIGHTS)
+    if kept.keys() != {*names}:
+        raise ValueError(f"{WEIGHTS} holds other weights than those of this run")
+    module.load_state_dict(kept, strict=False)

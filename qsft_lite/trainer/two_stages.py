@@ -16,14 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from qsft_lite.trainer.config import STAGES, QSFTConfig
 from qsft_lite.trainer.networks import separate
-from qsft_lite.trainer.runs import (
-    bytes_of,
-    check_room,
-    check_same_run,
-    lock_folder,
-    rows_hash,
-    run_settings,
-)
+from qsft_lite.trainer.runs import check_same_run, lock_folder, rows_hash, run_settings
 from qsft_lite.trainer.stage_trainer import QSFTTrainer
 from qsft_lite.trainer.stages import check_stage
 
@@ -67,7 +60,7 @@ def train_q_sft(
     Raises:
         ValueError: the stages or folders are mixed up, or a folder holds another run or a damaged
             file; or what ``check_stage`` refuses, of either stage, before the first one is trained.
-        OSError: a folder cannot be written to, or has no room for the checkpoints.
+        OSError: a folder cannot be written to.
         RuntimeError: another process trains there.
     """
     if (behavior_args.stage, value_args.stage) != STAGES:
@@ -78,24 +71,20 @@ def train_q_sft(
     if os.path.abspath(behavior_args.output_dir) == os.path.abspath(value_args.output_dir):
         raise ValueError(f"both stages have the output_dir {value_args.output_dir}: give each one")
 
-    weights, trained = bytes_of(model)
     for args in (behavior_args, value_args):
         check_stage(model, args, tokenizer, train, validation)
-        models = 1 if args.stage == "behavior" else 3
-        check_room(args, models * weights, (1 + args.train_behavior) * trained)
-    data = rows_hash(train), rows_hash(validation)
 
     def run(args: QSFTConfig, model: PreTrainedModel) -> QSFTTrainer:
         trainer = QSFTTrainer(model, args, train, validation, tokenizer, callbacks=callbacks)
-        trainer.run(data=data)
+        trainer.run()
         return trainer
 
     with lock_folder(behavior_args), lock_folder(value_args):
-        known = {**run_settings(value_args), "rows": data[0], "validation": data[1]}
+        known = run_settings(value_args)
+        known |= {"rows": rows_hash(train), "validation": rows_hash(validation)}
         check_same_run(Path(value_args.output_dir), known, write=False)
         first = run(behavior_args, copy.deepcopy(model))
-        behavior = first.model.behavior
-        second = run(value_args, copy.deepcopy(behavior))
+        second = run(value_args, copy.deepcopy(first.model.behavior))
     return TrainedQSFT(
         behavior=separate(second.model.behavior.eval()),  # first: it may stand on the other's base
         q_model=separate(second.model.q.eval()),
