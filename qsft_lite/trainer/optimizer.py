@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
-__all__ = ["MuonAdamW", "layer_matrices", "muon", "orthogonalize"]
+__all__ = ["MuonAdamW", "layer_matrices", "orthogonalize"]
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: quick, singular values end in about [.7, 1.2]
 STEPS = 5
@@ -45,24 +45,17 @@ class MuonAdamW(torch.optim.Optimizer):
     ):
         chosen = {id(parameter) for parameter in layer_matrices(model)}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if id(parameter) in chosen]
+        others = [parameter for parameter in trained if id(parameter) not in chosen]
         groups = [
-            {
-                "params": [p for p in trained if (id(p) in chosen) == muon],
-                "muon": muon,
-                "weight_decay": weight_decay if muon else 0.0,
-            }
-            for muon in (True, False)
+            {"params": matrices, "muon": True, "weight_decay": weight_decay},
+            {"params": others, "muon": False, "weight_decay": 0.0},
         ]
-        groups = [group for group in groups if group["params"]]
-        super().__init__(groups, {"lr": lr, "betas": betas})
+        super().__init__([g for g in groups if g["params"]], {"lr": lr, "betas": betas})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         """One step of both; see the class."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -73,7 +66,6 @@ class MuonAdamW(torch.optim.Optimizer):
                     update = self._adam(parameter, *group["betas"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(update, alpha=group["lr"])
-        return loss
 
     def _muon(self, parameter: torch.Tensor) -> torch.Tensor:
         """A step (m, n) of nearly orthonormal rows or columns, its root mean square about 1."""
@@ -97,12 +89,6 @@ class MuonAdamW(torch.optim.Optimizer):
         square = state["square"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         root = (square / (1 - beta2**count)).sqrt_().add_(EPSILON)
         return mean / (1 - beta1**count) / root
-
-
-def muon(model: nn.Module, args: TrainingArguments) -> MuonAdamW:
-    """The optimizer with the learning rate, weight decay and betas of the args."""
-    betas = (args.adam_beta1, args.adam_beta2)
-    return MuonAdamW(model, args.learning_rate, args.weight_decay, betas)
 
 
 def layer_matrices(model: nn.Module) -> list[nn.Parameter]:

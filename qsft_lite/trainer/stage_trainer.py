@@ -31,7 +31,7 @@ from qsft_lite.files import replace_folder
 from qsft_lite.models import check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
 from qsft_lite.trainer.networks import saved_names, twin
-from qsft_lite.trainer.optimizer import muon
+from qsft_lite.trainer.optimizer import MuonAdamW
 from qsft_lite.trainer.runs import (
     RUN,
     STATE,
@@ -108,7 +108,10 @@ class StageTrainer(Trainer):
     def create_optimizer(self, model=None):
         """AdamW as transformers makes it, or Muon where the args ask for it."""
         if self.optimizer is None and self.args.muon:
-            self.optimizer = muon(self.model, self.args)
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.optimizer = MuonAdamW(
+                self.model, self.args.learning_rate, self.args.weight_decay, betas
+            )
         return super().create_optimizer(model)
 
     # The loss: a mean over all action tokens of a step, whatever the batches and processes

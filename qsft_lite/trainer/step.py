@@ -75,7 +75,7 @@ def q_sft_step(
     with head_precision(hidden):
         loss = linear_q_sft_loss(hidden, weight, tokens, y, leftover=leftover, validate=False)
     if train_behavior:
-        loss = loss + _behavior_loss(behavior, behavior_hidden, actions, tokens)
+        loss = loss + behavior_step(behavior, batch, behavior_hidden)
     if not statistics or not len(actions):
         return loss, {}
 
@@ -93,16 +93,16 @@ def q_sft_step(
         return loss, _statistics(raw_target, log_p, log_pi, log_dummy, returns)
 
 
-def behavior_step(behavior: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Stage one: cross-entropy of pi_phi, mean over the batch's action tokens; a scalar."""
+def behavior_step(
+    behavior: PreTrainedModel, batch: Batch, hidden: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Stage one: cross-entropy of pi_phi, mean over the batch's action tokens; a scalar.
+
+    hidden: its token_states, where they are known.
+    """
     actions = action_positions(batch)
     tokens = batch["input_ids"].reshape(-1)[actions]
-    return _behavior_loss(behavior, token_states(behavior, batch), actions, tokens)
-
-
-def _behavior_loss(
-    behavior: PreTrainedModel, hidden: torch.Tensor, actions: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
+    hidden = token_states(behavior, batch) if hidden is None else hidden
     hidden, weight = _loss_inputs(hidden[actions - 1], behavior)
     with head_precision(hidden):
         return linear_cross_entropy(hidden, weight, tokens)
@@ -129,18 +129,12 @@ def _targets(
         return torch.rand(len(actions), device=actions.device)
     if backup.kind == "returns":
         return batch["return_to_go"].reshape(-1)[actions].float()
-    asked = behavior_hidden is not None
     with torch.no_grad():
-        return bellman_targets(
-            token_states(target, batch),
-            output_head(target).weight,
-            behavior_hidden.detach() if asked else None,
-            output_head(behavior).weight if asked else None,
-            batch,
-            actions,
-            backup=backup,
-            dummy=dummy,
-        )
+        hidden = token_states(target, batch)
+    heads = output_head(target).weight, output_head(behavior).weight
+    return bellman_targets(
+        hidden, heads[0], behavior_hidden, heads[1], batch, actions, backup=backup, dummy=dummy
+    )
 
 
 def _statistics(

@@ -72,7 +72,7 @@ def bellman_targets(
         target_weight: (V, H), its head.
         behavior_hidden: (B * L, H'), those of the behavior policy; None if the backup asks it
             nothing.
-        behavior_weight: (V, H'), its head, or None.
+        behavior_weight: (V, H'), its head; not read without behavior_hidden.
         batch: packed rows, as data.collate gives them.
         actions: (N,), positions of the action tokens.
         backup: of one of loss.BACKUPS.
@@ -82,17 +82,12 @@ def bellman_targets(
         (N,), float32, or float64 if given that; not clamped.
     """
     has_next, states = next_states(batch, actions)
+    of_target = target_hidden[states], target_weight.to(target_hidden.dtype)
+    of_behavior = None, None
+    if behavior_hidden is not None:
+        of_behavior = behavior_hidden[states], behavior_weight.to(behavior_hidden.dtype)
     with head_precision(target_hidden):
-        hidden, weight = target_hidden[states], target_weight
-        asked = behavior_hidden is not None
-        value = linear_state_value(
-            hidden,
-            weight.to(hidden.dtype),
-            behavior_hidden[states] if asked else None,
-            behavior_weight.to(behavior_hidden.dtype) if asked else None,
-            backup=backup,
-            dummy=dummy,
-        )
+        value = linear_state_value(*of_target, *of_behavior, backup=backup, dummy=dummy)
     target = batch["reward"].reshape(-1)[actions].to(value.dtype)
     discount = batch["discount"].reshape(-1)[actions].to(value.dtype)
     largest = torch.finfo(value.dtype).max  # a discount of 0 meets no infinity

@@ -184,7 +184,7 @@ def test_what_the_second_stage_lacks_is_found_before_the_first(tmp_path):
         ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs must be above 0"),
         ({"gradient_accumulation_steps": 1.5}, "gradient_accumulation_steps must be a whole"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be a whole"),
-        ({"save_only_model": True}, "save_only_model leaves out"),
+        ({"save_only_model": True}, "save_only_model is not supported"),
         ({"fp16": True}, "fp16 does nothing on a CPU"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
     ],
