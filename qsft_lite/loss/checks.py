@@ -26,10 +26,9 @@ def dummy_of(leftover: str | int, vocabulary: int) -> int | None:
         raise ValueError(f"The vocabulary needs at least two tokens, not {vocabulary}.")
     if isinstance(leftover, str) and leftover == "uniform":
         return None
-    if isinstance(leftover, (str, bool)) or not hasattr(leftover, "__index__"):
+    if isinstance(leftover, bool) or not hasattr(leftover, "__index__"):
         raise ValueError(
-            f'leftover must be "uniform" or the token id of the dummy, an int, not {leftover!r}. '
-            'Nearest: "uniform".'
+            f'leftover must be "uniform" or the token id of the dummy, an int, not {leftover!r}.'
         )
     dummy = operator.index(leftover)
     if not 0 <= dummy < vocabulary:
@@ -127,37 +126,14 @@ def check_binary(name: str, values: torch.Tensor) -> None:
 
 
 def check_losses(
-    name: str,
-    losses: torch.Tensor,
-    scores: torch.Tensor,
-    columns: torch.Tensor | None,
-    rows: torch.Tensor | None,
-    shape: tuple[int, ...],
-    remedy: str,
+    name: str, losses: torch.Tensor, rows: torch.Tensor | None, shape: tuple[int, ...], remedy: str
 ) -> None:
-    """Refuse losses (N,) that are not finite, as come of bad scores (N, V or H).
+    """Refuse losses (N,) that are not finite, as come of bad scores.
 
     Looking at the result saves a pass over all scores where all is well.
     """
-    bad = ~losses.isfinite()
-    if not bad.any():
-        return
-    first = bad.nonzero()[0, 0]
-    entries = scores[first].tolist()
-    weighed = [] if columns is None else columns[first].tolist()
-    culprit = min(
-        (i for i, entry in enumerate(entries) if not math.isfinite(entry)),
-        key=lambda i: (entries[i] == -math.inf, i not in weighed),  # -inf may be all right
-        default=None,
-    )
-    found = "every entry is finite" if culprit is None else f"entry {culprit} is {entries[culprit]}"
-    refuse(
-        name,
-        put_back(losses, rows, shape),
-        put_back(bad, rows, shape),
-        "without a finite loss",
-        f"There, {found}. {remedy}",
-    )
+    losses = put_back(losses, rows, shape)
+    refuse(name, losses, ~losses.isfinite(), "without a finite loss", remedy)
 
 
 def refuse(name: str, values: torch.Tensor, bad: torch.Tensor, complaint: str, remedy: str) -> None:

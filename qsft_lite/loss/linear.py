@@ -12,17 +12,13 @@ import torch
 
 from qsft_lite.loss.checks import (
     check_choice,
-    check_data,
     check_head,
     check_losses,
     check_tensors,
     compute_dtype,
-    dummy_of,
     refuse,
-    select,
-    used_rows,
 )
-from qsft_lite.loss.q_sft import BACKUPS, Backup, no_action, state_value, target_weights
+from qsft_lite.loss.q_sft import BACKUPS, Backup, no_action, state_value, used_positions
 
 __all__ = ["linear_cross_entropy", "linear_q_sft_loss", "linear_state_value"]
 
@@ -66,30 +62,19 @@ def linear_q_sft_loss(
     """
     check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
     check_head(hidden, weight)
-    vocabulary = len(weight)
-    dummy = dummy_of(leftover, vocabulary)
     if operator.index(chunk_size) < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
     if validate is None:
         validate = hidden.device.type == "cpu"
-    if validate:
-        check_data(actions, target, mask, vocabulary, dummy)
-
-    rows = used_rows(mask, actions)
-    used_hidden = select(hidden.reshape(-1, hidden.shape[-1]), rows)
-    columns, weights, spread = target_weights(
-        select(actions.reshape(-1), rows).long(),
-        select(target.reshape(-1), rows).detach().to(compute_dtype(hidden)),
-        vocabulary,
-        dummy,
-    )
+    used = used_positions(hidden, actions, target, mask, len(weight), leftover, validate)
+    distribution = used.columns, used.weights, used.spread
     loss, losses = _LinearCrossEntropy.apply(
-        used_hidden, weight, columns, weights, spread, chunk_size, torch.is_grad_enabled()
+        used.scores, weight, *distribution, chunk_size, torch.is_grad_enabled()
     )
     if validate and not loss.isfinite():
         refuse("weight", weight, ~weight.isfinite(), "not finite", "Has training diverged?")
         remedy = "Hidden states, and their products with the weight, must be finite."
-        check_losses("hidden", losses, used_hidden, None, rows, actions.shape, remedy)
+        check_losses("hidden", losses, used.rows, actions.shape, remedy)
     return loss
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -113,33 +113,21 @@ def q_sft_loss(
     """
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     check_tensors("logits", logits, actions=actions, target=target, mask=mask)
-    dummy = dummy_of(leftover, logits.shape[-1])
     if validate is None:
         validate = logits.device.type == "cpu"
-    if validate:
-        check_data(actions, target, mask, logits.shape[-1], dummy)
-
-    rows = used_rows(mask, actions)
-    used_logits = select(logits.reshape(-1, logits.shape[-1]), rows)
-    used_logits = used_logits.to(compute_dtype(logits))
-    columns, weights, spread = target_weights(
-        select(actions.reshape(-1), rows).long(),
-        select(target.reshape(-1), rows).detach().to(used_logits.dtype),
-        logits.shape[-1],
-        dummy,
-    )
-    log_p = used_logits.log_softmax(-1)
+    used = used_positions(logits, actions, target, mask, logits.shape[-1], leftover, validate)
+    log_p = used.scores.log_softmax(-1, dtype=used.weights.dtype)
     # 0 log 0 counts as 0: a token ruled out by a logit of -inf costs nothing at weight 0.
-    chosen = log_p.gather(1, columns).masked_fill(weights == 0, 0)
-    losses = -(weights * chosen).sum(-1)
-    if spread is not None:
-        losses = losses - spread * log_p.sum(-1)
+    chosen = log_p.gather(1, used.columns).masked_fill(used.weights == 0, 0)
+    losses = -(used.weights * chosen).sum(-1)
+    if used.spread is not None:
+        losses = losses - used.spread * log_p.sum(-1)
     if validate:
         remedy = "Logits must be finite; -inf is allowed with a dummy, at tokens without weight."
-        check_losses("logits", losses, used_logits, columns, rows, actions.shape, remedy)
+        check_losses("logits", losses, used.rows, actions.shape, remedy)
 
     if reduction == "none":
-        return put_back(losses, rows, actions.shape)
+        return put_back(losses, used.rows, actions.shape)
     total = losses.sum()
     return total / max(len(losses), 1) if reduction == "mean" else total
 
@@ -294,15 +282,39 @@ def _outside_support(log_pi: torch.Tensor, ruled_out: torch.Tensor, support: flo
     return ruled_out | ((log_pi < edge) & (log_pi < likeliest))
 
 
-def target_weights(
-    actions: torch.Tensor, target: torch.Tensor, vocabulary: int, dummy: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The target distribution as columns (N, K), their weights (N, K) and a spread (N,) over all.
+class Used(NamedTuple):
+    """The N positions of a loss that count, and the target distribution there.
 
-    The uniform form gives w1 = y - w2 to the action after w2 = (1 - y) / (V - 1) to every token.
+    The distribution has ``weights`` (N, K) at ``columns`` (N, K), and ``spread`` (N,) more at every
+    token: the uniform form gives w1 = y - w2 to the action after w2 = (1 - y) / (V - 1) to each.
     """
+
+    scores: torch.Tensor  # (N, V or H)
+    columns: torch.Tensor
+    weights: torch.Tensor
+    spread: torch.Tensor | None
+    rows: torch.Tensor | None  # as used_rows
+
+
+def used_positions(
+    scores: torch.Tensor,
+    actions: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    vocabulary: int,
+    leftover: str | int,
+    validate: bool,
+) -> Used:
+    """What a loss on logits or hidden states reads of its arguments, checked with validate."""
+    dummy = dummy_of(leftover, vocabulary)
+    if validate:
+        check_data(actions, target, mask, vocabulary, dummy)
+    rows = used_rows(mask, actions)
+    scores = select(scores.reshape(-1, scores.shape[-1]), rows)
+    actions = select(actions.reshape(-1), rows).long()
+    y = select(target.reshape(-1), rows).detach().to(compute_dtype(scores))
     if dummy is None:
-        spread = (1 - target) / (vocabulary - 1)
-        return actions[:, None], (target - spread)[:, None], spread
+        spread = (1 - y) / (vocabulary - 1)
+        return Used(scores, actions[:, None], (y - spread)[:, None], spread, rows)
     columns = torch.stack([actions, torch.full_like(actions, dummy)], dim=1)
-    return columns, torch.stack([target, 1 - target], dim=1), None
+    return Used(scores, columns, torch.stack([y, 1 - y], dim=1), None, rows)
