@@ -96,9 +96,8 @@ def condition_on_return(
         new = begin + 1 + np.arange(len(begin))
         longer["input_ids"][new] = row["return_token"]
         following = longer["next_action"]
-        longer["next_action"] = np.where(
-            following < 0, following, following + np.searchsorted(begin, following)
-        )
+        shift = np.searchsorted(begin, following)
+        longer["next_action"] = np.where(following < 0, following, following + shift)
         if "position_ids" in row:
             longer["position_ids"] += longer["position_ids"] > 0
             longer["position_ids"][new] = 1
@@ -106,8 +105,4 @@ def condition_on_return(
 
     own_token = np.array(tokens)[return_levels(episodes, levels)]
     with_token = episodes.add_column("return_token", own_token)
-    return with_token.map(
-        insert,
-        remove_columns=["return_token"],
-        features=episodes.features,
-    )
+    return with_token.map(insert, remove_columns=["return_token"], features=episodes.features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines.heads import ActionValues
@@ -30,13 +31,13 @@ class ClonedPolicy(CachedPolicy):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        *,
+        *more_models: nn.Module,
         temperature: float = 1.0,
         relative_support: float = 0.0,
         prompt: str = "",
         **options,
     ):
-        super().__init__([model], tokenizer, **options)
+        super().__init__([model, *more_models], tokenizer, **options)
         self.temperature = check_temperature(temperature)
         self.relative_support = check_support(relative_support)
         self.prompt = prompt
@@ -52,11 +53,11 @@ class ClonedPolicy(CachedPolicy):
         return (log_pi / self.temperature).masked_fill(outside, -math.inf)
 
 
-class ValuePolicy(CachedPolicy):
+class ValuePolicy(ClonedPolicy):
     """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
 
-    ILQL's beta (Q - V) is the same policy, since V is the same for every action. relative_support:
-    as in QSFTPolicy. Further options are CachedPolicy's.
+    ILQL's beta (Q - V) is the same policy, since V is the same for every action. The options are
+    ClonedPolicy's.
     """
 
     def __init__(
@@ -65,24 +66,15 @@ class ValuePolicy(CachedPolicy):
         values: ActionValues,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
-        *,
-        temperature: float = 1.0,
-        relative_support: float = 0.0,
         **options,
     ):
-        super().__init__([behavior, values], tokenizer, **options)
+        super().__init__(behavior, tokenizer, values, **options)
         if not math.isfinite(beta):
             raise ValueError(f"beta must be finite, not {beta}.")
         self.beta = beta
-        self.temperature = check_temperature(temperature)
-        self.relative_support = check_support(relative_support)
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(B, V), float32."""
-        behavior, values = logits
-        log_pi = behavior.float().log_softmax(-1)
-        weights = log_pi / self.temperature + self.beta * values.float()
-        outside = outside_support(log_pi, self.relative_support, ruled_out)
-        return weights.masked_fill(outside, -math.inf)
+        return super().log_weights(logits, ruled_out) + self.beta * logits[1].float()

@@ -168,13 +168,10 @@ def test_values_are_saved_whole(model, tokenizer, tmp_path):
         ActionValues.from_pretrained(tmp_path / "values")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("heads.json", b"[]"), ("heads.json", b""), ("heads.safetensors", b"x")]
-)
-def test_damaged_values_are_named(model, tmp_path, name, content):
+def test_damaged_values_are_named(model, tmp_path):
     random_values(model).save_pretrained(tmp_path)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name} cannot be read.*copy the whole folder again"):
+    (tmp_path / "heads.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match="heads.safetensors cannot be read.*copy the whole folder"):
         ActionValues.from_pretrained(tmp_path)
 
 
