@@ -46,7 +46,7 @@ def ilql_losses(
     """
     if not 0 < expectile < 1:
         raise ValueError(f"expectile must lie strictly between 0 and 1, got {expectile}")
-    target = reward + discounted(next_value, discount)
+    target = reward + _discounted(next_value, discount)
     value_losses = expectile_losses(value, target_q.amin(0), expectile)
     return _q_losses(q, actions, target, conservatism) + value_losses
 
@@ -76,7 +76,7 @@ def cql_losses(
     Raises:
         ValueError: a conservatism out of range.
     """
-    target = reward + discounted(next_target_q.amin(0).amax(-1), discount)
+    target = reward + _discounted(next_target_q.amin(0).amax(-1), discount)
     return _q_losses(q, actions, target, conservatism)
 
 
@@ -87,7 +87,7 @@ def expectile_losses(value: torch.Tensor, sample: torch.Tensor, expectile: float
     return 0.5 * weight * difference.square()
 
 
-def discounted(next_value: torch.Tensor, discount: torch.Tensor) -> torch.Tensor:
+def _discounted(next_value: torch.Tensor, discount: torch.Tensor) -> torch.Tensor:
     """gamma * next_value as a constant, and 0 where the episode ends whatever stands there."""
     return torch.where(discount > 0, discount * next_value.detach(), 0.0)
 

@@ -89,12 +89,12 @@ def train(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     family = METHODS[method].family
     fields = {field.name for field in dataclasses.fields(QSFTConfig)} if family == "q_sft" else {}
-    known = {*METHODS[method].options, *fields}
-    unknown = sorted(set(options) - known)
+    own = METHODS[method].options
+    unknown = sorted({*options} - {*own, *fields})
     if unknown:
-        own = ", ".join(METHODS[method].options) or "none"
-        raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own}")
-    options = {**METHODS[method].options, **options}
+        own_names = ", ".join(own) or "none"
+        raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own_names}")
+    options = {**own, **options}
     if isinstance(model, TrainedMethod):
         forms = {options.get("leftover"), model.settings.get("leftover")}
         if len(forms) > 1 or None in forms or METHODS[method].new_head:

@@ -158,8 +158,8 @@ class TrainedMethod:
         """What save_pretrained wrote, on the CPU; code of others is never run.
 
         Raises:
-            FileNotFoundError: there is no method, or it lacks its behavior policy or its values.
-            ValueError: a damaged file; the message names it, or its folder.
+            FileNotFoundError: there is no method.
+            ValueError: a damaged or missing file; the message names it, or its folder.
         """
         folder = Path(folder)
         path = folder / SETTINGS_FILE
@@ -169,9 +169,6 @@ class TrainedMethod:
             said = json.loads(path.read_text(encoding="utf-8"))
             method, settings, prompt = said["method"], dict(said["settings"]), str(said["prompt"])
             family = METHODS[method].family
-        for name in ("behavior",) if family == "cloning" else ("behavior", "values"):
-            if not (folder / name).is_dir():
-                raise FileNotFoundError(f"{folder} has no folder {name}: {COPY}.")
         behavior, tokenizer = load_or_name(folder / "behavior")
         values = None
         if family == "heads":
