@@ -23,11 +23,7 @@ __all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage"]
 
 
 class Stage(nn.Module):
-    """What a StageTrainer trains; every method of training is a subclass.
-
-    ``forward`` is the loss of a batch; ``before_step`` and ``after_step`` are called around each
-    step of the optimizer, the latter before anything is saved.
-    """
+    """What a StageTrainer trains; every method of training is a subclass."""
 
     def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss of a batch of packed rows, as data.collate gives them.
@@ -42,7 +38,7 @@ class Stage(nn.Module):
         """Called before step number ``step``, from 0, of ``max_steps``."""
 
     def after_step(self) -> None:
-        """Called after each step."""
+        """Called after each step of the optimizer, before anything is saved."""
 
     def trained(self) -> list[PreTrainedModel]:
         """The models that have gradients; what the Trainer asks of a model goes to them."""
@@ -74,22 +70,14 @@ class BehaviorStage(Stage):
 
 
 class ValueStage(Stage):
-    """Q-SFT, which is stage two: p_theta, its moving average, and the behavior policy.
+    """Q-SFT, which is stage two: p_theta (q), its moving average, and the behavior policy pi_phi.
 
-    Args:
-        q: p_theta.
-        behavior: pi_phi, perhaps a twin of q; frozen here, unless the config trains it along.
-        config: backup, support, beta, score, returns_first, target_rate, clamp and train_behavior
-            are read.
-        dummy: the dummy's token id, or None for the uniform leftover.
+    behavior: perhaps a twin of q; frozen here, unless the config trains it along. dummy: its token
+    id, or None for the uniform leftover.
     """
 
     def __init__(
-        self,
-        q: PreTrainedModel,
-        behavior: PreTrainedModel,
-        config: QSFTConfig,
-        dummy: int | None,
+        self, q: PreTrainedModel, behavior: PreTrainedModel, config: QSFTConfig, dummy: int | None
     ):
         super().__init__()
         self.q = q
@@ -104,17 +92,9 @@ class ValueStage(Stage):
 
     def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``q_sft_step``."""
-        loss, found = q_sft_step(
-            self.q,
-            self.target,
-            self.behavior,
-            batch,
-            backup=self.backup,
-            dummy=self.dummy,
-            clamp=self.settings.clamp,
-            train_behavior=self.settings.train_behavior,
-            statistics=statistics,
-        )
+        options = {"clamp": self.settings.clamp, "train_behavior": self.settings.train_behavior}
+        options |= {"backup": self.backup, "dummy": self.dummy, "statistics": statistics}
+        loss, found = q_sft_step(self.q, self.target, self.behavior, batch, **options)
         return {"loss": loss, **found}
 
     def train(self, mode: bool = True) -> ValueStage:
@@ -145,11 +125,10 @@ def check_stage(
     """Refuse what a stage cannot train with, before anything is done.
 
     Raises:
-        TypeError: a model that is none, such as its name, or one without a linear head.
-        ValueError: a head with a bias, which the losses here leave out; a model that changes its
-            logits after the head, or does not keep packed episodes apart; one with nothing to
-            train, or with prompts in front of it; no dummy with leftover="dummy"; rows that are not
-            packed, or none.
+        TypeError: no model, such as its name, or one without a linear head.
+        ValueError: a head with a bias, or a model that changes its logits after the head; one that
+            does not keep packed episodes apart; nothing to train; learned prompts; no dummy with
+            leftover="dummy"; rows that are not packed, or none.
     """
     name = type(model).__name__
     head = output_head(model)

@@ -61,7 +61,20 @@ def q_sft_step(
     if train_behavior or backup.asks_behavior:
         with torch.set_grad_enabled(train_behavior and torch.is_grad_enabled()):
             behavior_hidden = token_states(behavior, batch)
-    raw_target = _targets(target, behavior, behavior_hidden, batch, actions, backup, dummy)
+    if backup.kind == "random":
+        raw_target = torch.rand(len(actions), device=actions.device)
+    elif backup.kind == "returns":
+        raw_target = batch["return_to_go"].reshape(-1)[actions].float()
+    else:
+        with torch.no_grad():
+            target_hidden = token_states(target, batch)
+        raw_target = bellman_targets(
+            *(target_hidden, output_head(target).weight),
+            *(behavior_hidden, output_head(behavior).weight),
+            *(batch, actions),
+            backup=backup,
+            dummy=dummy,
+        )
     y = raw_target.clamp(0, 1)
     if not clamp and bool((y != raw_target).any()):
         raise FloatingPointError(
@@ -82,13 +95,13 @@ def q_sft_step(
     with torch.no_grad():
         if behavior_hidden is None:
             behavior_hidden = token_states(behavior, batch)
-        states, head = q_hidden[actions - 1], output_head(q).weight
-        pi_states, pi_head = behavior_hidden[actions - 1], output_head(behavior).weight
-        log_p = action_log_probs(states, head, tokens)
-        log_pi = action_log_probs(pi_states, pi_head, tokens)
-        log_dummy = None
-        if dummy is not None:
-            log_dummy = action_log_probs(states, head, torch.full_like(tokens, dummy))
+        of_p = q_hidden[actions - 1], output_head(q).weight
+        log_p = action_log_probs(*of_p, tokens)
+        log_pi = action_log_probs(
+            behavior_hidden[actions - 1], output_head(behavior).weight, tokens
+        )
+        dummies = None if dummy is None else torch.full_like(tokens, dummy)
+        log_dummy = None if dummy is None else action_log_probs(*of_p, dummies)
         returns = batch["return_to_go"].reshape(-1)[actions]
         return loss, _statistics(raw_target, log_p, log_pi, log_dummy, returns)
 
@@ -113,28 +126,6 @@ def _loss_inputs(hidden: torch.Tensor, model: PreTrainedModel) -> tuple[torch.Te
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return hidden.to(dtype), output_head(model).weight.to(dtype)
-
-
-def _targets(
-    target: PreTrainedModel,
-    behavior: PreTrainedModel,
-    behavior_hidden: torch.Tensor | None,
-    batch: Batch,
-    actions: torch.Tensor,
-    backup: Backup,
-    dummy: int | None,
-) -> torch.Tensor:
-    """y (N,) of the action tokens, not clamped."""
-    if backup.kind == "random":
-        return torch.rand(len(actions), device=actions.device)
-    if backup.kind == "returns":
-        return batch["return_to_go"].reshape(-1)[actions].float()
-    with torch.no_grad():
-        hidden = token_states(target, batch)
-    heads = output_head(target).weight, output_head(behavior).weight
-    return bellman_targets(
-        hidden, heads[0], behavior_hidden, heads[1], batch, actions, backup=backup, dummy=dummy
-    )
 
 
 def _statistics(

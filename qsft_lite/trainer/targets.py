@@ -15,14 +15,7 @@ from qsft_lite.loss import Backup, linear_state_value
 from qsft_lite.models import final_hidden
 from qsft_lite.trainer.networks import active
 
-__all__ = [
-    "action_log_probs",
-    "action_positions",
-    "bellman_targets",
-    "head_precision",
-    "next_states",
-    "token_states",
-]
+__all__ = ["action_log_probs", "action_positions", "bellman_targets", "next_states", "token_states"]
 
 Batch = dict[str, torch.Tensor]
 
@@ -67,16 +60,9 @@ def bellman_targets(
 ) -> torch.Tensor:
     """y = r + discount * value(s') of each action token, r alone where the episode ends.
 
-    Args:
-        target_hidden: (B * L, H), hidden states of the target network.
-        target_weight: (V, H), its head.
-        behavior_hidden: (B * L, H'), those of the behavior policy; None if the backup asks it
-            nothing.
-        behavior_weight: (V, H'), its head; not read without behavior_hidden.
-        batch: packed rows, as data.collate gives them.
-        actions: (N,), positions of the action tokens.
-        backup: of one of loss.BACKUPS.
-        dummy: the dummy's token id, or None for the uniform leftover.
+    Hidden states (B * L, H) and head (V, H) of the target network, and those of the behavior
+    policy, None if the backup asks it nothing. actions (N,): positions. backup: of one of
+    loss.BACKUPS. dummy: its token id, or None for the uniform leftover.
 
     Returns:
         (N,), float32, or float64 if given that; not clamped.
