@@ -56,10 +56,7 @@ def check_tensors(name: str, scores: torch.Tensor, **others: torch.Tensor | None
                 f"{other_name} has shape {tuple(other.shape)}, but {name} has "
                 f"{tuple(scores.shape)}: expected {tuple(scores.shape[:-1])}."
             )
-        if other.device != scores.device:
-            raise ValueError(
-                f"{other_name} is on {other.device}, but {name} is on {scores.device}."
-            )
+        _check_device(other_name, other, name, scores)
 
 
 def check_head(hidden: torch.Tensor, weight: torch.Tensor) -> None:
@@ -71,8 +68,12 @@ def check_head(hidden: torch.Tensor, weight: torch.Tensor) -> None:
             f"weight has shape {tuple(weight.shape)}, but hidden has {tuple(hidden.shape)}: "
             f"expected (V, {hidden.shape[-1]}), one row for each token."
         )
-    if weight.device != hidden.device:
-        raise ValueError(f"weight is on {weight.device}, but hidden is on {hidden.device}.")
+    _check_device("weight", weight, "hidden", hidden)
+
+
+def _check_device(name: str, one: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    if one.device != other.device:
+        raise ValueError(f"{name} is on {one.device}, but {other_name} is on {other.device}.")
 
 
 def _kind(value: object) -> str:
@@ -93,31 +94,17 @@ def check_data(
         used = mask.bool()
     if not used.any():
         raise ValueError(
-            f"mask uses none of the {used.numel()} positions, so there is nothing to learn from. "
-            "Drop batches without action tokens."
+            f"mask uses none of the {used.numel()} positions: drop batches without action tokens."
         )
-    refuse(
-        "actions",
-        actions,
-        used & ((actions < 0) | (actions >= vocabulary)),
-        f"outside the vocabulary, ids 0 to {vocabulary - 1}",
-        "Mask out positions that are not actions.",
-    )
+    complaint = f"outside the vocabulary, ids 0 to {vocabulary - 1}"
+    bad = (actions < 0) | (actions >= vocabulary)
+    refuse("actions", actions, used & bad, complaint, "Mask out positions that are not actions.")
     if dummy is not None:
-        refuse(
-            "actions",
-            actions,
-            used & (actions == dummy),
-            "at the dummy token",
-            "The dummy must be a token that is never an action: choose another id for leftover.",
-        )
-    refuse(
-        "target",
-        target,
-        used & ~((target >= 0) & (target <= 1)),
-        "outside [0, 1]",
-        "Scale rewards so that returns lie in [0, 1]; bellman_target clamps what is left.",
-    )
+        remedy = "It must be a token that is never an action: choose another id for leftover."
+        refuse("actions", actions, used & (actions == dummy), "at the dummy token", remedy)
+    remedy = "Scale rewards so that returns lie in [0, 1]; bellman_target clamps what is left."
+    bad = ~((target >= 0) & (target <= 1))
+    refuse("target", target, used & bad, "outside [0, 1]", remedy)
 
 
 def check_binary(name: str, values: torch.Tensor) -> None:

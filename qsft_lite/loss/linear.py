@@ -83,24 +83,17 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """Plain cross-entropy -log softmax(hidden @ weight.T)[action], by linear_q_sft_loss's kernel.
 
-    Args:
-        hidden: (N, H), floating.
-        weight: (V, H), of the same dtype.
-        actions: (N,), integer, ids of the tokens taken.
-        chunk_size: tokens in a chunk, as in linear_q_sft_loss.
-
-    Returns:
-        The mean, a scalar, in float32, or float64 if given that; 0 where N is 0.
-
-    Raises:
-        TypeError, ValueError: shapes, dtypes or devices that do not fit.
+    hidden (N, H) and weight (V, H) are floating and of one dtype, actions (N,) are the integer ids
+    of the tokens taken. Returns the mean, a scalar, in float32, or float64 if given that; 0 where N
+    is 0. TypeError or ValueError for shapes, dtypes or devices that do not fit.
     """
     check_tensors("hidden", hidden, actions=actions)
     check_head(hidden, weight)
     ones = torch.ones(len(hidden), 1, dtype=compute_dtype(hidden), device=hidden.device)
-    return _LinearCrossEntropy.apply(
+    loss, _ = _LinearCrossEntropy.apply(
         hidden, weight, actions.long()[:, None], ones, None, chunk_size, torch.is_grad_enabled()
-    )[0]
+    )
+    return loss
 
 
 @torch.no_grad()
@@ -117,11 +110,10 @@ def linear_state_value(
     """The value of states that bellman_target backs up, never holding more than a chunk of logits.
 
     Args:
-        hidden: (N, H), last hidden states of the target network, floating.
-        weight: (V, H), its head, of the same dtype.
-        behavior_hidden: (N, H'), those of the behavior policy. None, and its weight too, will do
-            for a backup that asks the behavior policy nothing.
-        behavior_weight: (V, H'), its head.
+        hidden, weight: (N, H) and (V, H), last hidden states and head of the target network, of one
+            floating dtype.
+        behavior_hidden, behavior_weight: (N, H') and (V, H'), those of the behavior policy; None
+            will do for a backup that asks it nothing.
         backup: of one of BACKUPS.
         dummy: the dummy's token id, or None for the uniform leftover.
         chunk_size: states in a chunk. Workspace is a few times chunk_size * V numbers.
@@ -172,8 +164,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream, _):
         if torch.is_grad_enabled():  # in a backward pass: with create_graph=True
             raise RuntimeError(
-                "linear_q_sft_loss has no second derivative, so create_graph=True cannot be "
-                "honored: use q_sft_loss on logits where you need one."
+                "linear_q_sft_loss has no second derivative: use q_sft_loss on logits for one."
             )
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a further pass over a retained graph: the first took them along

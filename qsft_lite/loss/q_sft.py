@@ -50,11 +50,8 @@ class Backup:
     """How the value of the next state is worked out: the options of bellman_target as one.
 
     kind: one of BACKUPS; or, of training only, "returns" (the return that followed in the data is
-    the whole target) or "random" (a uniform random number is). support, beta, score: as in
-    bellman_target.
-
-    Raises:
-        ValueError: an unknown kind or score, a support outside [0, 1], a beta that is not finite.
+    the whole target) or "random" (a uniform random number is). ValueError for an option that cannot
+    be.
     """
 
     kind: str = "max"
@@ -189,10 +186,9 @@ def bellman_target(
 
     Raises:
         TypeError: a dtype of the wrong kind.
-        ValueError: shapes or devices that differ; an unknown or out-of-range option; and with
-            validate: a reward that is not finite, a done that is not 0 or 1, and, where the episode
-            goes on, logits with NaN or +inf or with no finite value; the behavior policy's must
-            have one at another token than the dummy.
+        ValueError: shapes or devices that differ; an option that cannot be; and with validate: a
+            reward that is not finite, a done that is not 0 or 1, and, where the episode goes on,
+            logits with NaN, +inf or no action of a finite one.
     """
     check_choice("backup", backup, BACKUPS)
     options = Backup(backup, support, beta, score)
@@ -216,16 +212,11 @@ def bellman_target(
         if dummy is not None:  # it is no action: another one must be possible
             actions = actions.clone()
             actions[..., dummy].masked_fill_(actions[..., dummy].isfinite(), -math.inf)
+        complaint = "with NaN, +inf or nothing but -inf among the logits"
+        remedy = "Some action needs a finite logit. Shown is the largest one."
         for name, logits in (("next_q_logits", next_q_logits), ("next_behavior_logits", actions)):
             largest = logits.amax(-1)
-            refuse(
-                name,
-                largest,
-                ~largest.isfinite() & ~done.bool(),
-                "with NaN, +inf or nothing but -inf among the logits",
-                "Each state needs at least one finite logit, and the behavior policy one at "
-                "another token than the dummy. Shown is the largest one.",
-            )
+            refuse(name, largest, ~largest.isfinite() & ~done.bool(), complaint, remedy)
 
     dtype = torch.promote_types(compute_dtype(next_q_logits), compute_dtype(next_behavior_logits))
     ruled_out = no_action(next_behavior_logits, dummy)
@@ -240,15 +231,11 @@ def bellman_target(
 
 
 def state_value(
-    log_p: torch.Tensor,
-    log_pi: torch.Tensor | None,
-    ruled_out: torch.Tensor,
-    backup: Backup,
+    log_p: torch.Tensor, log_pi: torch.Tensor | None, ruled_out: torch.Tensor, backup: Backup
 ) -> torch.Tensor:
     """Value (...) of states whose actions have these log-probabilities (..., A).
 
-    ruled_out marks what is no action. May overwrite log_p and ruled_out. "behavior" needs no
-    log_pi.
+    ruled_out marks what is no action. May overwrite log_p. "behavior" needs no log_pi.
     """
     if backup.kind == "behavior":
         return log_p.masked_fill_(ruled_out, -math.inf).exp_().sum(-1)

@@ -77,10 +77,8 @@ class QSFTConfig(TrainingArguments):
         if not 0 <= self.returns_first <= 1:
             raise ValueError(f"returns_first must lie in [0, 1], not {self.returns_first}")
         self._check_whole_numbers()
-        for name in (
-            *("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel"),
-            "save_only_model",  # such a run could not go on
-        ):
+        refused = ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel")
+        for name in (*refused, "save_only_model"):  # whose checkpoints no run can go on from
             if getattr(self, name, None):
                 raise ValueError(f"{name} is not supported here: leave it out")
         if self.backup == "behavior" and self.leftover == "uniform":

@@ -3,10 +3,8 @@
 Adam takes a step in which every number of a matrix moves by about the learning rate. Muon (Jordan
 et al., 2024) takes one of the same size in which every direction of the matrix moves alike: it puts
 an orthogonal matrix in place of the momentum. Small transformers from scratch learn the rules of
-Wordle in about a third of the time that AdamW takes them.
-
-torch.optim.Muon does the matrices only, in bfloat16, and only from torch 2.9 on; one optimizer for
-all parameters is what transformers' checkpoints and schedulers expect.
+Wordle in about a third of the time that AdamW takes them. torch.optim.Muon (from torch 2.9 on) does
+the matrices only; transformers' checkpoints and schedulers expect one optimizer for all parameters.
 """
 
 from __future__ import annotations
@@ -29,11 +27,8 @@ class MuonAdamW(torch.optim.Optimizer):
     Embeddings, output heads and new value heads are all else: their rows are looked up or read one
     by one, and a step that moves all directions alike suits only maps between hidden states.
 
-    Args:
-        model: a module with one or more transformers models in it.
-        lr: learning rate; the root mean square of a matrix's step.
-        weight_decay: of the matrices, decoupled, times lr.
-        betas: Adam's.
+    model: a module with one or more transformers models in it. lr: learning rate; the root mean
+    square of a matrix's step. weight_decay: of the matrices, decoupled, times lr. betas: Adam's.
     """
 
     def __init__(
@@ -96,13 +91,9 @@ def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
 
     The layers of such a model are what it keeps in lists of modules.
     """
-    lists = [
-        part
-        for whole in model.modules()
-        if isinstance(whole, PreTrainedModel)
-        for part in whole.modules()
-        if isinstance(part, nn.ModuleList)
-    ]
+    wholes = [whole for whole in model.modules() if isinstance(whole, PreTrainedModel)]
+    parts = [part for whole in wholes for part in whole.modules()]
+    lists = [part for part in parts if isinstance(part, nn.ModuleList)]
     found = {id(p): p for part in lists for p in part.parameters() if p.ndim == 2}
     return [parameter for parameter in found.values() if parameter.requires_grad]
 

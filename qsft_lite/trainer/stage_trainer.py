@@ -59,20 +59,14 @@ class _AroundSteps(TrainerCallback):
 
 
 class StageTrainer(Trainer):
-    """transformers.Trainer for any Stage.
+    """transformers.Trainer for any Stage, which it trains in place.
 
     With several processes, each takes its share of every batch. Where they do not divide the number
     of rows, accelerate repeats a few rows at the end of an epoch. Statistics in the log are of the
     last batch before it, of the first process; evaluation is of all held-out rows. With
     disable_tqdm it prints nothing: what was logged is in ``state.log_history``.
 
-    Args:
-        stage: what is trained, in place.
-        args: a QSFTConfig.
-        train_dataset: packed rows (``data.pack``).
-        eval_dataset: packed rows, for the held-out loss.
-        processing_class: the tokenizer.
-        callbacks: further ones.
+    Both data sets are packed rows (``data.pack``), and processing_class is the tokenizer.
 
     Raises:
         ValueError: rows that are not packed; in train, a damaged checkpoint, which is named.
@@ -109,9 +103,8 @@ class StageTrainer(Trainer):
         """AdamW as transformers makes it, or Muon where the args ask for it."""
         if self.optimizer is None and self.args.muon:
             betas = (self.args.adam_beta1, self.args.adam_beta2)
-            self.optimizer = MuonAdamW(
-                self.model, self.args.learning_rate, self.args.weight_decay, betas
-            )
+            rates = self.args.learning_rate, self.args.weight_decay
+            self.optimizer = MuonAdamW(self.model, *rates, betas)
         return super().create_optimizer(model)
 
     # The loss: a mean over all action tokens of a step, whatever the batches and processes
@@ -130,9 +123,8 @@ class StageTrainer(Trainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}. Look at the last "
-                "logged lines: at the gradient norm (lower learning_rate or max_grad_norm), at "
-                "target_mean and clamped (the range rewards were scaled by, a larger support, "
-                "clamp=True), and with fp16 at bf16 instead"
+                "logged lines: at the gradient norm (lower learning_rate or max_grad_norm), and at "
+                "target_mean and clamped (the range of rewards, a larger support, clamp=True)"
             )
         if found:
             self._found = found
@@ -163,14 +155,7 @@ class StageTrainer(Trainer):
         return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=collate)
 
     @torch.no_grad()
-    def evaluation_loop(
-        self,
-        dataloader,
-        description,
-        prediction_loss_only=None,
-        ignore_keys=None,
-        metric_key_prefix="eval",
-    ):
+    def evaluation_loop(self, dataloader, *_, metric_key_prefix="eval", **others):
         """Loss and statistics, each a mean over the action tokens of all rows."""
         module, device = self.model.to(self.args.device), self.args.device
         was_training = module.training
@@ -217,12 +202,12 @@ class StageTrainer(Trainer):
         with _whole(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+    def train(self, resume_from_checkpoint=None, **options):
         """As transformers.Trainer does; True resumes from the last complete checkpoint, if any."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
         if not resume_from_checkpoint:
-            return super().train(None, trial, ignore_keys_for_eval)
+            return super().train(None, **options)
         state = whole_state(Path(resume_from_checkpoint))
         if state is None:
             raise ValueError(
@@ -236,7 +221,7 @@ class StageTrainer(Trainer):
             best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
             self._load_from_checkpoint(best or resume_from_checkpoint)
             return None
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return super().train(resume_from_checkpoint, **options)
 
     def run(self, *, resume: bool = True, **more: Any) -> None:
         """Train to the end, in a folder that says what run it is.
@@ -244,9 +229,7 @@ class StageTrainer(Trainer):
         With resume it goes on from wherever the last call got to, whose finished weights are kept;
         without, whatever an older run left there is removed. In the end no checkpoint is left.
 
-        Args:
-            resume: whether to go on.
-            more: further things that make it another run.
+        more: further things that make it another run.
 
         Raises:
             ValueError: with resume, the folder holds another run or a damaged file.
@@ -284,10 +267,11 @@ class QSFTTrainer(StageTrainer):
     Args:
         model: the model to train, in place: pi_phi in stage one, p in stage two.
         args: a QSFTConfig; args.stage says which stage this is.
-        train_dataset, eval_dataset, callbacks: as in StageTrainer.
+        train_dataset, eval_dataset: packed rows.
         processing_class: the tokenizer; it knows the dummy token.
         behavior_model: pi_phi of stage two; by default a ``networks.twin`` of model as it is.
             Frozen, or with train_behavior trained in place.
+        callbacks: further ones.
 
     Raises:
         TypeError, ValueError: what ``check_stage`` refuses.
@@ -304,16 +288,14 @@ class QSFTTrainer(StageTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         check_stage(model, args, processing_class, train_dataset, eval_dataset)
+        if behavior_model is not None:
+            if output_head(behavior_model).out_features != output_head(model).out_features:
+                raise ValueError("model and behavior_model have vocabularies of different sizes.")
+            check_packing(behavior_model)
         if args.stage == "behavior":
             stage = BehaviorStage(model)
         else:
-            behavior = behavior_model
-            if behavior is None:
-                behavior = twin(model, "behavior")
-            elif output_head(behavior).out_features != output_head(model).out_features:
-                raise ValueError("model and behavior_model have vocabularies of different sizes.")
-            else:
-                check_packing(behavior)
+            behavior = twin(model, "behavior") if behavior_model is None else behavior_model
             dummy = dummy_id(processing_class) if args.leftover == "dummy" else None
             stage = ValueStage(model, behavior, args, dummy)
         super().__init__(stage, args, train_dataset, eval_dataset, processing_class, callbacks)

@@ -67,13 +67,10 @@ def q_sft_step(
         raw_target = batch["return_to_go"].reshape(-1)[actions].float()
     else:
         with torch.no_grad():
-            target_hidden = token_states(target, batch)
+            hidden = token_states(target, batch)
+        head, pi_head = output_head(target).weight, output_head(behavior).weight
         raw_target = bellman_targets(
-            *(target_hidden, output_head(target).weight),
-            *(behavior_hidden, output_head(behavior).weight),
-            *(batch, actions),
-            backup=backup,
-            dummy=dummy,
+            hidden, head, behavior_hidden, pi_head, batch, actions, backup=backup, dummy=dummy
         )
     y = raw_target.clamp(0, 1)
     if not clamp and bool((y != raw_target).any()):
@@ -97,11 +94,11 @@ def q_sft_step(
             behavior_hidden = token_states(behavior, batch)
         of_p = q_hidden[actions - 1], output_head(q).weight
         log_p = action_log_probs(*of_p, tokens)
-        log_pi = action_log_probs(
-            behavior_hidden[actions - 1], output_head(behavior).weight, tokens
-        )
-        dummies = None if dummy is None else torch.full_like(tokens, dummy)
-        log_dummy = None if dummy is None else action_log_probs(*of_p, dummies)
+        of_pi = behavior_hidden[actions - 1], output_head(behavior).weight
+        log_pi = action_log_probs(*of_pi, tokens)
+        log_dummy = None
+        if dummy is not None:
+            log_dummy = action_log_probs(*of_p, torch.full_like(tokens, dummy))
         returns = batch["return_to_go"].reshape(-1)[actions]
         return loss, _statistics(raw_target, log_p, log_pi, log_dummy, returns)
 
