@@ -27,11 +27,7 @@ def episode_returns(episodes: datasets.Dataset) -> np.ndarray:
 
 
 def best_episodes(episodes: datasets.Dataset, fraction: float, *, seed: int) -> datasets.Dataset:
-    """The best `fraction` of the episodes by return, in their order; ties are broken by lot.
-
-    Raises:
-        ValueError: a fraction outside (0, 1].
-    """
+    """The best `fraction` in (0, 1] of the episodes by return, in order; ties are broken by lot."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
     returns = episode_returns(episodes)

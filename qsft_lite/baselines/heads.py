@@ -134,10 +134,6 @@ class HeadStage(Stage):
         expectile: float = 0.7,
     ):
         super().__init__()
-        if method not in ("ilql", "cql"):
-            raise ValueError(f"method must be ilql or cql, got {method!r}")
-        if not 0 < target_rate <= 1:
-            raise ValueError(f"target_rate must lie in (0, 1], got {target_rate}")
         check_packing(values.backbone)
         self.values = values
         self.target_heads = copy.deepcopy(values.q_heads).requires_grad_(False)

@@ -39,10 +39,7 @@ def ilql_losses(
         actions: (N,) int64, ids of the tokens taken.
         reward, discount: (N,).
         expectile: tau in (0, 1); .5 is the mean over the data's actions, 1 their maximum.
-        conservatism: c >= 0.
-
-    Raises:
-        ValueError: an expectile or a conservatism out of range.
+        conservatism: c >= 0. ValueError for one out of range, or an expectile.
     """
     if not 0 < expectile < 1:
         raise ValueError(f"expectile must lie strictly between 0 and 1, got {expectile}")
@@ -71,10 +68,7 @@ def cql_losses(
             discount is 0.
         actions: (N,) int64, ids of the tokens taken.
         reward, discount: (N,).
-        conservatism: alpha >= 0.
-
-    Raises:
-        ValueError: a conservatism out of range.
+        conservatism: alpha >= 0, else ValueError.
     """
     target = reward + _discounted(next_target_q.amin(0).amax(-1), discount)
     return _q_losses(q, actions, target, conservatism)

@@ -15,16 +15,14 @@ __all__ = ["METHODS", "SHOWN", "Method", "find_method"]
 class Method:
     """A method, or a line that is drawn beside methods.
 
-    Attributes:
-        title: its name, the same in every chapter, table and figure.
-        color, marker, line: of its curves, as matplotlib takes them. Colors are those of Okabe and
-            Ito, and a few that the color-blind can tell from them; methods of one color differ in
-            marker and line.
-        family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
-            Q-SFT), or None for what is only shown.
-        options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
-        score: what a method of "q_sft" acts by, "p" or "ratio".
-        new_head: whether the output head of p starts from scratch.
+    title: its name, the same in every chapter, table and figure.
+    color, marker, line: of its curves, as matplotlib takes them. Colors are those of Okabe and Ito,
+        and a few that the color-blind can tell from them.
+    family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
+        Q-SFT), or None for what is only shown.
+    options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
+    score: what a method of "q_sft" acts by, "p" or "ratio".
+    new_head: whether the output head of p starts from scratch.
     """
 
     title: str

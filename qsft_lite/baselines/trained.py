@@ -105,9 +105,6 @@ class TrainedMethod:
             Two lists with an array (actions,), float32, for each prefix: log pi of the actions, and
             their learned values: min(p / pi, 1) of Q-SFT's loss, the smaller Q of new heads. None
             in place of the second list for a method without values.
-
-        Raises:
-            ValueError: not one list of actions for each prefix, or an empty prefix.
         """
         if len(prefixes) != len(actions) or not all(map(len, prefixes)):
             raise ValueError("values_of needs one list of actions for each prefix, none empty")
@@ -135,10 +132,7 @@ class TrainedMethod:
         ``folder/behavior`` and ``folder/values`` are plain transformers models in safetensors with
         the tokenizer beside them (heads lie beside their backbone), adapters of peft are merged
         into them, and ``folder/method.json`` says the rest. All of it takes the folder's place at
-        once, when it is complete.
-
-        Raises:
-            FileExistsError: there is something else than a method in the folder.
+        once, when it is complete. FileExistsError where there is something else than a method.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / SETTINGS_FILE).is_file():
@@ -157,9 +151,8 @@ class TrainedMethod:
     def from_pretrained(cls, folder: str | Path) -> TrainedMethod:
         """What save_pretrained wrote, on the CPU; code of others is never run.
 
-        Raises:
-            FileNotFoundError: there is no method.
-            ValueError: a damaged or missing file; the message names it, or its folder.
+        FileNotFoundError where there is no method, ValueError for a damaged or missing file, which
+        is named, or its folder.
         """
         folder = Path(folder)
         path = folder / SETTINGS_FILE
@@ -187,8 +180,7 @@ def _next_scores(model: PreTrainedModel | ActionValues, rows: list[Sequence[int]
     ids = torch.tensor(padded, device=model.device)
     positions = torch.arange(longest, device=model.device).expand_as(ids)
     hidden = final_hidden(model, ids, positions, torch.ones_like(ids))
-    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-    hidden = hidden[torch.arange(len(rows), device=model.device), last]
+    hidden = hidden[range(len(rows)), [len(row) - 1 for row in rows]]
     if isinstance(model, ActionValues):
         return model.q_values(hidden).amin(0).float().cpu()
     return output_head(model)(hidden).float().cpu()
