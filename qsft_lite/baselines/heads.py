@@ -20,7 +20,7 @@ from qsft_lite.models import check_packing, output_head, refuse_missing
 from qsft_lite.trainer.networks import move_average
 from qsft_lite.trainer.runs import named_if_damaged
 from qsft_lite.trainer.stages import Stage
-from qsft_lite.trainer.targets import action_positions, head_precision, next_states, token_states
+from qsft_lite.trainer.step import action_positions, head_precision, next_states, token_states
 
 HEADS_FILE = "heads.safetensors"
 COPY = "copy the whole folder again"

@@ -138,23 +138,10 @@ def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def used_rows(mask: torch.Tensor | None, actions: torch.Tensor) -> torch.Tensor | None:
-    """Indices of the used positions in the flattened tensors; None for all of them."""
-    if mask is None:
-        return None
-    rows = mask.reshape(-1).nonzero()[:, 0]
-    return None if len(rows) == actions.numel() else rows
-
-
-def select(tensor: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The rows of these indices; all of them for None."""
-    return tensor if rows is None else tensor.index_select(0, rows)
-
-
 def put_back(
     values: torch.Tensor, rows: torch.Tensor | None, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Undo used_rows: values at their positions in a tensor of this shape, 0 elsewhere."""
+    """Values of these rows at their positions in a tensor of this shape, 0 elsewhere."""
     if rows is not None:
         values = values.new_zeros(math.prod(shape)).index_copy(0, rows, values)
     return values.reshape(shape)

@@ -34,8 +34,6 @@ from qsft_lite.loss.checks import (
     dummy_of,
     put_back,
     refuse,
-    select,
-    used_rows,
 )
 
 __all__ = ["BACKUPS", "SCORES", "Backup", "bellman_target", "q_sft_loss"]
@@ -280,7 +278,7 @@ class Used(NamedTuple):
     columns: torch.Tensor
     weights: torch.Tensor
     spread: torch.Tensor | None
-    rows: torch.Tensor | None  # as used_rows
+    rows: torch.Tensor | None  # where they are in the flattened tensors; None for all of them
 
 
 def used_positions(
@@ -296,10 +294,15 @@ def used_positions(
     dummy = dummy_of(leftover, vocabulary)
     if validate:
         check_data(actions, target, mask, vocabulary, dummy)
-    rows = used_rows(mask, actions)
-    scores = select(scores.reshape(-1, scores.shape[-1]), rows)
-    actions = select(actions.reshape(-1), rows).long()
-    y = select(target.reshape(-1), rows).detach().to(compute_dtype(scores))
+    scores, actions, y = (
+        scores.reshape(-1, scores.shape[-1]),
+        actions.reshape(-1),
+        target.reshape(-1),
+    )
+    rows = None if mask is None else mask.reshape(-1).nonzero()[:, 0]
+    if rows is not None and len(rows) < len(actions):
+        scores, actions, y = (each.index_select(0, rows) for each in (scores, actions, y))
+    actions, y = actions.long(), y.detach().to(compute_dtype(scores))
     if dummy is None:
         spread = (1 - y) / (vocabulary - 1)
         return Used(scores, actions[:, None], (y - spread)[:, None], spread, rows)

@@ -23,19 +23,6 @@ from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.files import replace_file
 from qsft_lite.trainer.config import QSFTConfig
 
-__all__ = [
-    "WEIGHTS",
-    "check_same_run",
-    "checkpoints",
-    "describe_run",
-    "last_checkpoint",
-    "lock_folder",
-    "named_if_damaged",
-    "rows_hash",
-    "run_settings",
-    "whole_state",
-]
-
 RUN = "run.json"
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"

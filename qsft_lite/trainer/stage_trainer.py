@@ -274,7 +274,7 @@ class QSFTTrainer(StageTrainer):
         callbacks: further ones.
 
     Raises:
-        TypeError, ValueError: what ``check_stage`` refuses.
+        TypeError, ValueError: what ``check_stage`` and StageTrainer refuse.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class QSFTTrainer(StageTrainer):
         behavior_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        check_stage(model, args, processing_class, train_dataset, eval_dataset)
+        check_stage(model, args, processing_class)
         if behavior_model is not None:
             if output_head(behavior_model).out_features != output_head(model).out_features:
                 raise ValueError("model and behavior_model have vocabularies of different sizes.")

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.data.packing import check_packed
 from qsft_lite.loss import Backup
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
@@ -40,21 +39,14 @@ class Stage(nn.Module):
     def after_step(self) -> None:
         """Called after each step of the optimizer, before anything is saved."""
 
-    def trained(self) -> list[PreTrainedModel]:
-        """The models that have gradients; what the Trainer asks of a model goes to them."""
-        return [
-            model for model in self.children() if any(p.requires_grad for p in model.parameters())
-        ]
-
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        for model in self.trained():
-            model.activation_checkpointing_enable(**options)
+        """Recompute activations of what is trained in the backward pass, and do not keep them."""
+        for model in self.children():
+            if any(weight.requires_grad for weight in model.parameters()):
+                old = getattr(model, "gradient_checkpointing_enable", None)
+                getattr(model, "activation_checkpointing_enable", old)(**options)
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """The same, by the name it had before transformers 5."""
-        for model in self.trained():
-            model.gradient_checkpointing_enable(**options)
+    gradient_checkpointing_enable = activation_checkpointing_enable  # an older name of it
 
 
 class BehaviorStage(Stage):
@@ -116,11 +108,7 @@ class ValueStage(Stage):
 
 
 def check_stage(
-    model: PreTrainedModel,
-    args: QSFTConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-    train: Any,
-    validation: Any,
+    model: PreTrainedModel, args: QSFTConfig, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Refuse what a stage cannot train with, before anything is done.
 
@@ -128,7 +116,7 @@ def check_stage(
         TypeError: no model, such as its name, or one without a linear head.
         ValueError: a head with a bias, or a model that changes its logits after the head; one that
             does not keep packed episodes apart; nothing to train; learned prompts; no dummy with
-            leftover="dummy"; rows that are not packed, or none.
+            leftover="dummy".
     """
     name = type(model).__name__
     head = output_head(model)
@@ -148,4 +136,3 @@ def check_stage(
                 f"{name} has {head.out_features} logits, and the dummy is token "
                 f"{dummy_id(tokenizer)}: call add_dummy(model, tokenizer)."
             )
-    check_packed(train, validation)

@@ -72,7 +72,7 @@ def train_q_sft(
         raise ValueError(f"both stages have the output_dir {value_args.output_dir}: give each one")
 
     for args in (behavior_args, value_args):
-        check_stage(model, args, tokenizer, train, validation)
+        check_stage(model, args, tokenizer)
 
     def run(args: QSFTConfig, model: PreTrainedModel) -> QSFTTrainer:
         trainer = QSFTTrainer(model, args, train, validation, tokenizer, callbacks=callbacks)
