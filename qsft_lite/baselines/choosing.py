@@ -44,12 +44,10 @@ MILDER = {"beta": 1, "relative_support": 1, "temperature": -1}  # 1: less is clo
 class Choice:
     """What was chosen, and from what.
 
-    Attributes:
-        options: the best candidate, as a policy takes them.
-        score: its score.
-        tried: one row a candidate in the order of evaluation: its options, and "mean", its score.
-        message: a sentence about a chosen beta or temperature that has no tried neighbor on one
-            side, though there could be; else empty.
+    options: the best candidate, as a policy takes them. score: its score.
+    tried: one row a candidate in the order of evaluation: its options, and "mean", its score.
+    message: a sentence about a chosen beta or temperature that has no tried neighbor on one side,
+        though there could be; else empty.
     """
 
     options: dict[str, Any]

@@ -59,9 +59,8 @@ def add_return_tokens(
         raise ValueError(f"levels must be at least 2, got {levels}")
     model, tokenizer = copy.deepcopy(model), copy.deepcopy(tokenizer)
     tokens = [return_token(level) for level in range(levels)]
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": tokens}, replace_extra_special_tokens=False
-    )
+    added = {"extra_special_tokens": tokens}
+    tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
     if len(tokenizer) > output_head(model).out_features:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

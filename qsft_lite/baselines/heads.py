@@ -55,7 +55,7 @@ class ActionValues(nn.Module):
         """Values of the next action.
 
         logits_to_keep: how many of the last positions, 0 for all, or which ones (n,). The other
-        options are the backbone's: attention_mask, position_ids, past_key_values, use_cache.
+        options are the backbone's.
         """
         outputs = self.backbone(input_ids=input_ids, **options)
         if isinstance(logits_to_keep, int):
@@ -79,17 +79,11 @@ class ActionValues(nn.Module):
     dtype = property(lambda self: self.backbone.dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The backbone as a plain transformers model, the heads as safetensors beside it.
-
-        Adapters of peft are merged into the backbone.
-        """
+        """The backbone, adapters merged, as a transformers model, and the heads beside it."""
         folder = Path(folder)
         _without_adapters(self.backbone).save_pretrained(folder)
-        heads = {
-            name: weight.contiguous()
-            for name, weight in self.state_dict().items()
-            if not name.startswith("backbone.")
-        }
+        state = self.state_dict()
+        heads = {name: state[name] for name in state if not name.startswith("backbone.")}
         save_file(heads, folder / HEADS_FILE, metadata={"format": "pt"})
 
     @classmethod
@@ -154,10 +148,8 @@ class HeadStage(Stage):
         hidden = token_states(self.values.backbone, batch)
         at = action_positions(batch)
         has_next, next_states_at = next_states(batch, at)
-        actions, reward, discount, returns = (
-            batch[name].reshape(-1)[at]
-            for name in ("input_ids", "reward", "discount", "return_to_go")
-        )
+        names = ("input_ids", "reward", "discount", "return_to_go")
+        actions, reward, discount, returns = (batch[name].reshape(-1)[at] for name in names)
         with head_precision(hidden):
             state = hidden[at - 1].float()
             next_state = torch.zeros_like(state)

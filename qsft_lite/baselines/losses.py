@@ -1,9 +1,9 @@
 """The losses of ILQL and CQL on the values of single actions: one function per method.
 
-N actions a, V tokens in the vocabulary, two Q heads. Rewards and values are normalised returns in
-[0, 1]; discount is the factor of the next state's value, 0 where the episode ends. Targets are
-constants: no gradient flows through them. Each function returns one loss per action, (N,), so that
-the caller decides what to average over.
+N actions (N,) int64, ids of the tokens taken; V tokens in the vocabulary; two Q heads. Rewards (N,)
+and values are normalised returns in [0, 1]; discount (N,) is the factor of the next state's value,
+0 where the episode ends. Targets are constants: no gradient flows through them. Each function
+returns one loss per action, (N,), so that the caller decides what to average over.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ def ilql_losses(
         value: (N,), the V head at the state.
         target_q: (2, N), the target Q heads at the state and the action taken.
         next_value: (N,), the V head at the next state; anything where discount is 0.
-        actions: (N,) int64, ids of the tokens taken.
-        reward, discount: (N,).
         expectile: tau in (0, 1); .5 is the mean over the data's actions, 1 their maximum.
         conservatism: c >= 0. ValueError for one out of range, or an expectile.
     """
@@ -66,8 +64,6 @@ def cql_losses(
         q: (2, N, V), the Q heads at the state; -inf at tokens that are no actions.
         next_target_q: (2, N, V), the target heads at the next state, likewise; anything where
             discount is 0.
-        actions: (N,) int64, ids of the tokens taken.
-        reward, discount: (N,).
         conservatism: alpha >= 0, else ValueError.
     """
     target = reward + _discounted(next_target_q.amin(0).amax(-1), discount)

@@ -5,9 +5,8 @@
     choice = choose(lambda o: evaluate(rival.policy(**o), env, 200, seed=1).mean, VALUE_GRID)
     evaluate(rival.policy(**choice.options), env, episodes=1000, seed=2)
 
-Behavior cloning starts from the model as it is, every other method from the cloned weights; one of
-Q-SFT's loss can also go on from another one. `registry` lists the methods, `choosing` has the
-options that are tried on validation games before methods are compared.
+Behavior cloning starts from the model as it is, every other method from the cloned weights.
+`registry` lists the methods, `choosing` has the options that are tried on validation games.
 """
 
 from __future__ import annotations

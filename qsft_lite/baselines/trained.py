@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +11,81 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.baselines.heads import ActionValues
-from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
+from qsft_lite.baselines.heads import COPY, ActionValues
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.files import replace_folder
 from qsft_lite.models import dummy_id, final_hidden, output_head
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.policy.cached import CachedPolicy, check_support, check_temperature, outside_support
 from qsft_lite.policy.q_sft import load_or_name, merge_adapters
 from qsft_lite.trainer.runs import named_if_damaged
 
-__all__ = ["TrainedMethod"]
+__all__ = ["ClonedPolicy", "TrainedMethod", "ValuePolicy"]
 
 SETTINGS_FILE = "method.json"
-COPY = "copy the whole folder again"
 PREFIXES_AT_ONCE = 256
+
+
+class ClonedPolicy(CachedPolicy):
+    """A language model as it is, at a temperature: pi(a|s)^(1 / temperature), normalised.
+
+    prompt: text put before every history, such as the token of the return to reach; special tokens
+    spelt out in it are tokens. relative_support: as in QSFTPolicy. options: CachedPolicy's.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *more_models: nn.Module,
+        temperature: float = 1.0,
+        relative_support: float = 0.0,
+        prompt: str = "",
+        **options,
+    ):
+        super().__init__([model, *more_models], tokenizer, **options)
+        self.temperature = check_temperature(temperature)
+        self.relative_support = check_support(relative_support)
+        self.prompt = prompt
+        # Not a part of any text, and so the one place where special tokens are read as such.
+        self._start += tokenizer(prompt, add_special_tokens=False).input_ids if prompt else []
+
+    def log_weights(
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, V), float32."""
+        log_pi = logits[0].float().log_softmax(-1)
+        outside = outside_support(log_pi, self.relative_support, ruled_out)
+        return (log_pi / self.temperature).masked_fill(outside, -math.inf)
+
+
+class ValuePolicy(ClonedPolicy):
+    """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
+
+    ILQL's beta (Q - V) is the same policy: V is the same for every action. options: ClonedPolicy's.
+    """
+
+    def __init__(
+        self,
+        behavior: PreTrainedModel,
+        values: ActionValues,
+        tokenizer: PreTrainedTokenizerBase,
+        beta: float,
+        **options,
+    ):
+        super().__init__(behavior, tokenizer, values, **options)
+        if not math.isfinite(beta):
+            raise ValueError(f"beta must be finite, not {beta}.")
+        self.beta = beta
+
+    def log_weights(
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, V), float32."""
+        return super().log_weights(logits, ruled_out) + self.beta * logits[1].float()
 
 
 @dataclass(frozen=True)
@@ -52,25 +111,19 @@ class TrainedMethod:
         return cls("bc", {}, model, None, tokenizer, "", [])
 
     def policy(
-        self,
-        *,
-        beta: float | None = None,
-        temperature: float = 1.0,
-        score: str | None = None,
-        **options,
+        self, *, beta: float | None = None, score: str | None = None, **options
     ) -> CachedPolicy:
         """The method at play.
 
         Args:
             beta: weight of the values against log pi; where there are values, it must be given.
-            temperature: of pi.
             score: "p" or "ratio", where Q-SFT's loss was trained; the method's own if None.
-            options: CachedPolicy's, such as greedy, stop, max_new_tokens, constraint, seed.
+            options: temperature of pi, relative_support, and CachedPolicy's: greedy, stop,
+                max_new_tokens, constraint, seed.
 
         Raises:
             ValueError: a beta for a method without values, or none for one with them.
         """
-        options["temperature"] = temperature
         method = METHODS[self.method]
         if (beta is None) != (self.values is None):
             needs = "needs a beta" if beta is None else "has no values, and so takes no beta"

@@ -5,19 +5,11 @@ The same numbers as `q_sft` gives on ``hidden @ weight.T``, never holding all lo
 
 from __future__ import annotations
 
-import operator
 from typing import Literal
 
 import torch
 
-from qsft_lite.loss.checks import (
-    check_choice,
-    check_head,
-    check_losses,
-    check_tensors,
-    compute_dtype,
-    refuse,
-)
+from qsft_lite.loss import checks
 from qsft_lite.loss.q_sft import BACKUPS, Backup, no_action, state_value, used_positions
 
 __all__ = ["linear_cross_entropy", "linear_q_sft_loss", "linear_state_value"]
@@ -60,9 +52,9 @@ def linear_q_sft_loss(
         TypeError, ValueError: as q_sft_loss, for hidden and weight in place of logits.
         RuntimeError: at a backward pass with create_graph=True; second derivatives need q_sft_loss.
     """
-    check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
-    check_head(hidden, weight)
-    if operator.index(chunk_size) < 1:
+    checks.check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
+    checks.check_head(hidden, weight)
+    if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
     if validate is None:
         validate = hidden.device.type == "cpu"
@@ -72,9 +64,9 @@ def linear_q_sft_loss(
         used.scores, weight, *distribution, chunk_size, torch.is_grad_enabled()
     )
     if validate and not loss.isfinite():
-        refuse("weight", weight, ~weight.isfinite(), "not finite", "Has training diverged?")
+        checks.refuse("weight", weight, ~weight.isfinite(), "not finite", "Has training diverged?")
         remedy = "Hidden states, and their products with the weight, must be finite."
-        check_losses("hidden", losses, used.rows, actions.shape, remedy)
+        checks.check_losses("hidden", losses, used.rows, actions.shape, remedy)
     return loss
 
 
@@ -87,9 +79,9 @@ def linear_cross_entropy(
     of the tokens taken. Returns the mean, a scalar, in float32, or float64 if given that; 0 where N
     is 0. TypeError or ValueError for shapes, dtypes or devices that do not fit.
     """
-    check_tensors("hidden", hidden, actions=actions)
-    check_head(hidden, weight)
-    ones = torch.ones(len(hidden), 1, dtype=compute_dtype(hidden), device=hidden.device)
+    checks.check_tensors("hidden", hidden, actions=actions)
+    checks.check_head(hidden, weight)
+    ones = torch.ones(len(hidden), 1, dtype=checks.compute_dtype(hidden), device=hidden.device)
     loss, _ = _LinearCrossEntropy.apply(
         hidden, weight, actions.long()[:, None], ones, None, chunk_size, torch.is_grad_enabled()
     )
@@ -124,13 +116,13 @@ def linear_state_value(
     Raises:
         TypeError, ValueError: shapes, dtypes or options that do not fit.
     """
-    check_choice("backup", backup.kind, BACKUPS)
-    check_head(hidden, weight)
+    checks.check_choice("backup", backup.kind, BACKUPS)
+    checks.check_head(hidden, weight)
     if backup.asks_behavior:
         if behavior_hidden is None or behavior_weight is None:
             raise ValueError(f'backup="{backup.kind}" needs behavior_hidden and behavior_weight.')
-        check_head(behavior_hidden, behavior_weight)
-    dtype = compute_dtype(hidden)
+        checks.check_head(behavior_hidden, behavior_weight)
+    dtype = checks.compute_dtype(hidden)
     values = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)

@@ -24,22 +24,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from qsft_lite.loss.checks import (
-    check_binary,
-    check_choice,
-    check_data,
-    check_losses,
-    check_tensors,
-    compute_dtype,
-    dummy_of,
-    put_back,
-    refuse,
-)
+from qsft_lite.loss import checks
 
 __all__ = ["BACKUPS", "SCORES", "Backup", "bellman_target", "q_sft_loss"]
 
 BACKUPS = ("max", "support", "behavior", "policy")
-WITHOUT_NEXT_STATE = ("returns", "random")
 SCORES = ("p", "ratio")
 
 
@@ -58,8 +47,8 @@ class Backup:
     score: str = "ratio"
 
     def __post_init__(self):
-        check_choice("backup", self.kind, (*BACKUPS, *WITHOUT_NEXT_STATE))
-        check_choice("score", self.score, SCORES)
+        checks.check_choice("backup", self.kind, (*BACKUPS, "returns", "random"))
+        checks.check_choice("score", self.score, SCORES)
         if not 0 <= self.support <= 1:
             raise ValueError(f"support must lie in [0, 1], not {self.support}.")
         if not math.isfinite(self.beta):
@@ -106,8 +95,8 @@ def q_sft_loss(
             outside [0, 1], an id outside the vocabulary, an action that is the dummy, logits
             without a finite loss (for "uniform" -inf has none), or a mask that is all false.
     """
-    check_choice("reduction", reduction, ("mean", "sum", "none"))
-    check_tensors("logits", logits, actions=actions, target=target, mask=mask)
+    checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
+    checks.check_tensors("logits", logits, actions=actions, target=target, mask=mask)
     if validate is None:
         validate = logits.device.type == "cpu"
     used = used_positions(logits, actions, target, mask, logits.shape[-1], leftover, validate)
@@ -119,10 +108,10 @@ def q_sft_loss(
         losses = losses - used.spread * log_p.sum(-1)
     if validate:
         remedy = "Logits must be finite; -inf is allowed with a dummy, at tokens without weight."
-        check_losses("logits", losses, used.rows, actions.shape, remedy)
+        checks.check_losses("logits", losses, used.rows, actions.shape, remedy)
 
     if reduction == "none":
-        return put_back(losses, used.rows, actions.shape)
+        return checks.put_back(losses, used.rows, actions.shape)
     total = losses.sum()
     return total / max(len(losses), 1) if reduction == "mean" else total
 
@@ -188,24 +177,26 @@ def bellman_target(
             reward that is not finite, a done that is not 0 or 1, and, where the episode goes on,
             logits with NaN, +inf or no action of a finite one.
     """
-    check_choice("backup", backup, BACKUPS)
+    checks.check_choice("backup", backup, BACKUPS)
     options = Backup(backup, support, beta, score)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], not {gamma}.")
-    check_tensors("next_q_logits", next_q_logits, reward=reward, done=done)
-    check_tensors("next_behavior_logits", next_behavior_logits, reward=reward)
+    checks.check_tensors("next_q_logits", next_q_logits, reward=reward, done=done)
+    checks.check_tensors("next_behavior_logits", next_behavior_logits, reward=reward)
     vocabulary = next_q_logits.shape[-1]
     if next_behavior_logits.shape[-1] != vocabulary:
         raise ValueError(
             f"next_behavior_logits has a vocabulary of {next_behavior_logits.shape[-1]}, but "
             f"next_q_logits one of {vocabulary}: both must score the same tokens."
         )
-    dummy = dummy_of(leftover, vocabulary)
+    dummy = checks.dummy_of(leftover, vocabulary)
     if validate is None:
         validate = next_q_logits.device.type == "cpu"
     if validate:
-        refuse("reward", reward, ~reward.isfinite(), "not finite", "Mask them out beforehand.")
-        check_binary("done", done)
+        checks.refuse(
+            "reward", reward, ~reward.isfinite(), "not finite", "Mask them out beforehand."
+        )
+        checks.check_binary("done", done)
         actions = next_behavior_logits
         if dummy is not None:  # it is no action: another one must be possible
             actions = actions.clone()
@@ -214,9 +205,11 @@ def bellman_target(
         remedy = "Some action needs a finite logit. Shown is the largest one."
         for name, logits in (("next_q_logits", next_q_logits), ("next_behavior_logits", actions)):
             largest = logits.amax(-1)
-            refuse(name, largest, ~largest.isfinite() & ~done.bool(), complaint, remedy)
+            checks.refuse(name, largest, ~largest.isfinite() & ~done.bool(), complaint, remedy)
 
-    dtype = torch.promote_types(compute_dtype(next_q_logits), compute_dtype(next_behavior_logits))
+    dtype = torch.promote_types(
+        checks.compute_dtype(next_q_logits), checks.compute_dtype(next_behavior_logits)
+    )
     ruled_out = no_action(next_behavior_logits, dummy)
     log_p = next_q_logits.log_softmax(-1, dtype=dtype)
     log_pi = next_behavior_logits.log_softmax(-1, dtype=dtype) if options.asks_behavior else None
@@ -291,9 +284,9 @@ def used_positions(
     validate: bool,
 ) -> Used:
     """What a loss on logits or hidden states reads of its arguments, checked with validate."""
-    dummy = dummy_of(leftover, vocabulary)
+    dummy = checks.dummy_of(leftover, vocabulary)
     if validate:
-        check_data(actions, target, mask, vocabulary, dummy)
+        checks.check_data(actions, target, mask, vocabulary, dummy)
     scores, actions, y = (
         scores.reshape(-1, scores.shape[-1]),
         actions.reshape(-1),
@@ -302,7 +295,7 @@ def used_positions(
     rows = None if mask is None else mask.reshape(-1).nonzero()[:, 0]
     if rows is not None and len(rows) < len(actions):
         scores, actions, y = (each.index_select(0, rows) for each in (scores, actions, y))
-    actions, y = actions.long(), y.detach().to(compute_dtype(scores))
+    actions, y = actions.long(), y.detach().to(checks.compute_dtype(scores))
     if dummy is None:
         spread = (1 - y) / (vocabulary - 1)
         return Used(scores, actions[:, None], (y - spread)[:, None], spread, rows)

@@ -99,10 +99,7 @@ def twin(model: nn.Module, name: str) -> nn.Module:
 
 @torch.no_grad()
 def separate(network: nn.Module) -> nn.Module:
-    """A network on its own: an Adapter as a model of peft, its twins taken off; any other as it is.
-
-    The weights of an Adapter are then those of the active adapter of a copy of its model.
-    """
+    """A network without its twins: an Adapter becomes the one adapter of a copy of its model."""
     if not _is_peft(network):
         return network
     whole = network

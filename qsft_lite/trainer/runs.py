@@ -61,17 +61,17 @@ NO_EFFECT = set(
     """
     output_dir per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size
     activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
-    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu clamp
-    logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node
-    log_level log_level_replica include_num_input_tokens_seen disable_tqdm report_to run_name
-    project trackio_space_id trackio_bucket_id trackio_static_space_id logging_dir
-    prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps
-    include_for_metrics batch_eval_metrics save_only_model save_on_each_node save_total_limit
-    enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy
-    hub_always_push hub_revision dataloader_num_workers dataloader_pin_memory
-    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
-    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
-    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
+    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu clamp logging_strategy
+    logging_steps logging_first_step logging_nan_inf_filter log_on_each_node log_level
+    log_level_replica include_num_input_tokens_seen disable_tqdm report_to run_name project
+    trackio_space_id trackio_bucket_id trackio_static_space_id logging_dir prediction_loss_only
+    eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics
+    batch_eval_metrics save_only_model save_on_each_node save_total_limit enable_jit_checkpoint
+    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
+    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
+    dataloader_prefetch_factor dataloader_multiprocessing_context ddp_find_unused_parameters
+    ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
+    skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
     restore_callback_states_from_checkpoint local_rank remove_unused_columns label_names
     """.split()
 )

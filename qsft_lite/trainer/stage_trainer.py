@@ -5,10 +5,12 @@ A run that is killed and started again ends with the same weights, bit for bit o
 
 from __future__ import annotations
 
+import copy
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -29,23 +31,13 @@ from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
 from qsft_lite.files import replace_folder
 from qsft_lite.models import check_packing, dummy_id, output_head
-from qsft_lite.trainer.config import QSFTConfig
-from qsft_lite.trainer.networks import saved_names, twin
+from qsft_lite.trainer import runs
+from qsft_lite.trainer.config import STAGES, QSFTConfig
+from qsft_lite.trainer.networks import saved_names, separate, twin
 from qsft_lite.trainer.optimizer import MuonAdamW
-from qsft_lite.trainer.runs import (
-    RUN,
-    STATE,
-    WEIGHTS,
-    check_same_run,
-    checkpoints,
-    describe_run,
-    last_checkpoint,
-    named_if_damaged,
-    whole_state,
-)
 from qsft_lite.trainer.stages import BehaviorStage, Stage, ValueStage, check_stage
 
-__all__ = ["QSFTTrainer", "StageTrainer"]
+__all__ = ["QSFTTrainer", "StageTrainer", "TrainedQSFT", "train_q_sft"]
 
 
 class _AroundSteps(TrainerCallback):
@@ -87,15 +79,9 @@ class StageTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         self._found: dict[str, torch.Tensor] = {}
         self._processes = args.world_size
-        super().__init__(
-            model=stage,
-            args=args,
-            data_collator=collate,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-        )
+        rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        options = {"processing_class": processing_class, "callbacks": callbacks, **rows}
+        super().__init__(stage, args, collate, **options)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
 
@@ -205,10 +191,10 @@ class StageTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, **options):
         """As transformers.Trainer does; True resumes from the last complete checkpoint, if any."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = runs.last_checkpoint(Path(self.args.output_dir))
         if not resume_from_checkpoint:
             return super().train(None, **options)
-        state = whole_state(Path(resume_from_checkpoint))
+        state = runs.whole_state(Path(resume_from_checkpoint))
         if state is None:
             raise ValueError(
                 f"{resume_from_checkpoint} is no whole checkpoint: delete it, and go on from "
@@ -228,25 +214,23 @@ class StageTrainer(Trainer):
 
         With resume it goes on from wherever the last call got to, whose finished weights are kept;
         without, whatever an older run left there is removed. In the end no checkpoint is left.
-
-        more: further things that make it another run.
-
-        Raises:
-            ValueError: with resume, the folder holds another run or a damaged file.
+        more: further things that make it another run. ValueError where, with resume, the folder
+        holds another run or a damaged file.
         """
         folder, main = Path(self.args.output_dir), self.args.should_save
         finished = folder / "finished"
-        run = describe_run(self.args, self.model, self.train_dataset, self.eval_dataset, **more)
+        data = self.train_dataset, self.eval_dataset
+        run = runs.describe_run(self.args, self.model, *data, **more)
         if main and not resume:  # an older run's checkpoints must not be taken for this one's
-            (folder / RUN).unlink(missing_ok=True)
-            for old in (finished, *checkpoints(folder)):
+            (folder / runs.RUN).unlink(missing_ok=True)
+            for old in (finished, *runs.checkpoints(folder)):
                 shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        check_same_run(folder, run, write=main)
+        runs.check_same_run(folder, run, write=main)
         if finished.exists():
             with _whole(finished):
                 _load_weights(self.model, finished)
-                self.state = TrainerState.load_from_json(str(finished / STATE))
+                self.state = TrainerState.load_from_json(str(finished / runs.STATE))
             return
         self.train(resume_from_checkpoint=resume)
         if main:
@@ -255,8 +239,8 @@ class StageTrainer(Trainer):
                     shutil.rmtree(left_behind)
                 with replace_folder(finished) as aside:
                     self.save_model(str(aside))
-                    self.state.save_to_json(str(aside / STATE))
-            for checkpoint in checkpoints(folder):
+                    self.state.save_to_json(str(aside / runs.STATE))
+            for checkpoint in runs.checkpoints(folder):
                 shutil.rmtree(checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -301,25 +285,95 @@ class QSFTTrainer(StageTrainer):
         super().__init__(stage, args, train_dataset, eval_dataset, processing_class, callbacks)
 
 
+class TrainedQSFT(NamedTuple):
+    """What training gives: both policies, and everything that was logged."""
+
+    behavior: PreTrainedModel
+    q_model: PreTrainedModel
+    logs: dict[str, list[dict[str, float]]]  # by stage, one entry each logging or evaluation
+
+
+def train_q_sft(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Any,
+    validation: Any,
+    behavior_args: QSFTConfig,
+    value_args: QSFTConfig,
+    callbacks: list[TrainerCallback] | None = None,
+) -> TrainedQSFT:
+    """Stage one, then stage two from the same weights. ``step.q_sft_step`` is its mathematics.
+
+    Called again with the same arguments after an interruption, it goes on where it was. The
+    output_dir of each stage keeps the run's description, checkpoints, and the finished weights;
+    delete it to start anew. After an interruption the first loss that is logged is a mean over the
+    steps since then; the weights are those of an unbroken run.
+
+    Args:
+        model: a causal language model; left as it is.
+        tokenizer: its tokenizer, with a dummy token for leftover="dummy".
+        train: packed rows (``data.pack``). Of a stream the rows are not compared to those of the
+            run that is gone on with.
+        validation: packed rows for the held-out loss, or None.
+        behavior_args: stage="behavior".
+        value_args: stage="values", with another output_dir.
+        callbacks: further callbacks, for both stages.
+
+    Raises:
+        ValueError: the stages or folders are mixed up, or a folder holds another run or a damaged
+            file; or what ``check_stage`` refuses, of either stage, before the first one is trained.
+        OSError: a folder cannot be written to.
+        RuntimeError: another process trains there.
+    """
+    if (behavior_args.stage, value_args.stage) != STAGES:
+        raise ValueError(
+            f'the stages must be "behavior" and "values", in this order, not '
+            f'"{behavior_args.stage}" and "{value_args.stage}"'
+        )
+    if os.path.abspath(behavior_args.output_dir) == os.path.abspath(value_args.output_dir):
+        raise ValueError(f"both stages have the output_dir {value_args.output_dir}: give each one")
+
+    for args in (behavior_args, value_args):
+        check_stage(model, args, tokenizer)
+    check_packed(train, validation)
+
+    def run(args: QSFTConfig, model: PreTrainedModel) -> QSFTTrainer:
+        trainer = QSFTTrainer(model, args, train, validation, tokenizer, callbacks=callbacks)
+        trainer.run()
+        return trainer
+
+    with runs.lock_folder(behavior_args), runs.lock_folder(value_args):
+        known = runs.run_settings(value_args)
+        known |= {"rows": runs.rows_hash(train), "validation": runs.rows_hash(validation)}
+        runs.check_same_run(Path(value_args.output_dir), known, write=False)
+        first = run(behavior_args, copy.deepcopy(model))
+        second = run(value_args, copy.deepcopy(first.model.behavior))
+    return TrainedQSFT(
+        behavior=separate(second.model.behavior.eval()),  # first: it may stand on the other's base
+        q_model=separate(second.model.q.eval()),
+        logs={"behavior": first.state.log_history, "values": second.state.log_history},
+    )
+
+
 def _whole(checkpoint):
-    return named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
+    return runs.named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
 
 
 def _save_weights(module: nn.Module, folder: Path) -> None:
     names, state = saved_names(module), module.state_dict()
     if len(names) == len(state):
-        safetensors.torch.save_model(module, str(folder / WEIGHTS))
+        safetensors.torch.save_model(module, str(folder / runs.WEIGHTS))
     else:  # a frozen base, where no weights are tied, stays out
         kept = {name: state[name].contiguous() for name in names}
-        safetensors.torch.save_file(kept, str(folder / WEIGHTS), metadata={"format": "pt"})
+        safetensors.torch.save_file(kept, str(folder / runs.WEIGHTS), metadata={"format": "pt"})
 
 
 def _load_weights(module: nn.Module, folder: Path) -> None:
     names = saved_names(module)
     if len(names) == len(module.state_dict()):
-        safetensors.torch.load_model(module, str(folder / WEIGHTS))
+        safetensors.torch.load_model(module, str(folder / runs.WEIGHTS))
         return
-    kept = safetensors.torch.load_file(folder / WEIGHTS)
+    kept = safetensors.torch.load_file(folder / runs.WEIGHTS)
     if kept.keys() != {*names}:
-        raise ValueError(f"{WEIGHTS} holds other weights than those of this run")
+        raise ValueError(f"{runs.WEIGHTS} holds other weights than those of this run")
     module.load_state_dict(kept, strict=False)

@@ -25,11 +25,10 @@ class Stage(nn.Module):
     """What a StageTrainer trains; every method of training is a subclass."""
 
     def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The loss of a batch of packed rows, as data.collate gives them.
+        """The "loss" of a batch of packed rows, as data.collate gives them: a scalar.
 
-        Returns:
-            "loss": a scalar, the mean over the batch's action tokens, 0 where there are none. With
-            statistics also what to log about them, scalars by name; none without action tokens.
+        It is the mean over the batch's action tokens, 0 where there are none. With statistics also
+        what to log about them, scalars by name; none without action tokens.
         """
         raise NotImplementedError
 

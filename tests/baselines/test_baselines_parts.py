@@ -16,7 +16,7 @@ from qsft_lite.baselines import choosing, losses
 from qsft_lite.baselines import episodes as episode_tools
 from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.baselines.methods import with_new_head
-from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
+from qsft_lite.baselines.trained import ClonedPolicy, ValuePolicy
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import add_dummy, load_model, output_head, small_model, word_tokenizer
 from qsft_lite.trainer import QSFTConfig
