@@ -287,11 +287,8 @@ def used_positions(
     dummy = checks.dummy_of(leftover, vocabulary)
     if validate:
         checks.check_data(actions, target, mask, vocabulary, dummy)
-    scores, actions, y = (
-        scores.reshape(-1, scores.shape[-1]),
-        actions.reshape(-1),
-        target.reshape(-1),
-    )
+    scores = scores.reshape(-1, scores.shape[-1])
+    actions, y = actions.reshape(-1), target.reshape(-1)
     rows = None if mask is None else mask.reshape(-1).nonzero()[:, 0]
     if rows is not None and len(rows) < len(actions):
         scores, actions, y = (each.index_select(0, rows) for each in (scores, actions, y))
