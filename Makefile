@@ -3,12 +3,15 @@
 #
 #     make notebooks PROFILE=smoke      # or laptop (the default), or gpu
 #     make notebooks JOBS=2             # two at a time
+#     make run TASK=wordle ARGS="--methods ilql q_sft --set layers=4"
 #     make test PYTHON=python3.12       # the Python that .venv is made with
 #     make test NEWEST=1                # the newest dependencies in place of requirements.lock
 
 PYTHON ?= python3
 PROFILE ?= laptop
 JOBS ?= 1
+TASK ?= wordle
+ARGS ?=
 NEWEST ?=
 
 ifeq ($(OS),Windows_NT)
@@ -20,7 +23,7 @@ endif
 # Notebooks run with .venv's kernel, whatever other kernels the user has.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: help set-up doctor notebooks test test-slow test-all lab bench book lint record lock clean
+.PHONY: help set-up doctor notebooks run watch test test-slow test-all lab bench book lint record lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +36,12 @@ doctor: set-up ## say what this machine is, and how long the chapters take on it
 
 notebooks: set-up ## run every notebook into build/
 	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --jobs $(JOBS) --output build/$(PROFILE)
+
+run: set-up ## run a study: make run TASK=wordle PROFILE=laptop
+	$(VENV_PYTHON) -m qsft_lite.study $(TASK) --profile $(PROFILE) $(ARGS)
+
+watch: set-up ## say where that study is
+	@$(VENV_PYTHON) -m qsft_lite.study watch $(TASK) --profile $(PROFILE) $(ARGS)
 
 test: set-up ## run the tests, but for the slow ones
 	$(VENV_PYTHON) -m pytest -m "not slow"

@@ -2,27 +2,19 @@
 
 pi_hat needs the logits of two models for each token. The peer is what one would otherwise write: a
 cached generate() of the one model, then one of the other, with the same batch, prompt and number of
-tokens; it does not even combine the two. The two sides run by turns in one process, in changing
-order; each repetition gives one ratio, and the table holds the median with its 95 % bootstrap
-interval. Above 1, pi_hat is the faster.
+tokens; it does not even combine the two. Ratios are those of `benchmarks.common`; above 1, pi_hat
+is the faster.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from benchmarks.loss import ratio
-from qsft_lite import notebook
+from benchmarks.common import Sides, interleaved_seconds, ratio, record, start
 from qsft_lite.data.encoding import start_id
 from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.results import PROFILES, markdown_table
 
 SMOKE = {
     "models": [{"layers": 1, "width": 16, "heads": 2, "vocabulary": 50}],
@@ -58,9 +50,7 @@ class Endless(QSFTPolicy):
         return super().log_weights(logits, *ruled_out) - 1e4 * self._stops.ends
 
 
-def sides(
-    shape: dict[str, int], settings: dict, device: torch.device
-) -> dict[str, Callable[[], None]]:
+def sides(shape: dict[str, int], settings: dict, device: torch.device) -> Sides:
     """pi_hat and its peer, each writing the same number of tokens after the same prompt."""
     words = shape["vocabulary"] - 4  # beside the three special tokens and the newline
     tokenizer = word_tokenizer("".join(f"w{i} " for i in range(words)) + "\n")
@@ -108,31 +98,9 @@ def sides(
     return {"pi_hat": pi_hat, "two generate() calls": two_generate_calls}
 
 
-def interleaved_seconds(
-    sides: dict[str, Callable[[], None]], repetitions: int
-) -> dict[str, list[float]]:
-    """Seconds of each side, by turns, after one warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repetition in range(repetitions + 1):
-        order = list(sides) if repetition % 2 else list(reversed(sides))
-        for name in order:
-            start = time.perf_counter()
-            sides[name]()
-            if repetition > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.decode")
-    parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    options = parser.parse_args(arguments)
-    os.environ.setdefault(
-        "QSFT_COMMAND", f"python -m benchmarks.decode --profile {options.profile}"
-    )
-    settings = {"smoke": SMOKE, "laptop": LAPTOP, "gpu": GPU}
-    run = notebook.start("benchmark_decode", profile=options.profile, seed=0, settings=settings)
+    run = start("decode", arguments, SMOKE, LAPTOP, GPU)
     goal = 4.0 if run.device.type == "cuda" else 1.4
 
     rows, raw, headline = [], {}, {}
@@ -154,9 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
             }
         )
         headline[f"two generate() calls / pi_hat, {name}"] = speedup
-    print(f"Batch {run.settings['batch']}, {run.threads} threads, {run.device}.\n")
-    print(markdown_table(rows))
-    run.record(headline=headline, tables={"benchmark_decode": rows}, raw=raw)
+    record(run, rows, headline, raw)
 
 
 if __name__ == "__main__":

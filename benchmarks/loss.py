@@ -1,8 +1,6 @@
 """What the chunked loss costs beside what one would otherwise write: ``python -m benchmarks.loss``.
 
-Times are ratios. The two sides run by turns in one process, in changing order; each repetition
-gives one ratio, and the table holds the median with its 95 % bootstrap interval. Every time is of
-a forward and a backward pass on the CPU.
+Every time is of a forward and a backward pass on the CPU; ratios are those of `benchmarks.common`.
 
 Memory is workspace: the peak of what is allocated in a forward and backward pass and freed again,
 so neither inputs nor gradients count. The profiler reports each allocation, so it is exact.
@@ -10,22 +8,20 @@ so neither inputs nor gradients count. The profiler reports each allocation, so 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from qsft_lite import notebook
+from benchmarks.common import interleaved_seconds, ratio, record, row, start
 from qsft_lite.loss.linear import _LinearCrossEntropy, linear_q_sft_loss
-from qsft_lite.results import PROFILES, markdown_table
 
 SMOKE = {
     "vocabulary": 500,
@@ -95,38 +91,16 @@ def losses_on_hidden_states(
     return losses, [hidden, weight]
 
 
-def interleaved_seconds(
-    losses: dict[str, Loss], leaves: list[torch.Tensor], repetitions: int
-) -> dict[str, list[float]]:
-    """Seconds of a forward and backward pass of each loss, by turns, after one warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in losses}
-    for repetition in range(repetitions + 1):
-        order = list(losses) if repetition % 2 else list(reversed(losses))
-        for name in order:
-            for leaf in leaves:
-                leaf.grad = None
-            start = time.perf_counter()
-            losses[name]().backward()
-            if repetition > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
-    """Median of the paired ratios, called "mean" as in every result, and its interval."""
-    ratios = np.divide(numerator, denominator)
-    resampled = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.percentile(np.median(resampled, axis=1), [2.5, 97.5])
-    return {"mean": float(np.median(ratios)), "low": float(low), "high": float(high)}
+def gradients(loss: Loss, leaves: list[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+    """A forward and a backward pass."""
+    return torch.autograd.grad(loss(), leaves, allow_unused=True)
 
 
 def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
     """Peak bytes that a forward and backward pass allocates and frees again, on the CPU."""
     for _ in range(2):  # the first pass warms up
-        for leaf in leaves:
-            leaf.grad = None
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            loss().backward()
+            _kept = gradients(loss, leaves)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
@@ -140,10 +114,8 @@ def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
         size, address = event["Bytes"], event["Addr"]
         if size > 0:
             allocated[address] = len(changes)
-        elif address not in allocated:
+        elif allocated.pop(address, None) is None:
             continue  # freed here, but allocated before
-        else:
-            del allocated[address]
         changes.append(size)
     for index in allocated.values():  # never freed: the gradients
         changes[index] = 0
@@ -159,7 +131,8 @@ def compare(settings: dict[str, int]) -> tuple[list[dict], dict]:
     for size in ("small", "large"):
         tokens, hidden = settings[f"{size} tokens"], settings[f"{size} hidden"]
         losses, leaves = losses_on_hidden_states(tokens, hidden, vocabulary)
-        seconds = interleaved_seconds(losses, leaves, repetitions)
+        passes = {name: partial(gradients, loss, leaves) for name, loss in losses.items()}
+        seconds = interleaved_seconds(passes, repetitions)
         raw[f"seconds at hidden size {hidden}"] = seconds
         for what, goal in (
             ("uniform / plain cross-entropy", 1.05),
@@ -178,46 +151,19 @@ def compare(settings: dict[str, int]) -> tuple[list[dict], dict]:
     return rows, raw
 
 
-def row(
-    what: str, tokens: int, hidden: int | None, value: dict | float, goal: float | None
-) -> dict[str, object]:
-    """One row of the table; a goal is met when the median is no larger."""
-    median = value["mean"] if isinstance(value, dict) else value
-    return {
-        "ratio": what,
-        "tokens": tokens,
-        "hidden size": hidden,
-        "median [95 % interval]": value,
-        "goal": goal,
-        "met": None if goal is None else "yes" if median <= goal else "no",
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss")
-    parser.add_argument("--profile", choices=PROFILES, default="laptop")
-    options = parser.parse_args(arguments)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
-    os.environ.setdefault("QSFT_COMMAND", f"python -m benchmarks.loss --profile {options.profile}")
-    settings = {"smoke": SMOKE, "laptop": LAPTOP, "gpu": LAPTOP}
-    run = notebook.start("benchmark_loss", profile=options.profile, seed=0, settings=settings)
-    run = replace(run, device=torch.device("cpu"))
-
+    run = replace(start("loss", arguments, SMOKE, LAPTOP), device=torch.device("cpu"))
     rows, raw = compare(run.settings)
-    vocabulary = run.settings["vocabulary"]
-    print(f"Vocabulary {vocabulary:,}, {run.threads} threads, torch {torch.__version__}.\n")
-    print(markdown_table(rows))
-    print(
-        "\nEvery chunked loss needs the matrix products: their row is the floor of the row above."
-    )
     headline = {
         f"{row['ratio']}, {row['tokens']} tokens, hidden size {row['hidden size']}": row[
             "median [95 % interval]"
         ]
         for row in rows
     }
-    run.record(headline=headline, tables={"benchmark_loss": rows}, raw=raw)
+    record(run, rows, headline, raw)
+    print("Every chunked loss needs the matrix products: their row is the floor of the one above.")
 
 
 if __name__ == "__main__":

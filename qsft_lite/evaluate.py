@@ -79,7 +79,7 @@ def evaluate(
         policy: its ``reset(seed)`` is called first, if it has one.
         env: text in, text out. Each place in a batch gets a copy: ``env.clone()`` if there is one,
             else a deep copy.
-        episodes: number of episodes, at least 1.
+        episodes: number of episodes.
         seed: of the episodes and the policy.
         batch: episodes played at once.
         options: reset's options of each episode, such as a fixed start; drawn starts when None.
@@ -87,45 +87,34 @@ def evaluate(
 
     Raises:
         ValueError: fewer than one episode, place or step, or not as many options as episodes.
-        RuntimeError: the policy or the environment failed; the message names the episode. An
-            episode whose first text is longer than the models' context is a failure, too.
+        RuntimeError: the policy or the environment failed; the message names the episode.
     """
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, not {max_steps}.")
-    if episodes < 1 or batch < 1:
-        raise ValueError(f"episodes and batch must be at least 1, not {episodes} and {batch}.")
+    for name, value in (("episodes", episodes), ("batch", batch), ("max_steps", max_steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
     if options is not None and len(options) != episodes:
         raise ValueError(f"{episodes} episodes need as many options, not {len(options)}.")
     if hasattr(policy, "reset"):
         policy.reset(seed)
     clone = getattr(env, "clone", None) or (lambda: copy.deepcopy(env))
     places = [clone() for _ in range(min(batch, episodes))]
-    transcripts: list[dict[str, Any]] = []
-    successes: list[bool] = []
-    cut_off = 0
+    played: list[_Episode] = []
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        for episode in _play(policy, places, numbers, seed, options, max_steps):
-            transcripts.append(episode.row())
-            successes.append(episode.success)
-            cut_off += episode.cut_off
+        played += _play(policy, places, numbers, seed, options, max_steps)
 
+    transcripts = [episode.row() for episode in played]
     returns = np.array([sum(transcript["reward"]) for transcript in transcripts])
     return Evaluation(
         mean=float(returns.mean()),
         interval=bootstrap_interval(returns),
         returns=returns,
-        success=float(np.mean(successes)),
+        success=float(np.mean([episode.success for episode in played])),
         lengths=np.array([sum(transcript["is_action"]) for transcript in transcripts]),
         transcripts=transcripts,
         seed=seed,
-        cut_off=cut_off,
+        cut_off=sum(episode.cut_off for episode in played),
     )
-
-
-def episode_seed(seed: int, episode: int) -> int:
-    """The seed that an episode is reset with."""
-    return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
 @dataclass
@@ -160,8 +149,7 @@ class _Episode:
             reward = math.nan
         if not math.isfinite(reward):
             raise RuntimeError(
-                f"Episode {self.number}: the environment's reward of action {action!r} is not a "
-                "finite number."
+                f"Episode {self.number}: the reward of action {action!r} is not a finite number."
             )
         self.segments += [(action, True), (text, False)]
         self.rewards += [reward, 0.0]
@@ -187,7 +175,8 @@ def _play(
     episodes = []
     for env, number in zip(places, numbers, strict=False):
         start = options[number] if options else None
-        text, _ = env.reset(seed=episode_seed(seed, number), options=start)
+        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        text, _ = env.reset(seed=own_seed, options=start)
         _check_text(text, number)
         episodes.append(_Episode(number, env, [(text, False)], [0.0]))
 
@@ -263,15 +252,10 @@ def _error(policy: Policy, history: Transcript) -> Exception | None:
 
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float, float]:
-    """Mean of a's returns minus b's on the same episodes, and its 95 % bootstrap interval.
-
-    Raises:
-        ValueError: their episodes are not the same.
-    """
+    """Mean of a's returns minus b's on the same episodes, and its 95 % bootstrap interval."""
     if (a.seed, len(a.returns)) != (b.seed, len(b.returns)):
         raise ValueError(
-            f"Not the same episodes: {len(a.returns)} of seed {a.seed} and "
-            f"{len(b.returns)} of seed {b.seed}."
+            f"{len(a.returns)} episodes of seed {a.seed} are not {len(b.returns)} of seed {b.seed}."
         )
     differences = a.returns - b.returns
     return float(differences.mean()), *bootstrap_interval(differences)
@@ -282,14 +266,8 @@ def normalized_score(
 ) -> float | np.ndarray:
     """LMRL-Gym's score: piecewise linear, 0 at low, 50 at middle, 100 at high, and on from there.
 
-    Args:
-        raw: returns in the task's own units, of any shape.
-        low: the least possible return.
-        middle: the mean return of the data.
-        high: the best known return.
-
-    Raises:
-        ValueError: the three are not in ascending order.
+    raw: returns in the task's own units, of any shape. low, middle, high: the least possible
+    return, the data's mean and the best known one; ValueError unless they ascend.
     """
     if not low < middle < high:
         raise ValueError(f"low < middle < high must hold, not {low}, {middle}, {high}.")

@@ -1,4 +1,4 @@
-"""Studies at their smallest: few games, few candidates, and what every one of them is run with."""
+"""Studies at their smallest: fewer games than at smoke, and their command line as a process."""
 
 import shutil
 import subprocess
@@ -8,16 +8,12 @@ from os import environ, pathsep
 import pytest
 from places import ROOT
 
-from qsft_lite.baselines.choosing import GREEDY_BETA, VALUE_GRID
-
-SUPPORT = list(VALUE_GRID)[1]  # the name of that axis
-FEW = {
-    "VALUE_GRID": {"beta": (0.0, 32.0, GREEDY_BETA), SUPPORT: (0.5,)},
-    "CLONING_GRID": {"temperature": (0.0, 0.5), SUPPORT: (0.0, 0.5)},
+LESS = {
+    "gridworld": {"games": 100, "behavior_epochs": 1.0},
+    "endgames": {"games": 60, "value_games": 40},
+    "wordle": {"games": 150, "value_games": 100},
+    "twenty_questions": {"games": 150, "value_games": 100},
 }
-GAMES = {"games": 100, "value_epochs": 1.0, "behavior_epochs": 1.0}  # of data
-LESS = {"gridworld": GAMES, "endgames": {"games": 60, "value_games": 40}}
-LESS |= {name: {"games": 150, "value_games": 100} for name in ("wordle", "twenty_questions")}
 needs_stockfish = pytest.mark.skipif(
     not shutil.which("stockfish", path=f"/usr/games{pathsep}{environ.get('PATH', '')}"),
     reason="apt install stockfish",

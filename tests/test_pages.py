@@ -25,6 +25,7 @@ OURS, RETURNS_FIRST = "Q-SFT (ours), by p/pi", "Q-SFT (ours), returns first, by 
 HEADLINE = {
     "Wordle, 40 words": ("wordle_methods", OURS, "Optimum"),
     "Wordle, 431 words": ("wordle_lmrl_words", OURS, "Optimum"),
+    "Wordle, 448 words, on a GPU": ("wordle_448_words", OURS, "Optimum"),
     "Endgames, two materials": ("endgames_methods", RETURNS_FIRST, "Perfect"),
     "Twenty Questions, 20 objects": ("twenty_questions_methods", OURS, "Optimum"),
     "Twenty Questions, 158 objects": ("twenty_questions_all_objects", RETURNS_FIRST, "Optimum"),
@@ -68,7 +69,8 @@ def test_all_pages_of_results_are_in_the_index():
 
 def test_captions_of_studies_say_how_many_networks():
     """In one of the three paragraphs before the table, tables and their sources left out."""
-    studies = [path.name.split(".")[0] for path in (ROOT / "data/results").glob("*.record.json")]
+    paths = (ROOT / "data/results").glob("*.[rg]*.json")  # record, or gpu
+    studies = [path.name.split(".")[0] for path in paths]
     shown = 0
     for page in RESULT_PAGES:
         text = page.read_text(encoding="utf-8")
@@ -96,13 +98,14 @@ def test_the_headline_table_is_what_was_recorded():
     assert [row[0] for row in rows] == list(HEADLINE)
     for task, networks, clone, ilql, paper, ours, over, best in rows:
         name, method, optimum = HEADLINE[task]
-        result = load(f"{name}.record")
+        [path] = (ROOT / "data/results").glob(f"{name}.[rg]*.json")  # record, or gpu
+        result = load(path.stem)
         scores = {row["method"]: row for row in result["tables"][name]}
 
         def score(row, scores=scores):
             return results.format_cell(scores[row]["score"]).split(" ")[0] if row in scores else "-"
 
-        assert clone == score("Behavior cloning"), task
+        assert clone == score("Sharpened cloning"), task
         assert ilql == score("ILQL"), task
         assert paper == score("Q-SFT (paper), by p"), task
         assert ours == score(method), task

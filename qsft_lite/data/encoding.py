@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -48,10 +47,9 @@ class RewardScale:
         "end": the whole (return - low) / (high - low) on the last action. The state holds the whole
             history, so with gamma 1 the values are the same as of rewards at each step. The episode
             must be done.
-        "step": reward / (high - low) on each action, and the constant -low / (high - low) on the
-            last action if the episode is done. What is yet to come can then be valued before it is
-            known how the episode ends, but each single reward may lie outside [0, 1]. Whatever part
-            of an episode was seen, its rewards add up to something in [-1, 1].
+        "step": reward / (high - low) on each action, and -low / (high - low) on the last one if the
+            episode is done. Values are then known before the end is, but a single reward may lie
+            outside [0, 1]; those of any part of an episode add up to something in [-1, 1].
     """
 
     low: float
@@ -80,21 +78,17 @@ def encode(
     gamma: float = 1.0,
     discount: Literal["token", "turn"] = "token",
     memory: Literal["episode", "turn"] = "episode",
-    max_length: int | None = None,
-    on_long: Literal["raise", "truncate"] = "raise",
     chat_template: bool = False,
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
 
-    Segments are tokenized apart and joined, so that a token is all action or all state.
+    Segments are tokenized apart and joined, so that a token is all action or all state. Play has
+    the same tokens.
 
     A special token that is spelt out in a text is read as its letters: text is text. But an action
     that ends with the text of the tokenizer's eos token ends with that token. With chat_template,
-    the texts are those of `load_trajectories(tokenizer=tokenizer)` and of `formats.chat_segments`:
-    special tokens in them are tokens, and an episode's are those that tokenizer.apply_chat_template
-    gives, after the start token (which is not doubled where the template writes it), but that no
-    token holds the end of a state and the beginning of an action, and that a tokenizer that puts a
-    space before every text puts one before every segment. Play has the same tokens.
+    special tokens in the texts are tokens, and an episode's are those of
+    tokenizer.apply_chat_template after one start token, but that each segment is tokenized apart.
 
     Args:
         dataset: as of `load_trajectories`.
@@ -104,15 +98,9 @@ def encode(
         discount: gamma for each action "token", or for each "turn", which is an action segment.
         memory: what the agent sees of the past: the "episode" so far, or this "turn" alone, for
             tasks whose last state says everything. Turns then begin with a start token each.
-        max_length: the most tokens that an episode may have, the start token included.
-        on_long: "raise" for an episode with more, or "truncate" them, with a warning that counts
-            them (when streaming, one for each 1,000 episodes). Truncated, an episode ends before
-            an action, so that the state after its last one is whole: it was cut off there, and its
-            value goes on with that of the state. An episode that is done, and whose last state
-            alone is too long, ends with its last action, and is done. Those whose first two states
-            are too long are skipped. Needs place="step".
-        chat_template: whether the tokenizer's own chat template wrote the texts. Say the same to
-            the policy.
+        chat_template: whether the tokenizer's own chat template wrote the texts, as
+            `load_trajectories(tokenizer=)` and `formats.chat_segments` let it. Say the same to the
+            policy.
 
     Returns:
         A dataset of these columns, lists of n, the number of tokens of the episode:
@@ -126,37 +114,24 @@ def encode(
         The logits that choose token i, and so the state of that action, are at position i - 1.
 
     Raises:
-        ValueError: naming file and line, or else the row: an episode that is too long; one that was
-            cut off with place="end"; one with a return to go outside [0, 1], or of a part outside
-            [-1, 1]; an action without any token, or with a special one before its end, which no
-            policy writes; a text that the tokenizer has no token for.
-            No episode can be truncated to max_length tokens.
+        ValueError: naming file and line, or else the row: an episode that was cut off with
+            place="end"; one with a return to go outside [0, 1], or of a part outside [-1, 1]; an
+            action without any token, or with a special one before its end, which no policy writes;
+            a text that the tokenizer has no token for.
     """
     check_choice(discount, ("token", "turn"), "discount")
     check_choice(memory, ("episode", "turn"), "memory")
-    check_choice(on_long, ("raise", "truncate"), "on_long")
-    if on_long == "truncate" and scale.place == "end":
-        raise ValueError(
-            "on_long='truncate' needs RewardScale(..., place='step'): with place='end' the return "
-            "comes at the end, which is cut off"
-        )
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length must be at least 1 token, got {max_length}")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma}")
     start_id(tokenizer)
-    reader = Reader(tokenizer, chat_template)
     check_source(dataset)
-    streaming = isinstance(dataset, IterableDataset)
-    long = None if streaming else Counter()
+    schema = ENCODED.append(POSITIONS) if memory == "turn" else ENCODED
     one_batch = partial(
         _encode_batch,
         files=list(dataset.info.download_checksums or {}),
-        reader=reader,
-        options=_Options(
-            scale, gamma, discount == "turn", memory == "turn", max_length, on_long == "truncate"
-        ),
-        long=long,
+        reader=Reader(tokenizer, chat_template),
+        options=_Options(scale, gamma, discount == "turn", memory == "turn"),
+        schema=schema,
     )
     # A function that takes and returns Arrow tables replaces all columns.
     encoded = dataset.with_format("arrow").map(
@@ -164,15 +139,9 @@ def encode(
         batched=True,
         batch_size=BATCH,
         with_indices=True,
-        features=Features.from_arrow_schema(_schema(memory == "turn")),
-        **({} if streaming else {"desc": "encode"}),
+        features=Features.from_arrow_schema(schema),
+        **({} if isinstance(dataset, IterableDataset) else {"desc": "encode"}),
     )
-    if not streaming:
-        if len(dataset) and not len(encoded):
-            raise ValueError(
-                f"no episode has two states within {max_length} tokens: raise max_length"
-            )
-        _warn_long(long["truncated"], len(dataset) - len(encoded), len(dataset), max_length)
     return encoded.with_format(None)
 
 
@@ -183,8 +152,6 @@ class _Options(NamedTuple):
     gamma: float
     per_turn: bool
     turns_apart: bool
-    max_length: int | None
-    truncate: bool
 
 
 class _Batch(NamedTuple):
@@ -195,9 +162,7 @@ class _Batch(NamedTuple):
     files: list[str]
     reader: Reader
 
-    def refuse(
-        self, bad: np.ndarray, complaint: str, remedy: str, owner: np.ndarray | None = None
-    ) -> None:
+    def refuse(self, bad: np.ndarray, complaint: str, owner: np.ndarray | None = None) -> None:
         """ValueError for the first episode that is bad, (E,) bool.
 
         With ``owner`` (N,), an episode is bad if it owns any of N things that are.
@@ -210,7 +175,7 @@ class _Batch(NamedTuple):
             tokenizer = self.reader.tokenizer if self.reader.chat_template else None
             # Its file and line, whatever was shuffled since, or its row.
             place = find_episode(episode, self.files, tokenizer) or f"row {self.indices[row]}"
-            raise ValueError(f"{place}: {complaint}: {remedy}")
+            raise ValueError(f"{place}: {complaint}")
 
 
 class _Segments(NamedTuple):
@@ -221,10 +186,6 @@ class _Segments(NamedTuple):
     reward: np.ndarray  # in the task's own units
     piece: np.ndarray  # the place of its tokens among the pieces
     size: np.ndarray  # the number of its tokens
-
-    def kept(self, which: np.ndarray) -> _Segments:
-        """Those of which (S,) bool."""
-        return _Segments(*(values[which] for values in self))
 
     def lengths(self, episodes: int) -> np.ndarray:
         """(E,) int64 tokens of each episode."""
@@ -238,7 +199,6 @@ class _Tokens(NamedTuple):
     action_mask: np.ndarray
     position_ids: np.ndarray  # from 0 after each start token
     segment: np.ndarray  # the segment of each
-    ends_segment: np.ndarray
 
 
 class _ActionTokens(NamedTuple):
@@ -259,26 +219,21 @@ def _encode_batch(
     files: list[str],
     reader: Reader,
     options: _Options,
-    long: Counter | None,
+    schema: pa.Schema,
 ) -> pa.Table:
-    """Encode all episodes of a batch at once.
-
-    Episodes cut short are counted in ``long``; where it is None, a warning counts all long ones.
-    """
+    """Encode all episodes of a batch at once."""
     batch = _Batch(episodes, indices, files, reader)
     done = episodes["done"].to_numpy()
     segments, pieces = _segments(batch, done, options)
-    segments, done, too_long = _within(batch, segments, done, options, long)
     tokens = _tokens(segments, pieces)
     actions = _action_tokens(segments, tokens, done, options)
     _check_returns(batch, actions, done, options.scale)
-    schema = _schema(options.turns_apart)
     offsets = np.append(0, np.cumsum(segments.lengths(len(done)))).astype(np.int32)
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
         for field, flat in zip(schema, _columns(schema.names, tokens, actions), strict=True)
     ]
-    return pa.table(lists, schema=schema).filter(pa.array(~too_long))
+    return pa.table(lists, schema=schema)
 
 
 def _segments(
@@ -290,18 +245,16 @@ def _segments(
     owner = np.repeat(np.arange(len(per_episode)), per_episode)
     is_action = _flat(batch.episodes["is_action"]).astype(bool)
     no_action = np.bincount(owner[is_action], minlength=len(done)) == 0
-    batch.refuse(no_action, "no action", "check the data")
+    batch.refuse(no_action, "no action")
     if options.scale.place == "end":
-        remedy = "its return is unknown; use place='step'"
-        batch.refuse(~done, "cut off (done is false)", remedy)
+        batch.refuse(~done, "cut off (done is false), so its return is unknown: use place='step'")
     piece, pieces = _pieces(batch, texts, is_action, owner)
 
     begin = starts(per_episode)
     if batch.reader.chat_template:
         bos = batch.reader.tokenizer.bos_token_id
         doubled = np.array([ids[:1] == [bos] for ids in pieces])[piece[begin]]
-        remedy = "leave it out, encode adds it"
-        batch.refuse(doubled, "a text that begins with the start token", remedy)
+        batch.refuse(doubled, "a text that begins with the start token, which encode adds")
     if options.turns_apart:
         after_action = ~is_action & np.append(False, is_action[:-1])
         begin = np.union1d(begin, np.flatnonzero(after_action))
@@ -311,7 +264,7 @@ def _segments(
     owner = np.insert(owner, begin, owner[begin])
     is_action = np.insert(is_action, begin, False)
     reward = np.insert(_flat(batch.episodes["reward"]), begin, 0.0)
-    batch.refuse(is_action & (size == 0), "an action without any token", "leave it out", owner)
+    batch.refuse(is_action & (size == 0), "an action without any token", owner)
     return _Segments(owner, is_action, reward, piece, size), pieces
 
 
@@ -334,45 +287,12 @@ def _pieces(
     piece = coded.indices.to_numpy()
     piece = np.where(is_action, as_action[piece], piece)
     strange = np.array([ids is None for ids in read])[piece]
-    remedy = "use a tokenizer made for this data"
-    batch.refuse(strange, "a text that the tokenizer cannot read", remedy, owner)
+    batch.refuse(strange, "a text that the tokenizer cannot read", owner)
     pieces = [ids or [] for ids in read]
     inside = np.array([bool(reader.writable.intersection(ids[:-1])) for ids in pieces])[piece]
-    remedy = "no policy writes that: make it part of the state"
-    complaint = "an action with a special token before its end"
-    batch.refuse(inside & is_action, complaint, remedy, owner)
+    complaint = "an action with a special token before its end, which no policy writes"
+    batch.refuse(inside & is_action, complaint, owner)
     return piece, pieces
-
-
-def _within(
-    batch: _Batch,
-    segments: _Segments,
-    done: np.ndarray,
-    options: _Options,
-    long: Counter | None,
-) -> tuple[_Segments, np.ndarray, np.ndarray]:
-    """What max_length leaves of the segments; done; and what is too long all the same: (E,) bool.
-
-    Raises ValueError for what is too long and not to be truncated.
-    """
-    lengths = segments.lengths(len(done))
-    too_long = lengths > (options.max_length or math.inf)
-    if too_long.any() and not options.truncate:
-        longest = int(lengths[too_long.argmax()])
-        remedy = f"raise max_length, now {options.max_length}, or pass on_long='truncate'"
-        batch.refuse(too_long, f"the episode has {longest} tokens", remedy)
-    truncated = 0
-    if too_long.any():
-        kept, done = _shortened(segments, done, options.max_length)
-        segments = segments.kept(kept)
-        still = segments.lengths(len(done)) > options.max_length
-        truncated = int(too_long.sum() - still.sum())
-        too_long = still
-    if long is None:
-        _warn_long(truncated, int(too_long.sum()), len(done), options.max_length)
-    else:
-        long["truncated"] += truncated
-    return segments, done, too_long
 
 
 def _tokens(segments: _Segments, pieces: list[list[int]]) -> _Tokens:
@@ -386,7 +306,6 @@ def _tokens(segments: _Segments, pieces: list[list[int]]) -> _Tokens:
         action_mask=segments.is_action[segment],
         position_ids=ragged_indices(np.zeros_like(turn_sizes), turn_sizes).astype(np.int32),
         segment=segment,
-        ends_segment=np.append(segment[1:] != segment[:-1], True),
     )
 
 
@@ -394,7 +313,8 @@ def _action_tokens(
     segments: _Segments, tokens: _Tokens, done: np.ndarray, options: _Options
 ) -> _ActionTokens:
     at = np.flatnonzero(tokens.action_mask)
-    segment, ends_turn = tokens.segment[at], tokens.ends_segment[at]
+    segment = tokens.segment[at]
+    ends_turn = np.append(segment[1:] != segment[:-1], True)
     owner = segments.owner[segment]
     reward = np.where(ends_turn, _scaled_rewards(segments, done, options.scale)[segment], 0.0)
     discount = np.where(ends_turn | (not options.per_turn), options.gamma, 1.0)
@@ -412,13 +332,12 @@ def _check_returns(
     """Refuse returns outside [0, 1], of parts outside [-1, 1]; clip what is rounding, in place."""
     returns, bounded = actions.return_to_go, done[actions.owner]
     part_outside = ~(np.abs(returns) <= 1 + 1e-6)  # so that NaN is, too
-    complaint = f"a part of an episode with rewards outside [-1, 1] by {scale}"
-    remedy = "widen low and high to all returns"
-    batch.refuse(part_outside & ~bounded, complaint, remedy, actions.owner)
-    complaint = f"a return to go outside [0, 1] by {scale}"
-    remedy += "; rewards below 0 with gamma < 1 need place='end'"
+    widen = f"by {scale}: widen low and high to all returns"
+    complaint = f"a part of an episode with rewards outside [-1, 1] {widen}"
+    batch.refuse(part_outside & ~bounded, complaint, actions.owner)
     outside = part_outside | bounded & (returns < -1e-6)
-    batch.refuse(outside, complaint, remedy, actions.owner)
+    complaint = f"a return to go outside [0, 1] {widen}; rewards below 0 with gamma < 1 need "
+    batch.refuse(outside, complaint + "place='end'", actions.owner)
     returns[bounded] = returns[bounded].clip(0, 1)
 
 
@@ -431,44 +350,6 @@ def _columns(names: list[str], tokens: _Tokens, actions: _ActionTokens) -> Itera
             flat = np.full(len(tokens.input_ids), -1.0 if name == "next_action" else 0.0)
             flat[actions.at] = getattr(actions, name)
             yield flat.astype(np.int32 if name == "next_action" else np.float32)
-
-
-def _schema(turns_apart: bool) -> pa.Schema:
-    return ENCODED.append(POSITIONS) if turns_apart else ENCODED
-
-
-def _shortened(
-    segments: _Segments, done: np.ndarray, max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `on_long="truncate"` leaves: (S,) bool, segments kept; (E,) bool, done.
-
-    An episode that cannot be shortened is kept as it is.
-    """
-    owner, is_action, sizes = segments.owner, segments.is_action, segments.size
-    kept, done = np.ones(len(sizes), dtype=bool), done.copy()
-    first = starts(np.bincount(owner, minlength=len(done)))
-    for episode, own in enumerate(np.split(np.arange(len(sizes)), first[1:])):
-        before = np.cumsum(sizes[own]) - sizes[own]  # tokens before each segment
-        if before[-1] + sizes[own[-1]] <= max_length:
-            continue
-        actions = np.flatnonzero(is_action[own])
-        after = actions[-1] + 1
-        if done[episode] and after < len(own) and before[after] <= max_length:
-            kept[own[after:]] = False
-            continue
-        ends = actions[1:][before[actions[1:]] <= max_length]
-        if len(ends):
-            kept[own[ends[-1] :]] = False
-            done[episode] = False
-    return kept, done
-
-
-def _warn_long(truncated: int, skipped: int, total: int, max_length: int | None) -> None:
-    counts = {"truncated": truncated, "skipped": skipped}
-    said = [f"{name} {count}" for name, count in counts.items() if count]
-    if said:
-        message = f"{' and '.join(said)} of {total} episodes longer than {max_length} tokens"
-        warnings.warn(message, stacklevel=3)
 
 
 def _warn_marks(texts: list[str], reader: Reader) -> None:

@@ -18,11 +18,10 @@ files of JSON lines and in whole JSON documents:
     messages       {"messages": [{"role", "content"}, ...]}: chat; an "assistant" turn is an action
 
 Conversations become one text a turn, each with a newline at its end. With a tokenizer, they and
-messages become what its chat template makes of them. An action is then all that the model itself
-would write, the mark at the end of its turn included; white space behind that mark, which the
-template adds, begins the next text. A bos token in front is left out: `encode` adds one. Texts of
-the template hold its special tokens, so `encode` and the policy need `chat_template=True`, and no
-message may spell one: `chat_segments` gives the policy the same texts in play.
+messages become what its chat template makes of them: an action is then all that the model itself
+would write, the mark at the end of its turn included. A bos token in front is left out: `encode`
+adds one. Such texts hold special tokens, so `encode` and the policy need `chat_template=True`, and
+no message may spell one: `chat_segments` gives the policy the same texts in play.
 """
 
 from __future__ import annotations
@@ -46,15 +45,9 @@ Episode = dict[str, Any]  # text, is_action, reward, done
 Segments = list[tuple[str, bool]]  # (text, is_action)
 Tokenizer = PreTrainedTokenizerBase | None
 
-_FEN = "from_state"  # of LMRL-Gym's chess
-QUESTIONS, MOST_QUESTIONS = "Questions:\n", 20  # of a game of Twenty Questions
-ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-}
+MOST_QUESTIONS = 20  # of a game of Twenty Questions
+SPEAKERS = {"human": "user", "gpt": "assistant"}  # by the names of chat templates
+ROLES = ("system", "user", "assistant")
 
 
 def read_records(path: str | PathLike) -> Iterator[tuple[str, Any]]:
@@ -73,14 +66,14 @@ def _read_items(path: str | PathLike) -> Iterator[tuple[str, Any]]:
         with open_unpacked(path) as file:
             first = file.readline()
             # A document of many lines begins with a bracket that its first line leaves open.
-            if first.lstrip().startswith(b"[") or first.strip() == b"{":
-                if isinstance(_parse(first), ValueError):
-                    rest = file.read()
-                    document = _parse(first + rest)
-                    if not isinstance(document, ValueError):
-                        yield from _each(str(path), document)
-                        return
-                    file = BytesIO(rest)
+            opened = first.lstrip().startswith(b"[") or first.strip() == b"{"
+            if opened and isinstance(_parse(first), ValueError):
+                rest = file.read()
+                document = _parse(first + rest)
+                if not isinstance(document, ValueError):
+                    yield from _each(str(path), document)
+                    return
+                file = BytesIO(rest)
             for number, line in enumerate(chain([first], file), start=1):
                 if line.strip():
                     yield from _each(f"{path}:{number}", _parse(line))
@@ -115,23 +108,30 @@ def _join_transitions(items: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, A
     held: list[Any] = []
     first = ""
     for place, record in items:
-        if _is_transition(record) or (held and isinstance(record, ValueError)):
-            first = first if held else place
-            held.append(record)
-            if isinstance(record, dict) and record.get("done"):
-                yield first, held
-                held = []
-            continue
-        if held:  # cut off
+        joins = _is_transition(record) or (held and isinstance(record, ValueError))
+        if held and not joins:  # cut off
             yield first, held
             held = []
-        yield place, record
+        if not joins:
+            yield place, record
+            continue
+        first = first if held else place
+        held.append(record)
+        if isinstance(record, dict) and record.get("done"):
+            yield first, held
+            held = []
     if held:
         yield first, held
 
 
 def _is_transition(record: Any) -> bool:
-    return isinstance(record, dict) and "action" in record and ("state" in record or _FEN in record)
+    return (
+        isinstance(record, dict)
+        and "action" in record
+        and (
+            "state" in record or "from_state" in record  # of LMRL-Gym's chess
+        )
+    )
 
 
 def form_of(record: Any) -> str | None:
@@ -139,29 +139,21 @@ def form_of(record: Any) -> str | None:
     return next((name for name, (fits, _) in FORMATS.items() if fits(record)), None)
 
 
-def convert(
-    record: Any,
-    format: str | None = None,
-    reward: float | None = None,
-    tokenizer: Tokenizer = None,
-) -> list[Episode]:
+def convert(record: Any, reward: float | None = None, tokenizer: Tokenizer = None) -> list[Episode]:
     """The unchecked episodes of a record, which pairs have two of; ValueError says what is wrong.
 
-    format: one of FORMATS, None to find it. reward: of the last action, where the record has none.
+    reward: of the last action, where the record has none.
     """
     if isinstance(record, ValueError):
         raise record
-    if format is None:
-        format = form_of(record)
-        if format is None:
-            keys = f" with the keys {brief(list(record))}" if isinstance(record, dict) else ""
-            raise ValueError(
-                'an episode is an object {"sequence", "reward", "done"}, or has another of the '
-                f"forms {', '.join(FORMATS)}; this is {type(record).__name__}{keys}"
-            )
-    fits, read = FORMATS[format]
-    if not fits(record):
-        raise ValueError(f"this does not have the form {format!r}, see qsft_lite.data.formats")
+    form = form_of(record)
+    if form is None:
+        keys = f" with the keys {brief(list(record))}" if isinstance(record, dict) else ""
+        raise ValueError(
+            'an episode is an object {"sequence", "reward", "done"}, or has another of the '
+            f"forms {', '.join(FORMATS)}; this is {type(record).__name__}{keys}"
+        )
+    _, read = FORMATS[form]
     return read(record, reward, tokenizer)
 
 
@@ -210,7 +202,7 @@ def _transitions(record: list, reward: float | None, tokenizer: Tokenizer) -> li
             raise ValueError(f"transition {number}: {step}")
         if not _is_transition(step) or "reward" not in step or "done" not in step:
             raise ValueError(f"transition {number} must have state, action, reward and done")
-        state, action = step.get("state", step.get(_FEN)), step["action"]
+        state, action = step.get("state", step.get("from_state")), step["action"]
         if not isinstance(state, str) or not isinstance(action, str):
             raise ValueError(f"transition {number}: state and action must be texts")
         if "state" not in step:
@@ -230,10 +222,6 @@ def _text_history(record: dict, reward: float | None, tokenizer: Tokenizer) -> l
     actions = len(texts) // 2
     if len(rewards) == actions != len(texts):
         rewards = [0.0, *(number for reward in rewards for number in (reward, 0.0))][: len(texts)]
-    if len(rewards) != len(texts):
-        raise ValueError(
-            f"{len(rewards)} rewards for {len(texts)} texts, of which {actions} are actions"
-        )
     segments = [(text, i % 2 == 1) for i, text in enumerate(texts)]
     done = dones[2 * actions - 1] if len(dones) == len(texts) else dones[-1]
     return [_episode(segments, rewards, done)]
@@ -245,7 +233,7 @@ def _questions(record: dict, reward: float | None, tokenizer: Tokenizer) -> list
     lines = record[key]
     if not isinstance(lines, list) or not lines:
         raise ValueError(f"{key} must be a list of 'question? answer', and not empty")
-    segments: Segments = [(QUESTIONS, False)]
+    segments: Segments = [("Questions:\n", False)]
     for number, line in enumerate(lines, start=1):
         if not isinstance(line, str) or "?" not in line:
             raise ValueError(f"{key} {number} is {brief(line)}, not 'question? answer'")
@@ -263,17 +251,13 @@ def _questions(record: dict, reward: float | None, tokenizer: Tokenizer) -> list
 
 
 def _conversations(record: dict, reward: float | None, tokenizer: Tokenizer) -> list[Episode]:
-    told, done = _told(record)
-    segments = _spoken(*_turns(record["conversations"], "conversations"), tokenizer)
-    return [_rewarded(segments, _needed(reward) if told is None else told, done)]
+    return [_chat(record, "conversations", reward, tokenizer)]
 
 
 def _messages(record: dict, reward: float | None, tokenizer: Tokenizer) -> list[Episode]:
     if tokenizer is None:
         raise ValueError("messages are written by a chat template: pass tokenizer=, the model's")
-    told, done = _told(record)
-    segments = _spoken(*_turns(record["messages"], "messages"), tokenizer)
-    return [_rewarded(segments, _needed(reward) if told is None else told, done)]
+    return [_chat(record, "messages", reward, tokenizer)]
 
 
 def _pairs(record: dict, reward: float | None, tokenizer: Tokenizer) -> list[Episode]:
@@ -327,20 +311,19 @@ def _rewarded(segments: Segments, reward: Any, done: Any = True) -> Episode:
 
 def _needed(reward: float | None) -> float:
     if reward is None:
-        raise ValueError(
-            "no reward in this form: pass reward=, that of the last action, such as 1.0 where only "
-            "successes were kept"
-        )
+        raise ValueError("no reward in this form: pass reward=, that of the last action")
     return reward
 
 
-def _told(record: dict) -> tuple[Any, Any]:
-    """The reward of a conversation, None if it tells none, and whether it came to its end."""
+def _chat(record: dict, key: str, reward: float | None, tokenizer: Tokenizer) -> Episode:
+    """The episode of a conversation, with the reward and the end that it tells, if it tells any."""
     if "rewards" in record:
         raise ValueError("rewards: a conversation has one number, 'reward', for the whole of it")
     meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
-    reward = record.get("reward", meta.get("reward"))
-    return reward, record.get("done", meta.get("finished", True))
+    told = record.get("reward", meta.get("reward"))
+    done = record.get("done", meta.get("finished", True))
+    segments = _spoken(*_turns(record[key], key), tokenizer)
+    return _rewarded(segments, _needed(reward) if told is None else told, done)
 
 
 def _turns(turns: Any, name: str) -> tuple[list[dict[str, Any]], list[bool]]:
@@ -354,10 +337,11 @@ def _turns(turns: Any, name: str) -> tuple[list[dict[str, Any]], list[bool]]:
         role = turn.get("from", turn.get("role"))
         content = turn.get("value", turn.get("content"))
         if "from" in turn or "value" in turn:  # "role" and "value" come together too
-            if not isinstance(role, str) or role not in ROLES:
-                known = ", ".join(ROLES)
+            role = SPEAKERS.get(role, role) if isinstance(role, str) else role
+            if role not in ROLES:
+                known = ", ".join([*ROLES, *SPEAKERS])
                 raise ValueError(f"{name} {number} is from {brief(role)}, none of {known}")
-            turn = {"role": ROLES[role], "content": content, "loss": turn.get("loss")}
+            turn = {"role": role, "content": content, "loss": turn.get("loss")}
         if not isinstance(turn.get("role"), str):
             raise ValueError(f"{name} {number} has no role")
         messages.append(turn)
@@ -388,13 +372,10 @@ def _templated(
 ) -> Segments:
     special = special_texts(tokenizer)
     for number, message in enumerate(messages, start=1):
-        texts = list(_texts_of(message))
-        spelt = next((token for token in special if any(token in text for text in texts)), None)
+        texts = json.dumps(message, ensure_ascii=False, default=str)  # the arguments of tools, too
+        spelt = next((token for token in special if token in texts), None)
         if spelt is not None:
-            raise ValueError(
-                f"turn {number} holds the text of the special token {spelt!r}, which only the chat "
-                "template may write: change that text"
-            )
+            raise ValueError(f"turn {number} holds the text of the special token {spelt!r}")
     segments: Segments = []
     said = ""
     for number, act in enumerate(acts):
@@ -426,22 +407,8 @@ def _template(
     return text.removeprefix(tokenizer.bos_token or "")
 
 
-def _texts_of(message: dict[str, Any]) -> Iterator[str]:
-    """All texts of a message, those in the arguments of tools included."""
-    left: list[Any] = [message]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            left += [*part, *part.values()]
-        elif isinstance(part, list):
-            left += part
-        elif isinstance(part, str):
-            yield part
-
-
 def _check_begins(text: str, beginning: str, number: int) -> None:
     if not text.startswith(beginning):
         raise ValueError(
-            f"turn {number}: the chat template writes earlier turns anew, so that no transcript "
-            "grows turn by turn: use a template that keeps them as they were"
+            f"turn {number}: the chat template writes earlier turns anew: use one that keeps them"
         )

@@ -21,13 +21,13 @@ from qsft_lite.data.ragged import ragged_indices, starts
 __all__ = ["check_packed", "collate", "cut_turns", "pack"]
 
 RETURN = "return"  # of the episode that a piece is cut from
-PACKED = pa.schema(
-    [
-        *ENCODED,
-        POSITIONS,
-        pa.field("segment_ids", pa.list_(pa.int32())),
-    ]
-)
+PACKED = pa.schema([*ENCODED, POSITIONS, pa.field("segment_ids", pa.list_(pa.int32()))])
+
+_DTYPES = {  # of a batch
+    **dict.fromkeys(("input_ids", "position_ids", "segment_ids", "next_action"), torch.int64),
+    "action_mask": torch.bool,
+    **dict.fromkeys(("reward", "discount", "return_to_go"), torch.float32),
+}
 
 # Episodes packed at a time: plenty to choose from, and memory stays bounded for any data.
 WINDOW = 5_000
@@ -42,11 +42,10 @@ def pack(
     a multiple of the longest episode's. The seed decides which episodes meet in a row; the same
     seed gives the same rows.
 
-    Columns, all lists of `length`: those of `encode`, with `next_action` now an index in the row,
-    and `position_ids` (0, 1, ... in each episode), `segment_ids` (1, 2, ... for the episodes of the
-    row, 0 for padding). Of episodes whose turns are apart (`encode(memory="turn")`), each turn has
-    positions and a segment of its own. Padding is 0, False, and -1 in `next_action`. A row takes 33
-    bytes a token. Rows are numpy arrays; `.with_format(None)` gives lists.
+    Columns, all numpy arrays of `length`: those of `encode`, with `next_action` now an index in the
+    row, `position_ids` (0, 1, ... in each episode), and `segment_ids` (1, 2, ... for the episodes,
+    0 for padding). Of episodes whose turns are apart (`encode(memory="turn")`), each turn
+    has positions and a segment of its own. Padding is 0, False, and -1 in `next_action`.
 
     Raises ValueError, naming the row, for an episode longer than `length`.
     """
@@ -70,10 +69,7 @@ def pack(
 
 
 def check_packed(train: Any, validation: Any) -> None:
-    """Refuse rows to train on and to evaluate on that `pack` has not made; either may be None.
-
-    Raises ValueError for rows of other columns, for none at all, and for a stream to evaluate on.
-    """
+    """ValueError for rows that `pack` has not made, none at all, or a stream to evaluate on."""
     for name, rows in (("train", train), ("validation", validation)):
         if rows is None:
             continue
@@ -89,10 +85,7 @@ def check_packed(train: Any, validation: Any) -> None:
                 f"{', '.join(sorted(missing))}"
             )
     if validation is not None and not hasattr(validation, "__len__"):
-        raise ValueError(
-            "validation is a stream, of no known length: make it a data set in memory, as by "
-            "datasets.Dataset.from_list(list(stream))"
-        )
+        raise ValueError("validation is a stream: use datasets.Dataset.from_list(list(stream))")
 
 
 def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: int) -> pa.Table:
@@ -188,10 +181,8 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
         while first <= last:
             fitting = np.flatnonzero(ends[first:] - turns[first] <= length)
             if not len(fitting):
-                raise ValueError(
-                    f"row {index}: a turn and the state after it have "
-                    f"{ends[first] - turns[first]} tokens: allow a length of that"
-                )
+                needed = ends[first] - turns[first]
+                raise ValueError(f"row {index}: a turn and the state after it: {needed} tokens")
             end = first + int(fitting[-1])
             taken.append(np.arange(begin + turns[first], begin + ends[end]))
             counts.append(len(taken[-1]))
@@ -238,8 +229,8 @@ def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[i
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of B packed rows of length L: every column as a (B, L) tensor.
 
-    input_ids, position_ids, segment_ids and next_action are int64, action_mask is bool, reward,
-    discount and return_to_go are float32. Raises ValueError for rows of different lengths.
+    int64, but for action_mask (bool) and reward, discount and return_to_go (float32). Raises
+    ValueError for rows of different lengths.
     """
     sizes = {len(row["input_ids"]) for row in rows}
     if len(sizes) != 1:
@@ -248,15 +239,3 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         name: torch.from_numpy(np.stack([row[name] for row in rows])).to(dtype)
         for name, dtype in _DTYPES.items()
     }
-
-
-_DTYPES = {
-    "input_ids": torch.int64,
-    "position_ids": torch.int64,
-    "segment_ids": torch.int64,
-    "action_mask": torch.bool,
-    "next_action": torch.int64,
-    "reward": torch.float32,
-    "discount": torch.float32,
-    "return_to_go": torch.float32,
-}

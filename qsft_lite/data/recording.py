@@ -13,7 +13,7 @@ import operator
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -47,9 +47,8 @@ def record(
     processes: how many work at once; the episodes are the same for any number. A script that asks
     for several needs `if __name__ == "__main__":`, as always with multiprocessing. path: a folder
     for JSON lines, one file a block, and settings.json; blocks found there are kept, so the same
-    call resumes. Without it the episodes stay in memory. block_size: BLOCK when None; smaller where
-    an episode takes long, so that little is lost and the work is shared. Other block sizes give
-    other episodes.
+    call resumes. Without it the episodes stay in memory. block_size: smaller where an episode takes
+    long; other sizes give other episodes.
 
     Raises ValueError for n or processes below 1, and for a folder with other settings.
     """
@@ -57,7 +56,7 @@ def record(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     n, seed = operator.index(n), operator.index(seed)  # numpy's may overflow below
-    size = BLOCK if block_size is None else block_size
+    size = block_size or BLOCK
     blocks = range(-(-n // size))
     block = partial(_play_block, play, n, seed, size)
     if path is None:
@@ -67,10 +66,9 @@ def record(
     folder = Path(path)
     _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": size})
     _remove_leftovers(folder)
-    names = [folder / _file_name(index) for index in blocks]
+    names = [folder / f"{index:05d}.jsonl" for index in blocks]
     missing = [index for index in blocks if not names[index].exists()]
-    for _ in _in_processes(partial(_write_block, block, folder), missing, processes):
-        pass
+    _in_processes(partial(_write_block, block, names), missing, processes)
     return load_trajectories(names)
 
 
@@ -79,17 +77,12 @@ def _play_block(play: PlayBlock, n: int, seed: int, size: int, index: int) -> Ep
     return play(min(size, n - index * size), block_seed)
 
 
-def _write_block(block: Callable[[int], Episodes], folder: Path, index: int) -> None:
-    save_trajectories(Dataset.from_dict(block(index), FEATURES), folder / _file_name(index))
+def _write_block(block: Callable[[int], Episodes], names: Sequence[Path], index: int) -> None:
+    save_trajectories(Dataset.from_dict(block(index), FEATURES), names[index])
 
 
-def _file_name(index: int) -> str:
-    return f"{index:05d}.jsonl"
-
-
-def _in_processes(work: Callable[[int], Any], blocks: Iterable[int], processes: int) -> list[Any]:
+def _in_processes(work: Callable[[int], Any], blocks: Sequence[int], processes: int) -> list[Any]:
     """The results of work for each block, in their order."""
-    blocks = list(blocks)
     if processes == 1 or len(blocks) < 2:
         return [work(index) for index in blocks]
     context = multiprocessing.get_context("spawn")  # fork does not go with torch's threads
@@ -129,10 +122,8 @@ def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{file} is damaged ({error}): remove {folder}") from error
     for key in sorted({*found, *settings}):
         if found.get(key) != settings.get(key):
-            raise ValueError(
-                f"{folder} holds episodes with {key}={found.get(key)!r}, not "
-                f"{settings.get(key)!r}: choose another folder, or remove it"
-            )
+            there, asked = found.get(key), settings.get(key)
+            raise ValueError(f"{folder} holds episodes with {key}={there!r}, not {asked!r}")
 
 
 def _write_if_absent(file: Path, content: bytes) -> None:

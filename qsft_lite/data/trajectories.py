@@ -17,8 +17,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +33,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Features, IterableDatase
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.checks import check_choice
-from qsft_lite.data.formats import FORMATS, Episode, convert, read_records
+from qsft_lite.data.formats import Episode, convert, read_records
 from qsft_lite.files import written_aside
 
 __all__ = ["data_hash", "load_trajectories", "save_trajectories", "split"]
@@ -45,6 +47,7 @@ EPISODES = pa.schema(
     }
 )
 BATCH = 10_000  # episodes read at a time
+SURROGATE = re.compile("[\ud800-\udfff]")
 LARGEST = float(np.finfo(np.float32).max)  # tokens carry their rewards in float32
 
 PathLike = str | os.PathLike
@@ -58,10 +61,8 @@ Reader = Callable[[Any], list[Episode]]  # the episodes of a record
 def load_trajectories(
     source: Source | Sequence[PathLike],
     *,
-    format: str | None = None,
     reward: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    reward_range: tuple[float, float] | None = None,
     on_bad: Literal["raise", "skip"] = "raise",
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
@@ -70,10 +71,8 @@ def load_trajectories(
     Args:
         source: a path, a list of paths, or a dataset that has the columns below already. A folder
             stands for its files .jsonl (also .jsonl.gz), or else .json, by name.
-        format: the form of all records, one of `formats.FORMATS`; None to look at each.
         reward: of the last action of an episode whose form has no rewards.
         tokenizer: that of a chat model, whose template then writes conversations and messages.
-        reward_range: lowest and highest sum of the rewards of an episode, in the task's units.
         on_bad: "raise" at the first bad episode, or "skip" them all, with a warning that counts and
             places them. A dataset in memory repeats that warning in `info.description`.
         streaming: read the files anew at each pass, and hold no more than a batch in memory.
@@ -86,39 +85,33 @@ def load_trajectories(
     Raises:
         ValueError: naming file and line or item (or row of a dataset): a line that is not JSON of
             such a form, lengths that differ, an is_action that is neither true, false, 1 nor 0, a
-            reward that is not finite in float32 or not on an action, an episode without any action,
-            a sum of rewards outside reward_range. While streaming, it comes when the line is read.
+            reward that is not finite in float32 or not on an action, an episode without any action.
+            While streaming, it comes when the line is read.
     """
     check_choice(on_bad, ("raise", "skip"), "on_bad")
-    if format is not None:
-        check_choice(format, FORMATS, "format")
     if tokenizer is not None and not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template: set tokenizer.chat_template")
     if reward is not None:
         _check_reward(reward, "reward=")
-    if reward_range is not None:
-        reward_range = tuple(reward_range)
-        if not (len(reward_range) == 2 and reward_range[0] <= reward_range[1]):
-            raise ValueError(f"reward_range must be (lowest, highest), got {reward_range}")
     given = list(source) if isinstance(source, (list, tuple)) else [source]
     sources = [part for some in given for part in _files_of(some)]
     for part in sources:
         check_source(part)
     options = {
         "sources": sources,
-        "read": partial(convert, format=format, reward=reward, tokenizer=tokenizer),
-        "reward_range": reward_range,
+        "read": partial(convert, reward=reward, tokenizer=tokenizer),
         "on_bad": on_bad,
     }
     features = Features.from_arrow_schema(EPISODES)
     if streaming:
-        dataset = IterableDataset.from_generator(_stream, features=features, gen_kwargs=options)
+        dataset = IterableDataset.from_generator(_read, features=features, gen_kwargs=options)
     else:
         skipped: list[str] = []
         table = _table(_read(**options, skipped=skipped))
-        report = _report(skipped, len(table))
+        report = _report(skipped, len(table)) if skipped else ""
         if not len(table):
-            raise ValueError(f"{_names(sources)}: no episode to load. {report}")
+            names = [str(part) if isinstance(part, PathLike) else "dataset" for part in sources]
+            raise ValueError(f"{', '.join(names)}: no episode to load. {report}")
         dataset = Dataset(table, info=DatasetInfo(features=features, description=report))
     dataset.info.download_checksums = {
         str(path): {"num_bytes": os.path.getsize(path)}
@@ -131,18 +124,15 @@ def load_trajectories(
 def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> None:
     """Write episodes as JSON lines; gzip them when the path ends with .gz.
 
-    `load_trajectories` gives back exactly the same. The file is written aside and then renamed:
-    nobody ever sees half of it. Where the path is a link, the file that it leads to is written.
-    Raises ValueError, naming the row, for what could not be loaded again; the file is then as it
-    was.
+    `load_trajectories` gives back exactly the same. The file is written whole or not at all; where
+    the path is a link, it is the one that it leads to. Raises ValueError, naming the row, for what
+    could not be loaded again.
     """
     zipped = str(path).lower().endswith(".gz")
     with written_aside(path) as aside, open(aside, "wb") as file:
-        if zipped:  # without name and time: the same data give the same bytes
-            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                packed.writelines(_lines(dataset))
-        else:
-            file.writelines(_lines(dataset))
+        # Zipped without name and time: the same data give the same bytes.
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if zipped else nullcontext(file) as out:
+            out.writelines(_lines(dataset))
 
 
 def data_hash(dataset: Dataset | IterableDataset) -> str:
@@ -158,22 +148,21 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
 
     validation and test are numbers of episodes (int) or shares of them (float below 1). Each part's
     `info.description` records the seed and the `data_hash` of part and whole, and of the test how
-    many of its episodes are in the training part, too; a warning says so where most are. (Some
-    are in every task whose episodes are short.) Raises ValueError when a part would be empty.
+    many of its episodes are in the training part, too; a warning says so where most are. Raises
+    ValueError when a part would be empty.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError("split needs a Dataset in memory: keep one file a part when streaming")
     if not len(dataset):
         raise ValueError("there is no episode to split")
-    sizes = {}
-    for name, size in {"validation": validation, "test": test}.items():
-        sizes[name] = round(size * len(dataset)) if isinstance(size, float) else size
+    sizes = {
+        name: round(size * len(dataset)) if isinstance(size, float) else size
+        for name, size in (("validation", validation), ("test", test))
+    }
     sizes["train"] = len(dataset) - sum(sizes.values())
     for name, size in sizes.items():
         if size < 1:
-            raise ValueError(
-                f"{name} would have {size} of {len(dataset)} episodes: change validation or test"
-            )
+            raise ValueError(f"{name} would have {size} of {len(dataset)} episodes")
     shuffled = dataset.select(np.random.default_rng(seed).permutation(len(dataset)))
     whole, first, parts = data_hash(dataset), 0, DatasetDict()
     for name in ("train", "validation", "test"):
@@ -201,10 +190,7 @@ def check_source(source: Any) -> None:
     if isinstance(source, (Dataset, IterableDataset)):
         missing = set(EPISODES.names) - set(source.column_names or EPISODES.names)
         if missing:
-            raise ValueError(
-                f"the dataset has no column {', '.join(sorted(missing))}: it needs "
-                f"{', '.join(EPISODES.names)}"
-            )
+            raise ValueError(f"the dataset has no column {', '.join(sorted(missing))}")
     elif not isinstance(source, PathLike):
         raise TypeError(f"source must be paths or a dataset, got {type(source).__name__}")
     elif not os.path.isfile(source):
@@ -224,19 +210,16 @@ def _files_of(source: Any) -> list[Any]:
 
 
 def _read(
-    sources: list[Source],
-    read: Reader,
-    reward_range: tuple[float, float] | None,
-    on_bad: str,
-    skipped: list[str],
+    sources: list[Source], read: Reader, on_bad: str, skipped: list[str] | None = None
 ) -> Iterator[Episode]:
-    """Checked episodes; the complaints about those left out are appended to `skipped`."""
+    """Checked episodes, and a warning of those left out, which are appended to ``skipped``."""
+    skipped, kept = [] if skipped is None else skipped, 0
     for source in sources:
         in_file = isinstance(source, PathLike)
         for place, record in read_records(source) if in_file else _rows(source):
             try:
                 episodes = read(record) if in_file else [record]
-                checked = [_checked(episode, reward_range) for episode in episodes]
+                checked = [_checked(episode) for episode in episodes]
             except ValueError as error:
                 complaint = f"{place}: {error}"
                 if on_bad == "raise":
@@ -244,20 +227,9 @@ def _read(
                 skipped.append(complaint)
             else:
                 yield from checked
-
-
-def _stream(
-    sources: list[Source],
-    read: Reader,
-    reward_range: tuple[float, float] | None,
-    on_bad: str,
-) -> Iterator[Episode]:
-    skipped: list[str] = []
-    kept = 0
-    for episode in _read(sources, read, reward_range, on_bad, skipped):
-        kept += 1
-        yield episode
-    _report(skipped, kept)
+                kept += len(checked)
+    if skipped:
+        warnings.warn(_report(skipped, kept), stacklevel=2)
 
 
 def _rows(dataset: Dataset | IterableDataset) -> Iterator[tuple[str, Episode]]:
@@ -281,14 +253,14 @@ def find_episode(
         for place, record in read_records(file):
             try:
                 found = convert(record, reward=reward, tokenizer=tokenizer)
-                if episode in [_checked(one, None) for one in found]:
+                if episode in [_checked(one) for one in found]:
                     return place
             except ValueError:  # this line was skipped when the files were loaded
                 continue
     return None
 
 
-def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Episode:
+def _checked(episode: Episode) -> Episode:
     """The episode with the exact types of EPISODES; ValueError says what is wrong with it."""
     text, is_action, reward = episode["text"], episode["is_action"], episode["reward"]
     for name in ("text", "is_action", "reward"):
@@ -301,22 +273,18 @@ def _checked(episode: Episode, reward_range: tuple[float, float] | None) -> Epis
     for i, (t, a, r) in enumerate(zip(text, is_action, reward, strict=True)):
         if not isinstance(t, str):
             raise ValueError(f"text {i} is {brief(t)}, not a string")
-        if not t.isascii():
-            _check_unicode(t, i)
+        if not t.isascii() and SURROGATE.search(t):
+            raise ValueError(f"text {i} is no valid Unicode: it has half of a surrogate pair")
         if a not in (0, 1):
             raise ValueError(f"is_action {i} is {brief(a)}, not true, false, 1 or 0")
         if type(r) is not float or not abs(r) <= LARGEST:  # most are passed quickly
             _check_reward(r, f"reward {i}")
         if r and not a:
-            raise ValueError(
-                f"reward {i} is {brief(r)} but not on an action: put it on the one before"
-            )
+            raise ValueError(f"reward {i} is {brief(r)} but not on an action")
     if 1 not in is_action:
         raise ValueError("no action in this episode: some is_action must be true")
     if not sum(map(abs, reward)) <= LARGEST:
         raise ValueError("the rewards add up to more than a float32 holds: scale them down")
-    if reward_range is not None:
-        _check_range(sum(reward), *reward_range)
     return {
         "text": text,
         "is_action": [bool(a) for a in is_action],
@@ -331,28 +299,10 @@ def _check_reward(reward: Any, name: str) -> None:
         raise ValueError(f"{name} is {brief(reward)}, not a finite number that a float32 holds")
 
 
-def _check_range(total: float, low: float, high: float) -> None:
-    rounding = 1e-9 * max(1.0, abs(low), abs(high))
-    if not low - rounding <= total <= high + rounding:
-        raise ValueError(f"the rewards add up to {total}, outside reward_range ({low}, {high})")
-
-
-def _check_unicode(text: str, i: int) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise ValueError(f"text {i} is no valid Unicode ({error.reason})") from error
-
-
 def _report(skipped: list[str], kept: int) -> str:
-    """Warn of the episodes left out, and return the warning's text; "" when there are none."""
-    if not skipped:
-        return ""
     more = f"\n... and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-    report = f"skipped {len(skipped)} of {len(skipped) + kept} episodes:\n"
-    report += "\n".join(skipped[:10]) + more
-    warnings.warn(report, stacklevel=3)
-    return report
+    first = "\n".join(skipped[:10])
+    return f"skipped {len(skipped)} of {len(skipped) + kept} episodes:\n{first}{more}"
 
 
 def _table(episodes: Iterator[Episode]) -> pa.Table:
@@ -365,14 +315,10 @@ def _table(episodes: Iterator[Episode]) -> pa.Table:
 def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
     """The lines of the file, each ending with a newline: the canonical form of the data."""
     check_source(dataset)
-    for episode in _read([dataset], convert, None, "raise", []):
+    for episode in _read([dataset], convert, "raise"):
         record = {
             "sequence": list(zip(episode["text"], episode["is_action"], strict=True)),
             "reward": episode["reward"],
             "done": episode["done"],
         }
         yield json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def _names(sources: list[Source]) -> str:
-    return ", ".join(str(s) if isinstance(s, PathLike) else "dataset" for s in sources)

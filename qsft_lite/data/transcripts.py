@@ -29,11 +29,7 @@ Segment = tuple[str, bool]  # a text, and whether it is an action
 
 
 class ContextError(ValueError):
-    """Transcripts are longer than the models' context.
-
-    Attributes:
-        histories: those that are, as they were given.
-    """
+    """Transcripts are longer than the models' context: ``histories``, as they were given."""
 
     def __init__(self, message: str, histories: Sequence):
         super().__init__(message)
@@ -72,21 +68,11 @@ def cut(text: str, stops: Sequence[str]) -> list[str]:
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token that every episode begins with: bos, or eos where there is no bos.
-
-    Raises ValueError for a tokenizer that has neither.
-    """
+    """Id of the token that every episode begins with: bos, or eos where there is no bos."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return token
     raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
-
-
-def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The texts of all special tokens, the longest first."""
-    added = tokenizer.added_tokens_decoder.values()
-    texts = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-    return sorted(texts, key=lambda text: (-len(text), text))
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -95,15 +81,19 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
 
+def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of all special tokens, the longest first."""
+    texts = tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))
+    return sorted(texts, key=lambda text: (-len(text), text))
+
+
 class Reader:
     """The tokens of segments.
 
-    A text is text: a special token that is spelt out in it is read as its letters. But an action
-    that ends with the text of the tokenizer's eos token ends with that token, so that models which
-    end what they say by it can be trained and played (with it as the stop text).
-
-    With ``chat_template``, the texts are those that the tokenizer's own chat template writes, and
-    every special token in them is that token, but for the unknown one and the dummy.
+    A special token that is spelt out in a text is read as its letters, but for that of the eos
+    token at the end of an action. With ``chat_template``, the texts are those that the tokenizer's
+    own chat template writes, and every special token in them is that token, but for the unknown one
+    and the dummy.
 
     Attributes:
         writable: ids of the special tokens that texts may hold: these, or eos.
@@ -114,18 +104,15 @@ class Reader:
             raise ValueError(f"chat_template must be True or False, not {chat_template!r}.")
         self.tokenizer = tokenizer
         self.chat_template = chat_template
-        special = special_ids(tokenizer)
+        self._never = special_ids(tokenizer)
         self._eos = "" if chat_template else tokenizer.eos_token or ""
+        self.writable = {tokenizer.eos_token_id} if self._eos else set()
         if chat_template:
             no_text = {tokenizer.unk_token_id, tokenizer.get_vocab().get(DUMMY)}
-            self.writable = special - no_text
-            self._never = special & no_text
-        else:
-            self.writable = {tokenizer.eos_token_id} if self._eos else set()
-            self._never = special
+            self.writable, self._never = self._never - no_text, self._never & no_text
 
     def ends_with_eos(self, text: str) -> bool:
-        """Whether this text, as an action, ends with the eos token, which its letters do not."""
+        """Whether this text, as an action, ends with the eos token."""
         return bool(self._eos) and text.endswith(self._eos)
 
     def ids(self, segments: Sequence[Segment]) -> list[list[int] | None]:
@@ -147,18 +134,11 @@ class Reader:
         return [found[piece] for piece in pieces]
 
     def read(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """Token ids of each segment.
-
-        Raises:
-            ValueError: a text that the tokenizer cannot read; see `ids`.
-        """
+        """Token ids of each segment; ValueError for a text that the tokenizer cannot read."""
         found = self.ids(segments)
         for (text, _), ids in zip(segments, found, strict=True):
             if ids is None:
-                raise ValueError(
-                    f"The tokenizer does not know all of {_short(text)}: it has no token for a "
-                    "part of it, or a special one alone."
-                )
+                raise ValueError(f"The tokenizer does not know all of {text!r:.200}.")
         return found
 
     def _all_ids(self, texts: list[str]) -> list[list[int] | None]:
@@ -184,7 +164,3 @@ class Reader:
                 except Exception:
                     pieces.append(None)
             return pieces
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 200 else text[:200] + "...")

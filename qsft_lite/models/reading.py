@@ -17,9 +17,7 @@ MASKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "gl
 def output_head(model: PreTrainedModel) -> nn.Linear:
     """The linear layer from hidden states to logits.
 
-    Raises:
-        TypeError: the model has none, or changes its logits after it (soft-cap or scale), so that
-            the head alone does not give them.
+    Raises TypeError where there is none, or the logits are changed after it (soft-cap or scale).
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a model, not {model!r:.100}: see load_model.")
@@ -42,7 +40,7 @@ def final_hidden(
     segment_ids: torch.Tensor,
     **further: Any,
 ) -> torch.Tensor:
-    """The hidden states that the head reads, for rows that pack several episodes.
+    """The hidden states (B, L, H) that the head reads, for rows that pack several episodes.
 
     A token attends to itself and to earlier tokens of its own segment only, so an episode's hidden
     states are those that it has alone. Padding (segment 0) attends to padding.
@@ -52,11 +50,7 @@ def final_hidden(
         input_ids: (B, L), int64.
         position_ids: (B, L), int64, from 0 in each segment.
         segment_ids: (B, L), int64, 1, 2, ... for episodes and 0 for padding.
-        further: what else there is, such as pixel_values; what the model does not take by its name
-            is left out.
-
-    Returns:
-        (B, L, H), in the model's dtype.
+        further: such as pixel_values; what the model does not take by its name is left out.
 
     Raises:
         ValueError: a model whose layers cannot be kept to a segment, see ``attention_mask``.
@@ -129,10 +123,7 @@ def _in_the_form_read(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Te
     if implementation == "eager":  # it adds the mask to the scores
         dtype = next(model.parameters()).dtype
         return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-    raise ValueError(
-        f"attention {implementation!r} reads no mask of packed rows: "
-        "load the model with attn_implementation='sdpa'."
-    )
+    raise ValueError(f"attn_implementation must be 'sdpa' or 'eager', not {implementation!r}.")
 
 
 def _layer_types(model: PreTrainedModel) -> set[str]:
@@ -184,13 +175,9 @@ def _text_decoder(model: PreTrainedModel) -> nn.Module:
 
 @torch.no_grad()
 def check_packing(model: PreTrainedModel) -> None:
-    """Refuse a model in which an episode of a packed row is not what it is alone.
+    """ValueError for a model in which an episode of a packed row is not what it is alone.
 
-    Looked at for two short episodes: models whose positions or state run on through the row, or
-    that read no mask and no positions, are found by it whatever they are called.
-
-    Raises:
-        ValueError: such a model.
+    Looked at for two short episodes, so that it is found whatever the model is called.
     """
     _layer_types(model)
     training, device = model.training, next(model.parameters()).device
@@ -203,10 +190,7 @@ def check_packing(model: PreTrainedModel) -> None:
         packed = final_hidden(model, row, positions, segments)[0, 3:7].float()
         alone = _decoder(model)(input_ids=row[:, 3:7], use_cache=False).last_hidden_state[0]
     except Exception as error:  # whatever comes of a mask or positions that it does not know
-        raise ValueError(
-            f"{type(model).__name__} cannot be run on packed rows, with positions and a mask of "
-            f"their own: {error}"
-        ) from error
+        raise ValueError(f"{type(model).__name__} cannot be run on packed rows: {error}") from error
     finally:
         model.train(training)
     difference = _difference(packed, alone.float())
@@ -221,8 +205,7 @@ def check_packing(model: PreTrainedModel) -> None:
 def check_head(model: PreTrainedModel) -> None:
     """ValueError where the logits are not those of the head on the hidden states.
 
-    The losses here are worked out from the two; a model that scales in between would be trained on
-    other probabilities than it plays by.
+    Such a model would be trained on other probabilities than it plays by.
     """
     training, device = model.training, next(model.parameters()).device
     row = torch.tensor([[5, 11, 3, 7]], device=device) % output_head(model).out_features
@@ -231,10 +214,7 @@ def check_head(model: PreTrainedModel) -> None:
     hidden = _decoder(model)(input_ids=row, use_cache=False).last_hidden_state
     model.train(training)
     if _difference(output_head(model)(hidden).float(), logits) > _tolerance(model):
-        raise ValueError(
-            f"{type(model).__name__} changes its hidden states or logits around the head: "
-            "unsupported."
-        )
+        raise ValueError(f"{type(model).__name__} changes hidden states or logits around the head.")
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -29,9 +29,6 @@ def small_model(
         heads: attention heads; each has width / heads dimensions, an even number.
         context: longest episode, in tokens.
         seed: of the weights. The global random state stays as it is.
-
-    Raises:
-        ValueError: a width that the heads do not divide into even parts.
     """
     if width % (2 * heads):
         raise ValueError(f"width must be a multiple of 2 * heads = {2 * heads}, not {width}.")
@@ -71,13 +68,10 @@ def share_embeddings(
 
     Args:
         model: its embeddings are changed in place, and so is its head where the two are tied.
-        tokenizer: has every word as one token.
+        tokenizer: has every word as one token, or a ValueError is raised.
         parts: of each word, names of its parts: tuples that can be sorted.
         seed: of the vectors. They are orthogonal where the width has room for all.
         scale: standard deviation of a word's embedding.
-
-    Raises:
-        ValueError: a word is not one token.
     """
     known = tokenizer.get_vocab()
     for word in parts:

@@ -1,6 +1,7 @@
 """Small tokenizers, and the dummy token.
 
-They read a text exactly as it is, so that decoding gives it back, and know three special tokens:
+They are made of texts that hold all there will be (characters, words or lines, with their ends),
+read a text exactly as it is, so that decoding gives it back, and know three special tokens:
 <pad> (0), <bos> (1), which starts every episode, and <dummy> (2), which no text contains: the dummy
 action of section 4.1.
 """
@@ -24,11 +25,8 @@ LINE = r"[^\n]*\n|[^\n]+"
 def character_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
     r"""A tokenizer whose tokens are characters, each with its leading space if it has one.
 
-    ``"c r a n e\n"`` becomes ``"c"``, ``" r"``, ``" a"``, ``" n"``, ``" e"``, ``"\n"``.
-
-    Args:
-        texts: an alphabet, or texts that hold every character there will be. Each character but
-            the space and the newline gets two tokens: with a leading space and without.
+    ``"c r a n e\n"`` becomes ``"c"``, ``" r"``, ``" a"``, ``" n"``, ``" e"``, ``"\n"``. Each
+    character of the texts but the space and the newline gets two tokens: with a space and without.
     """
     texts = [texts] if isinstance(texts, str) else texts
     characters = sorted({character for text in texts for character in text} - {" ", "\n"})
@@ -40,24 +38,22 @@ def word_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
 
     ``"crane\n"`` is one token, and so an action of one word is one token. ``"crane"`` without its
     end is another one, known only if the texts hold it.
-
-    Args:
-        texts: texts that hold every word there will be, each with its end.
     """
-    texts = [texts] if isinstance(texts, str) else texts
-    return _tokenizer(WORD, sorted({word for text in texts for word in re.findall(WORD, text)}))
+    return _tokenizer_of_pieces(WORD, texts)
 
 
 def line_tokenizer(texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
     r"""A tokenizer whose tokens are lines, each with the newline that ends it.
 
     ``"Is it a guitar?\n"`` is one token: an action of several words stays one choice among all.
-
-    Args:
-        texts: texts that hold every line there will be, each with its end.
     """
+    return _tokenizer_of_pieces(LINE, texts)
+
+
+def _tokenizer_of_pieces(pattern: str, texts: str | Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of all the pieces that a pattern cuts the texts into."""
     texts = [texts] if isinstance(texts, str) else texts
-    return _tokenizer(LINE, sorted({line for text in texts for line in re.findall(LINE, text)}))
+    return _tokenizer(pattern, sorted({p for text in texts for p in re.findall(pattern, text)}))
 
 
 def _tokenizer(pattern: str, tokens: list[str]) -> PreTrainedTokenizerFast:
@@ -82,11 +78,7 @@ def _tokenizer(pattern: str, tokens: list[str]) -> PreTrainedTokenizerFast:
 
 
 def dummy_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the dummy token.
-
-    Raises:
-        ValueError: the tokenizer has none.
-    """
+    """Id of the dummy token; ValueError where the tokenizer has none."""
     token_id = tokenizer.get_vocab().get(DUMMY)
     if token_id is None:
         raise ValueError(f"The tokenizer has no token {DUMMY}: call add_dummy(model, tokenizer).")

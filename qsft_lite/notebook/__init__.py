@@ -11,22 +11,7 @@ from typing import Any
 
 from qsft_lite.results.run import Run, start
 
-__all__ = ["INSTALL_CELL", "Run", "run", "start", "user_path"]
-
-INSTALL_CELL = """\
-import importlib.util
-import subprocess
-import sys
-from importlib import metadata
-
-if importlib.util.find_spec("qsft_lite") is None:  # on Colab: install, but keep its torch and numpy
-    there = [name for name in ("numpy", "torch") if importlib.util.find_spec(name)]
-    keep = [f"{name}=={metadata.version(name)}" for name in there]
-    source = "git+https://github.com/qsft-lite/qsft_lite"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *keep, source], check=True)
-    importlib.invalidate_caches()\
-"""
-"""The guarded install cell that every notebook begins with."""
+__all__ = ["Run", "run", "start", "user_path"]
 
 
 def run(path: str | Path, parameters: dict[str, Any] | None, output: str | Path) -> Path:

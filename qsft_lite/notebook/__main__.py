@@ -49,9 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
     spread.add_argument("paths", type=Path, nargs="+", metavar="NOTEBOOK")
     spread.add_argument("--seeds", type=_positive, default=5, help="how many (default: 5)")
     spread.add_argument("--first-seed", type=int, default=100, help="the others follow it")
-    spread.add_argument(
-        "--threads", type=_positive, nargs="+", default=[], help="to run with, each in turn"
-    )
     spread.add_argument("--profile", choices=PROFILES, default="laptop")
     spread.add_argument("--output", type=Path, default=Path("build") / "check")
     spread.add_argument("--write", action="store_true", help="maintainers: store in data/spread")
@@ -62,14 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser.parse_args(rest)
         if options.command == "all":
             output = options.output or Path("build") / options.profile
-            return several.execute_all(options.profile, output, options.jobs)
+            parameters = {"PROFILE": options.profile}
+            return several.execute_each(several.notebook_paths(), parameters, output, options.jobs)
         if options.command == "record":
             return several.execute_in_place(options.paths or several.notebook_paths())
         if options.command == "check":
             return check(
                 options.paths,
                 seeds=range(options.first_seed, options.first_seed + options.seeds),
-                threads=options.threads,
                 profile=options.profile,
                 output=options.output,
                 write=options.write,

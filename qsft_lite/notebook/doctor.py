@@ -8,20 +8,19 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from qsft_lite.results import load_results, project_root
+from qsft_lite.results.provenance import version
 from qsft_lite.results.run import available_memory_mib, usable_cpus
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # elsewhere where it is used: it may be what is missing
 
 PACKAGES = (
     *("qsft-lite", "torch", "transformers", "tokenizers", "datasets", "accelerate"),
@@ -34,61 +33,14 @@ Xeon with AVX-512 and AMX, 2 CPUs, Linux, torch 2.13.0+cpu; the median of seven 
 machine, 2026-11-25."""
 
 
-# The machine
-
-
-def versions() -> dict[str, str]:
-    """Python's version and the packages', "missing" where there is none."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
 def cpu_name() -> str:
     """The CPU as its maker calls it, as far as the system tells."""
-    if sys.platform == "darwin":
-        words = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(words, capture_output=True, text=True).stdout.strip()
-    return _cpuinfo("model name") or platform.processor() or "unknown"
-
-
-def _cpuinfo(key: str) -> str:
-    """A value of /proc/cpuinfo (Linux); "" where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-
-
-def instructions() -> str:
-    """Which instructions for bfloat16 the CPU has, and whether torch's kernels use them."""
-    import torch
-
-    known = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX"}
-    flags = _cpuinfo("flags").split()
-    told = ", ".join(name for flag, name in known.items() if flag in flags) or "not known"
-    try:
-        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    except (AttributeError, RuntimeError):
-        native = False
-    kernels = "available" if torch.backends.mkldnn.is_available() else "not available"
-    return f"{told}; oneDNN {kernels}, its bf16 {'yes' if native else 'no'}"
-
-
-def gpu_name() -> str:
-    """The GPUs that torch finds."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return ", ".join(torch.cuda.get_device_name(i) for i in range(count)) or "none"
-
-
-# Its speed
+    except OSError:  # not Linux
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def gflops(dtype: torch.dtype, seconds: float = 0.3, size: int = 512) -> float:
@@ -148,29 +100,23 @@ def predicted_minutes(step: float) -> dict[str, float]:
     }
 
 
-# The report
-
-
 def main() -> int:
     """Print the report; return the exit status: 1 where a package is missing."""
-    found = versions()
-    for name, version in found.items():
-        print(f"{name:<14}{version}")
+    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    for name, number in found.items():
+        print(f"{name:<14}{number}")
     if "missing" in found.values():
         print("Something is missing: run python tools/set_up.py (or make set-up).")
         return 1
     import torch
 
     memory = psutil.virtual_memory().total / 2**20
-    cores = usable_cpus()
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
-    threads = os.environ.get("QSFT_THREADS") or f"{min(cores, 4)} at most"
+    threads = os.environ.get("QSFT_THREADS") or f"{min(usable_cpus(), 4)} at most"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"\nsystem        {platform.platform()}")
-    print(f"CPU           {cpu_name()}; {cores} of {os.cpu_count()} usable{load}")
-    print(f"instructions  {instructions()}")
+    print(f"CPU           {cpu_name()}; {usable_cpus()} of {os.cpu_count()} usable")
     print(f"memory        {available_memory_mib():,.0f} of {memory:,.0f} MiB free")
-    print(f"GPU           {gpu_name()}; torch is a {build} build")
+    print(f"GPU           {', '.join(gpus) or 'none that torch finds'}")
     print(f"threads       torch {torch.get_num_threads()}; notebooks {threads}")
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         print(f"{name:<14}{gflops(dtype):,.0f} GFLOP/s")
@@ -181,9 +127,8 @@ def main() -> int:
     if minutes := predicted_minutes(step):
         print("\nExpected minutes at laptop, one by one on an idle CPU (a rough estimate, from the")
         print("recorded times and the small step):")
-        for name, value in minutes.items():
+        for name, value in {**minutes, "all of these": sum(minutes.values())}.items():
             print(f"  {name:<30}{value:5.1f}")
-        print(f"  {'all of these':<30}{sum(minutes.values()):5.1f}")
     return 0
 
 

@@ -13,8 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import pandas as pd
@@ -34,60 +35,49 @@ from qsft_lite.trainer.config import LEFTOVERS
 # Parameters
 
 
-def _number(low: float = -math.inf, high: float = math.inf) -> Callable[[Any], bool]:
-    def good(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
-
-    return good
+def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
 
 
 def _whole(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or good(value)
-
-
-def _one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in choices, f"one of {', '.join(map(repr, choices))}"
-
-
-_STEPS = _or_none(_whole), "a whole number of at least 1, or None"
-_SHARE = _number(0, 1), "a number from 0 to 1"
 _ABOVE_0 = math.ulp(0.0)  # the least number above 0
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "REWARD": (_or_none(_number()), "a number, or None"),
-    "RETURN_LOW": (_or_none(_number()), "a number, or None"),
-    "RETURN_HIGH": (_or_none(_number()), "a number, or None"),
-    "REWARD_PLACE": _one_of("step", "end", None),
-    "GAMMA": _SHARE,
-    "DISCOUNT": _one_of("turn", "token"),
-    "STOP": (lambda value: isinstance(value, str) and value != "", "a text that is not empty"),
-    "TOKENS": _one_of("words", "characters"),
-    "MAX_TOKENS": _STEPS,
-    "HELD_OUT": (
-        lambda value: type(value) is float and 0 < value < 0.5,
-        "a share between 0 and 0.5",
-    ),
-    "LEFTOVER": _one_of(*LEFTOVERS),
-    "BACKUP": _one_of(*BACKUPS),
-    "SUPPORT": _SHARE,
-    "PLAY_SUPPORT": _SHARE,
-    "TARGET_RATE": (_number(_ABOVE_0, 1), "a number above 0 and at most 1"),
-    "SCORE": _one_of(*SCORES),
-    "BETA": (_number(0), "a number of at least 0"),
-    "BETAS": (
-        lambda value: isinstance(value, list) and value and all(map(_number(0), value)),
+_CHOICES: dict[str, Sequence[Any]] = {
+    "REWARD_PLACE": ("step", "end", None),
+    "DISCOUNT": ("turn", "token"),
+    "TOKENS": ("words", "characters"),
+    "LEFTOVER": LEFTOVERS,
+    "BACKUP": BACKUPS,
+    "SCORE": SCORES,
+}
+_NAMES_BY_RULE: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("REWARD RETURN_LOW RETURN_HIGH", "a number, or None", lambda v: v is None or _number(v)),
+    ("GAMMA SUPPORT PLAY_SUPPORT", "a number from 0 to 1", lambda v: _number(v, 0, 1)),
+    ("TARGET_RATE", "a number above 0 and at most 1", lambda v: _number(v, _ABOVE_0, 1)),
+    ("LEARNING_RATE", "a number above 0, or None", lambda v: v is None or _number(v, _ABOVE_0)),
+    ("BETA", "a number of at least 0", lambda v: _number(v, 0)),
+    (
+        "BETAS",
         "a list of numbers of at least 0",
+        lambda v: isinstance(v, list) and v and all(_number(beta, 0) for beta in v),
     ),
-    "BEHAVIOR_STEPS": _STEPS,
-    "VALUE_STEPS": _STEPS,
-    "BATCH_ROWS": _STEPS,
-    "ACCUMULATE": (_whole, "a whole number of at least 1"),
-    "ROW_TOKENS": _STEPS,
-    "LEARNING_RATE": (_or_none(_number(_ABOVE_0)), "a number above 0, or None"),
+    (
+        "BEHAVIOR_STEPS VALUE_STEPS BATCH_ROWS ROW_TOKENS MAX_TOKENS",
+        "a whole number of at least 1, or None",
+        lambda v: v is None or _whole(v),
+    ),
+    ("ACCUMULATE", "a whole number of at least 1", _whole),
+    ("STOP", "a text that is not empty", lambda v: isinstance(v, str) and v != ""),
+    ("HELD_OUT", "a share between 0 and 0.5", lambda v: type(v) is float and 0 < v < 0.5),
+)
+_RULES = {
+    **{name: (wanted, good) for names, wanted, good in _NAMES_BY_RULE for name in names.split()},
+    **{
+        name: (f"one of {', '.join(map(repr, choices))}", choices.__contains__)
+        for name, choices in _CHOICES.items()
+    },
 }
 
 
@@ -97,7 +87,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
     Args:
         given: the template's parameters by name; other names, as in ``globals()``, do not matter.
     """
-    for name, (good, wanted) in _RULES.items():
+    for name, (wanted, good) in _RULES.items():
         if not good(given[name]):
             raise ValueError(f"{name} must be {wanted}, not {given[name]!r}")
     low, high = given["RETURN_LOW"], given["RETURN_HIGH"]
@@ -165,15 +155,9 @@ def check_disk(folder: Path, model: PreTrainedModel, checkpoints: bool) -> None:
 def load_episodes(
     path: str | os.PathLike, reward: float | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[Dataset, bool]:
-    """The episodes of a file or folder in any form, and whether a chat template wrote them.
+    """The episodes of ``data.load_trajectories``, and whether MODEL's chat template wrote them.
 
-    Args:
-        path: see ``data.load_trajectories``.
-        reward: REWARD.
-        tokenizer: MODEL's; None without one. Where it has a chat template, that writes chats.
-
-    Raises:
-        ValueError: a record that is none, or chats and others together.
+    Raises ValueError for a record that is none, or chats and others together.
     """
     if tokenizer is not None and not tokenizer.chat_template:
         tokenizer = None
@@ -192,24 +176,21 @@ def load_episodes(
 
 def check_actions(episodes: Dataset, stop: str, path: str | os.PathLike) -> set[str]:
     """The texts of all actions; ValueError for one that has STOP not just at its end."""
-    actions = set()
+    actions: set[str] = set()
     for number, episode in enumerate(episodes, 1):
-        for text, is_action in zip(episode["text"], episode["is_action"], strict=True):
-            if not is_action or text in actions:
-                continue
+        for text in dict.fromkeys(compress(episode["text"], episode["is_action"])):
             where = f"{path}, episode {number}: the action {_short(text)}"
-            actions.add(text)
-            if text.endswith(stop) and cut(text, [stop]) == [text]:
-                continue
             if not text.endswith(stop):
                 raise ValueError(
                     f"{where} does not end with STOP={stop!r}: choose STOP, or end every action "
                     "with it"
                 )
-            raise ValueError(
-                f"{where} has STOP={stop!r} before its end, too, and the policy would stop there: "
-                "choose a STOP that only ends actions, or change what they hold"
-            )
+            if text not in actions and cut(text, [stop]) != [text]:
+                raise ValueError(
+                    f"{where} has STOP={stop!r} before its end, too, and the policy would stop "
+                    "there: choose a STOP that only ends actions, or change what they hold"
+                )
+            actions.add(text)
     return actions
 
 
@@ -234,11 +215,10 @@ def reward_scale(
 
     Where a bound is None, it is that of the data. A place of None becomes "end" where every episode
     is done and "step" could fail: rewards below 0, or no return as low as 0. Then what is earned up
-    to some action, or from there on, may lie outside the range of whole episodes.
+    to some action, or from there on, may lie outside the range of whole episodes. What does not fit
+    this scale, ``data.encode`` refuses.
 
-    Raises:
-        ValueError: a return outside the bounds, all returns alike, or "end" with an episode that
-            was cut off.
+    Raises ValueError where all returns are alike.
     """
     returns = [math.fsum(rewards) for rewards in episodes["reward"]]
     low = min(returns) if low is None else low
@@ -248,26 +228,14 @@ def reward_scale(
             f"{path}: all returns lie at or between RETURN_LOW={low:g} and RETURN_HIGH={high:g}, "
             "so there is nothing to learn from: set these two to what is possible"
         )
-    rounding = 1e-9 * max(1.0, abs(low), abs(high))
-    for number, total in enumerate(returns, 1):
-        if not low - rounding <= total <= high + rounding:
-            raise ValueError(
-                f"{path}, episode {number}: its rewards add up to {total:g}, outside "
-                f"RETURN_LOW={low:g} to RETURN_HIGH={high:g}: widen them"
-            )
-    done = list(episodes["done"])
     if place is None:
         may_fail = low > 0 or any(reward < 0 for reward in chain(*episodes["reward"]))
-        place = "end" if may_fail and all(done) else "step"
-    if place == "end" and not all(done):
-        raise ValueError(
-            f"{path}, episode {done.index(False) + 1}: it was cut off (done is false), so its "
-            "return is not known: REWARD_PLACE must be 'step', or None"
-        )
+        place = "end" if may_fail and all(episodes["done"]) else "step"
     return RewardScale(float(low), float(high), place=place)
 
 
 _WORDS = {
+    r"outside \[0, 1\] by (?=RewardScale)": "outside ",
     r"RewardScale\(low=(.*?), high=(.*?), place=('\w+')\)": (
         r"RETURN_LOW=\1, RETURN_HIGH=\2, REWARD_PLACE=\3"
     ),
@@ -299,13 +267,9 @@ def own_words() -> Iterator[None]:
 def check_lengths(
     sizes: Sequence[int], limit: int, max_tokens: int | None, held_out: float
 ) -> None:
-    """Raise ValueError where no or too few episodes are short enough, or some are too long.
+    """Raise ValueError where too few of the episodes, of these sizes in tokens, are short enough.
 
-    Args:
-        sizes: tokens of each episode.
-        limit: the most that one may have.
-        max_tokens: MAX_TOKENS; None where nothing may be skipped.
-        held_out: HELD_OUT.
+    Where MAX_TOKENS is None, none may be skipped: then one above the limit is refused as well.
     """
     kept = sum(size <= limit for size in sizes)
     if not kept:
@@ -334,8 +298,7 @@ def mean_opinion(
 ) -> dict[str, float | None]:
     """Mean ``Q`` and ``log_pi`` of the action after each history; None where there is none.
 
-    Texts that the tokenizer cannot read are left out: a tokenizer of words may write two of them as
-    one that it does not know.
+    Texts that the tokenizer cannot read are left out: one of words may join two that it knows.
     """
     ids = Reader(policy.tokenizer, policy.chat_template).ids([(text, True) for text in actions])
     tables = [
@@ -418,14 +381,10 @@ def verdict(
         ),
     ]
     if calibration_error is not None:
-        checks.append(
-            (
-                "do values match the returns?",
-                calibration_error <= 0.1,
-                f"they are {calibration_error:.2f} apart on average",
-                "look at stage one first, then more VALUE_STEPS or data",
-            )
-        )
+        question, good = "do values match the returns?", calibration_error <= 0.1
+        found = f"they are {calibration_error:.2f} apart on average"
+        remedy = "look at stage one first, then more VALUE_STEPS or data"
+        checks.append((question, good, found, remedy))
     return [
         {
             "verdict": "OK" if good else "NOT YET",
@@ -444,4 +403,4 @@ def told(rows: list[dict[str, str]]) -> str:
 def share_with_new_tokens(train: Dataset, test: Dataset) -> float:
     """Share of test episodes with a token that is in no training episode; both as encoded."""
     known = set(chain.from_iterable(train["input_ids"]))
-    return float(pd.Series([not known.issuperset(ids) for ids in test["input_ids"]]).mean())
+    return fmean(not known.issuperset(ids) for ids in test["input_ids"])

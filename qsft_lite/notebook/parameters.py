@@ -68,7 +68,7 @@ def check_parameters(parameters: dict[str, Any], defaults: dict[str, Any]) -> di
         if given not in allowed:
             raise ParameterError(
                 f"parameter {name!r} is a {wanted.__name__} (default {defaults[name]!r}), "
-                f"not a {given.__name__}: {_short(value)}"
+                f"not a {given.__name__}: {value!r:.80}"
             )
         checked[name] = value
     return checked
@@ -83,15 +83,15 @@ def _plain(value: Any, name: str, place: str) -> Any:
     what = f"parameter {name!r} " + (f"has at {name}{place}" if place else "is")
     if isinstance(value, dict):
         if bad := [key for key in value if type(key) is not str]:
-            raise ParameterError(f"{what} a dict with the key {_short(bad[0])}, which is not a str")
+            raise ParameterError(f"{what} a dict with the key {bad[0]!r:.80}, which is not a str")
         return {key: _plain(part, name, f"{place}[{key!r}]") for key, part in value.items()}
     if type(value) not in (type(None), bool, int, float, str):
         kind = type(value).__name__
-        raise ParameterError(f"{what} a {kind}, {_short(value)}: a notebook can take {WRITABLE}")
+        raise ParameterError(f"{what} a {kind}, {value!r:.80}: a notebook can take {WRITABLE}")
     if place and isinstance(value, float) and not np.isfinite(value):
         raise ParameterError(f"{what} {value}, which no literal inside a list or dict can give")
     if isinstance(value, str) and not _is_text(value):
-        raise ParameterError(f"{what} {_short(value)}, which is no valid text (not UTF-8?)")
+        raise ParameterError(f"{what} {value!r:.80}, which is no valid text (not UTF-8?)")
     return value
 
 
@@ -101,11 +101,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:  # a word of the command line, or a file name, in another encoding
         return False
     return True
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 # Words of a command line

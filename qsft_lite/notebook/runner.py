@@ -60,12 +60,7 @@ def check_place(output: Path) -> None:
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
-    """The notebook at ``path``, in format 4.
-
-    Raises:
-        FileNotFoundError: there is none.
-        NotebookError: it is something else.
-    """
+    """The notebook at ``path``, in format 4; FileNotFoundError or NotebookError where none is."""
     try:
         return nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
     except FileNotFoundError:
@@ -102,16 +97,11 @@ def execute(
     and that is said.
 
     Args:
-        path: the notebook; it runs in its folder.
-        parameters: see ``check_parameters``.
-        output: the executed copy; while it runs and where it fails, a file beside it.
+        path, parameters, output: as ``run`` has them; its errors are those raised here.
         variables: added to the kernel's environment.
         show: whether to print what the cells print, as it comes.
         progress: whether to show a progress bar.
         allow_errors: whether to run the cells after one that failed. The error comes at the end.
-
-    Raises:
-        ParameterError, FileNotFoundError, NotebookError: as ``qsft_lite.notebook.run``.
     """
     path = path.resolve()
     notebook, defaults, parameters = read_checked(path, parameters)
@@ -224,11 +214,8 @@ def _clean(notebook: nbformat.NotebookNode) -> None:
         if not cell.metadata.get("tags", True):
             del cell.metadata["tags"]
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_widget(output)]
-
-
-def _is_widget(output: nbformat.NotebookNode) -> bool:
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+            widget = "application/vnd.jupyter.widget-view+json"
+            cell.outputs = [out for out in cell.outputs if widget not in out.get("data", {})]
 
 
 def notebook_bytes(notebook: nbformat.NotebookNode) -> bytes:

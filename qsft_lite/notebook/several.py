@@ -20,12 +20,7 @@ from typing import Any
 
 from qsft_lite.files import replace_file
 from qsft_lite.notebook.parameters import ParameterError
-from qsft_lite.notebook.runner import (
-    NotebookError,
-    check_place,
-    execute,
-    termination_as_interrupt,
-)
+from qsft_lite.notebook.runner import NotebookError, check_place, execute, termination_as_interrupt
 from qsft_lite.results import format_cell, load_result, pages, project_root, usable_cpus
 from qsft_lite.results.run import available_memory_mib
 
@@ -35,13 +30,12 @@ INTERRUPTED = 130  # the exit status that shells give a program stopped by Ctrl-
 
 @dataclass
 class Outcome:
-    """How one notebook of several went."""
+    """How one notebook of several went; ``result`` is what it recorded."""
 
     name: str
     seconds: float
     error: Exception | None
     result: dict[str, Any] | None
-    """What it recorded."""
 
 
 def notebook_paths() -> list[Path]:
@@ -50,15 +44,6 @@ def notebook_paths() -> list[Path]:
     if not paths:
         raise NotebookError(f"no notebooks in {NOTEBOOKS.resolve()}: run from the project's folder")
     return paths
-
-
-def execute_all(profile: str, output: Path, jobs: int = 1) -> int:
-    """Execute every notebook at ``profile`` into ``output``; print a table; return the exit status.
-
-    Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
-    committed changes.
-    """
-    return _execute_each(notebook_paths(), {"PROFILE": profile}, output, jobs)
 
 
 def execute_in_place(paths: list[Path]) -> int:
@@ -70,9 +55,9 @@ def execute_in_place(paths: list[Path]) -> int:
     aside = Path("build/record")
     shutil.rmtree(aside, ignore_errors=True)
     laptop, smoke = aside / "laptop", aside / "smoke"
-    status = _execute_each(paths, {}, laptop)
+    status = execute_each(paths, {}, laptop)
     if not status:
-        status = _execute_each(paths, {"PROFILE": "smoke"}, smoke)
+        status = execute_each(paths, {"PROFILE": "smoke"}, smoke)
     if status:
         print("Nothing was recorded.", file=sys.stderr)
         return status
@@ -86,17 +71,19 @@ def execute_in_place(paths: list[Path]) -> int:
     return pages.update(pages.marked_pages(root), root)
 
 
-def _execute_each(
-    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1
-) -> int:
-    outcomes: list[Outcome] = []
-    status = 0
+def execute_each(paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1) -> int:
+    """Execute notebooks into ``output``; print a table; return the exit status.
+
+    Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
+    committed changes.
+    """
+    outcomes, status = [], 0
     check_place(output / "a_notebook.ipynb")
     execute_them = _one_by_one if jobs == 1 else _side_by_side
     try:
         for outcome in execute_them(paths, parameters, output, jobs):
             outcomes.append(outcome)
-            if (error := outcome.error) is not None:
+            if error := outcome.error:
                 print(f"FAILED {error}\n{getattr(error, 'traceback', '')}", file=sys.stderr)
                 status = 1
     except KeyboardInterrupt:
@@ -111,7 +98,7 @@ def _one_by_one(
 ) -> Iterator[Outcome]:
     for number, path in enumerate(paths, 1):
         print(f"started [{number}/{len(paths)}] {path.stem}", file=sys.stderr, flush=True)
-        yield _execute_one(path, parameters, output, {}, True)
+        yield execute_one(path, parameters, output, {}, True)
 
 
 def _side_by_side(
@@ -180,7 +167,7 @@ def _execute_apart(
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C is for the first process, which ends the others
     with suppress(KeyboardInterrupt):
-        answer.send(_execute_one(path, parameters, output, variables, False))
+        answer.send(execute_one(path, parameters, output, variables, False))
 
 
 def _received(connection: Any, path: Path) -> Outcome:
@@ -191,26 +178,28 @@ def _received(connection: Any, path: Path) -> Outcome:
         return Outcome(path.stem, 0.0, error, None)
 
 
-def _execute_one(
+def execute_one(
     path: Path,
     parameters: dict[str, Any],
     output: Path,
     variables: dict[str, str],
-    progress: bool,
+    progress: bool = False,
+    allow_errors: bool = False,
 ) -> Outcome:
+    """Execute one notebook into a folder, with its results and pictures; see `runner.execute`."""
     folder = (output / "results").resolve()
     for old in folder.glob(f"{path.stem}.*.json"):
         old.unlink()
     places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
+    options = {"progress": progress, "allow_errors": allow_errors}
     started, error = time.perf_counter(), None
     try:
-        execute(path, parameters, output / path.name, {**places, **variables}, progress=progress)
+        execute(path, parameters, output / path.name, {**places, **variables}, **options)
     except (NotebookError, ParameterError) as failure:
         error = failure
     seconds = time.perf_counter() - started
-    recorded = [] if error else list(folder.glob(f"{path.stem}.*.json"))
-    result = load_result(recorded[0]) if recorded else None
-    return Outcome(path.stem, seconds, error, result)
+    recorded = list(folder.glob(f"{path.stem}.*.json"))
+    return Outcome(path.stem, seconds, error, load_result(recorded[0]) if recorded else None)
 
 
 def summary(outcomes: list[Outcome]) -> str:

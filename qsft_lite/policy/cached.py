@@ -1,15 +1,14 @@
 """Batched play of multi-turn texts with key-value caches that last from turn to turn.
 
-CachedPolicy writes the agent's actions token by token from the logits of one or more models. What a
-model has read of an episode stays in its cache, so that every token of a transcript is computed
-once, however many turns it has.
+What a model has read of an episode stays in its cache, so that every token of a transcript is
+computed once, however many turns it has.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -20,59 +19,53 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.transcripts import ContextError, Reader, Segment, Transcript, cut, start_id
 from qsft_lite.models import attention_mask
-from qsft_lite.policy.constraints import ActionList, Constraint
+from qsft_lite.policy.constraints import ActionList
 from qsft_lite.policy.refusal import Prefixes, Refusal
 from qsft_lite.policy.row_cache import RowCache
 from qsft_lite.policy.stops import Stops
 
 __all__ = ["CachedPolicy", "History"]
 
-# A transcript so far: its text, its segments, or its token ids as data.encode makes them.
-History = str | Transcript | Sequence[Segment] | Sequence[int]
+History = str | Transcript | Sequence[Segment]  # a transcript so far: its text or its segments
 
 
 class _Row(NamedTuple):
-    """A transcript that is read: its segments, unless only ids were given, and all its tokens."""
+    """A transcript that is read: its segments and all its tokens."""
 
-    segments: tuple[Segment, ...] | None
+    segments: tuple[Segment, ...]
     ids: list[int]
 
-    def key(self, kind: str) -> Any:
-        """What a history of this kind, which continues the transcript, begins with."""
-        if kind == "ids":
-            return tuple(self.ids)
-        if kind == "segments" or self.segments is None:
-            return self.segments
-        return "".join(text for text, _ in self.segments)
+    def key(self, kind: type) -> str | tuple[Segment, ...]:
+        """What a history of this kind, str or tuple, begins with where it continues this one."""
+        return self.segments if kind is tuple else "".join(text for text, _ in self.segments)
 
 
 class CachedPolicy:
-    """A policy that samples actions token by token from log-weights made of models' logits.
+    """A policy that samples actions token by token; a subclass makes log-weights of the logits.
 
-    A subclass says what the log-weights are. Special tokens and the dummy are never chosen.
+    Special tokens and the dummy are never chosen.
 
     Args:
-        models: causal language models of one vocabulary, called as transformers' are: with
-            input_ids, attention_mask, position_ids, past_key_values, use_cache, logits_to_keep,
-            and with .logits in what they return. Each needs parameters and a .config.
+        models: causal language models of one vocabulary, called as transformers' are, each with
+            parameters and a .config.
         tokenizer: the models'.
         greedy: take the most likely token rather than sample.
         stop: text that ends an action, or several such texts, of one token or more each. That of
             the tokenizer's eos token is this token.
-        max_new_tokens: longest action. Its last tokens are taken from those that end an action.
-        constraint: what an action may be; None for any text.
+        max_new_tokens: longest action.
+        constraint: the actions that there are; None for any text.
         seed: of the samples.
         chat_template: whether the tokenizer's own chat template writes the transcripts, as in
-            data.encode: then special tokens in them are tokens, and a stop text may be one of them.
-            Take `formats.chat_segments` of the messages so far as the history.
+            data.encode: then a stop text may be a special token. Take `formats.chat_segments` of
+            the messages so far as the history.
 
     Attributes:
         transcript_tokens: tokens of all transcripts so far, each counted once.
         computed_tokens: tokens that each model has computed for them, padding included.
 
     Raises:
-        ValueError: a setting out of its range, a stop text that cannot be written, actions of a
-            list that have none at their end or have other tokens, or vocabularies that differ.
+        ValueError: a setting out of its range, a stop text that cannot be written, a constraint
+            that does not fit the rest, or vocabularies that differ.
     """
 
     def __init__(
@@ -83,7 +76,7 @@ class CachedPolicy:
         greedy: bool = False,
         stop: str | Sequence[str] = "\n",
         max_new_tokens: int = 32,
-        constraint: Constraint | None = None,
+        constraint: ActionList | None = None,
         seed: int = 0,
         chat_template: bool = False,
     ):
@@ -115,42 +108,32 @@ class CachedPolicy:
         self.reset(seed)
 
     def _check_constraint(self) -> None:
-        if isinstance(self.constraint, ActionList):
-            for text in self.constraint.actions:
-                if not text.endswith(self._stops.texts):
-                    raise ValueError(
-                        f"The action {text!r} of the constraint does not end with the stop text "
-                        f"{self.stop!r}."
-                    )
-            read = self._reader.ids([(text, True) for text in self.constraint.actions])
-            if {tuple(ids or ()) for ids in read} != self.constraint.whole:
-                raise ValueError(
-                    "The constraint was made with another tokenizer or chat_template than the "
-                    "policy's: make it with these."
-                )
-            if self.constraint.longest > self.max_new_tokens:
-                raise ValueError(
-                    f"The constraint has actions of {self.constraint.longest} tokens, more than "
-                    f"max_new_tokens={self.max_new_tokens}."
-                )
+        if self.constraint is None:
+            return
+        for text in self.constraint.actions:
+            if not text.endswith(self._stops.texts):
+                raise ValueError(f"{text!r} of the constraint does not end with the stop text.")
+        read = self._reader.ids([(text, True) for text in self.constraint.actions])
+        if {tuple(ids or ()) for ids in read} != self.constraint.whole:
+            raise ValueError("The constraint was made with another tokenizer or chat_template.")
+        if self.constraint.longest > self.max_new_tokens:
+            raise ValueError(
+                f"The constraint has actions of {self.constraint.longest} tokens, more than "
+                f"max_new_tokens={self.max_new_tokens}."
+            )
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Unnormalised log-probabilities (B, V), float32, of the next token.
 
-        Args:
-            logits: (B, V) of each model, with those of special tokens and the dummy included.
-            ruled_out: (B, V) bool, tokens that are not written whatever their weight is; a support
-                is one of the others. None for none.
+        logits: (B, V) of each model. ruled_out: (B, V) bool, tokens that are not written whatever
+        their weight is; a support is one of the others. None for none.
         """
         raise NotImplementedError
 
     def reset(self, seed: int) -> None:
-        """Start the random stream anew, set the counters to 0, and forget what was read.
-
-        Call it when a model's weights have changed, too.
-        """
+        """Start the random stream anew and forget what was read, as after a change of weights."""
         check_whole("seed", seed)
         self.transcript_tokens = 0
         self.computed_tokens = 0
@@ -173,14 +156,13 @@ class CachedPolicy:
         in it. Other histories are read from their start, and episodes that no history continues are
         forgotten.
 
-        Tokens are those of `data.encode`, wherever it is known where segments end: in segments (a
-        `Transcript` as `evaluate` gives it, or a list of (text, is_action)), in ids, and in plain
-        texts that continue what was read and written here, whose new part is one segment. A plain
-        text that is new is cut after each stop text, and a warning says where that matters. What
-        the policy has written stays in the tokens that it wrote.
+        Tokens are those of `data.encode` for segments (a `Transcript`, or a list of (text,
+        is_action)), and for plain texts that continue what was read and written here, whose new
+        part is one segment. A plain text that is new is cut after each stop text, and a warning
+        says where that matters.
 
         Args:
-            histories: the transcript so far of each episode; ids begin with the start token.
+            histories: the transcript so far of each episode.
             refused: of each episode, whole actions that are not played. What is sampled is the
                 policy given that it plays none of them.
 
@@ -207,7 +189,7 @@ class CachedPolicy:
         self._ids = [list(row.ids) for row in new_rows]
         actions: list[list[int]] = [[] for _ in histories]
         rows = list(range(len(histories)))
-        for _ in range(self.max_new_tokens):
+        while rows:
             begun = [actions[row] for row in rows]
             ruled_out = self._ruled_out(begun)
             log_left = refusal.log_mass_left(rows, begun)
@@ -220,16 +202,9 @@ class CachedPolicy:
                 self._ids[row].append(token_id)
             ended = self._ended([actions[row] for row in rows])
             rows = [row for row, end in zip(rows, ended, strict=True) if not end]
-            if not rows:
-                break
-        else:
-            raise ValueError(
-                f"The constraint has actions of more than max_new_tokens={self.max_new_tokens} "
-                f"tokens, or without the stop text {self.stop!r} at their end."
-            )
         texts = self.tokenizer.batch_decode(actions, clean_up_tokenization_spaces=False)
         self._rows = [
-            _Row(None if row.segments is None else (*row.segments, (text, True)), ids)
+            _Row((*row.segments, (text, True)), ids)
             for row, text, ids in zip(new_rows, texts, self._ids, strict=True)
         ]
         self.transcript_tokens += sum(len(action) for action in actions)
@@ -256,33 +231,23 @@ class CachedPolicy:
             [playable[text] for text in sorted(set(texts) & set(playable))] for texts in refused
         ]
 
-    def _form(self, history: History) -> tuple[str, Any]:
-        """The kind of a history, "text", "segments" or "ids", and its parts in order."""
+    def _form(self, history: History) -> str | tuple[Segment, ...]:
+        """A plain text or the segments, without the start token that a chat template has written.
+
+        An empty segment has no tokens, and is left out.
+        """
         if isinstance(history, Transcript):
             history = history.segments
         if isinstance(history, str):
-            return "text", history.removeprefix(self._written_start)
-        if hasattr(history, "tolist"):  # an array or a tensor
-            history = history.tolist()
+            return history.removeprefix(self._written_start)
         parts = list(history) if isinstance(history, Iterable) else [history]
-        if parts and all(isinstance(part, Integral) for part in parts):
-            known = 0 <= min(parts) and max(parts) < len(self.tokenizer)
-            if not known or parts[0] != self._start[0]:
-                raise ValueError(
-                    f"Token ids begin with the start token {self._start[0]} and are below "
-                    f"{len(self.tokenizer)}, as data.encode makes them: not {parts[:10]}..."
-                )
-            return "ids", tuple([*self._start, *map(int, parts[1:])])
         pairs = [isinstance(part, (tuple, list)) and len(part) == 2 for part in parts]
         if not all(pairs) or not all(isinstance(text, str) for text, _ in parts):
-            raise TypeError(
-                "A history is a text, a list of segments (text, is_action) or one of token ids, "
-                f"not {str(history)[:200]}"
-            )
+            raise TypeError(f"A history is a text or (text, is_action)s, not {history!r:.200}")
         parts = Transcript(parts).segments
         if parts:
             parts = ((parts[0][0].removeprefix(self._written_start), parts[0][1]), *parts[1:])
-        return "segments", tuple(segment for segment in parts if segment[0])
+        return tuple(segment for segment in parts if segment[0])
 
     def _pieces(self, text: str) -> list[Segment]:
         """A plain text cut after each stop text; a warning where that makes other tokens."""
@@ -299,31 +264,28 @@ class CachedPolicy:
                 )
         return pieces
 
-    def _read(self, histories: Sequence[History]) -> list[_Row]:
-        """Each transcript by itself, whatever was read before."""
-        forms = [self._form(history) for history in histories]
-        return self._continued(forms, [None] * len(forms))
+    def _read(self, history: History) -> _Row:
+        """A transcript by itself, whatever was read before."""
+        [row] = self._continued([self._form(history)], [None])
+        return row
 
-    def _continued(self, forms: list[tuple[str, Any]], sources: list[int | None]) -> list[_Row]:
+    def _continued(
+        self, forms: Sequence[str | tuple[Segment, ...]], sources: Sequence[int | None]
+    ) -> list[_Row]:
         """Transcripts of these forms, each with the number of the row that it continues, if any."""
         rests: list[Sequence[Segment]] = []
-        for (kind, parts), source in zip(forms, sources, strict=True):
-            if kind == "ids":
-                rests.append(())
-            elif source is None:
-                rests.append(self._pieces(parts) if kind == "text" else parts)
+        for form, source in zip(forms, sources, strict=True):
+            if source is None:
+                rests.append(self._pieces(form) if isinstance(form, str) else form)
             else:
-                rest = parts[len(self._rows[source].key(kind)) :]
-                rests.append([(rest, False)] if kind == "text" and rest else rest)
+                rest = form[len(self._rows[source].key(type(form))) :]
+                rests.append([(rest, False)] if isinstance(form, str) and rest else rest)
         read = iter(self._reader.read(list(chain.from_iterable(rests))))
         rows = []
-        for (kind, parts), source, rest in zip(forms, sources, rests, strict=True):
+        for source, rest in zip(sources, rests, strict=True):
             old = _Row((), self._start) if source is None else self._rows[source]
-            if kind == "ids":
-                rows.append(_Row(None, list(parts)))
-            else:
-                new = chain.from_iterable(next(read) for _ in rest)
-                rows.append(_Row((*old.segments, *rest), [*old.ids, *new]))
+            new = chain.from_iterable(next(read) for _ in rest)
+            rows.append(_Row((*old.segments, *rest), [*old.ids, *new]))
         return rows
 
     def _take_up(self, histories: list[History]) -> list[_Row]:
@@ -332,20 +294,18 @@ class CachedPolicy:
         An error in a history leaves everything as it was.
         """
         forms = [self._form(history) for history in histories]
-        known: dict[str, dict[Any, Iterator[int]]] = {}
-        for kind in {kind for kind, _ in forms}:
-            numbers: dict[Any, list[int]] = {}
+        numbers: dict[Any, list[int]] = {}  # of the rows that a history begins with
+        for kind in {type(form) for form in forms}:
             for number, row in enumerate(self._rows):
-                if (key := row.key(kind)) is not None:
-                    numbers.setdefault(key, []).append(number)
-            known[kind] = {key: iter(its_rows) for key, its_rows in numbers.items()}
-        lengths = {kind: sorted({len(k) for k in known[kind]}, reverse=True) for kind in known}
+                numbers.setdefault(row.key(kind), []).append(number)
+        known = {key: iter(its_numbers) for key, its_numbers in numbers.items()}
+        sizes = sorted({len(key) for key in known}, reverse=True)
 
         sources: list[int | None] = []
         taken: set[int | None] = set()
-        for kind, parts in forms:
-            beginnings = (parts[:size] for size in lengths[kind] if size <= len(parts))
-            found = (number for begin in beginnings for number in known[kind].get(begin, ()))
+        for form in forms:
+            beginnings = (form[:size] for size in sizes if size <= len(form))
+            found = (number for begin in beginnings for number in known.get(begin, ()))
             sources.append(next((number for number in found if number not in taken), None))
             taken.add(sources[-1])
         rows = self._continued(forms, sources)
@@ -427,10 +387,8 @@ class CachedPolicy:
         """Token ids (B,): the most likely ones, or samples."""
         finite = log_weights.amax(-1).isfinite()
         if not finite.all():
-            raise FloatingPointError(
-                f"The log-weights of row {int((~finite).nonzero()[0])} are NaN, infinite, or rule "
-                "out every token: look at the models' logits and at the constraint."
-            )
+            row = int((~finite).nonzero()[0])
+            raise FloatingPointError(f"The log-weights of row {row} have no finite maximum.")
         if self.greedy:
             return log_weights.argmax(-1)
         # Gumbel noise, as minus the log of exponential noise: the argmax is a sample.
@@ -439,47 +397,35 @@ class CachedPolicy:
 
     def _can_be_played(self, action: list[int]) -> bool:
         """Whether these tokens are a whole action: nothing less, nothing more, and all allowed."""
-        if not action or not self._ended([action])[0]:
-            return False
-        beginnings = [action[:size] for size in range(1, len(action))]
-        if any(self._ended([begun])[0] for begun in beginnings):
-            return False
-        return self.constraint is None or all(
-            token_id in self.constraint.allowed(tuple(begun))
-            for begun, token_id in zip([[], *beginnings], action, strict=True)
-        )
+        if self.constraint is not None:
+            return self.constraint.ends(tuple(action))
+        ends = [self._stops.ended([action[:size]])[0] for size in range(1, len(action) + 1)]
+        return any(ends) and ends.index(True) == len(action) - 1
 
     def _is_whole(self, text: str, ids: list[int]) -> bool:
         """Whether a text with these tokens is one action, of the constraint or by the stops."""
-        if hasattr(self.constraint, "ends") and self.constraint.ends(tuple(ids)):
+        if self.constraint is not None and self.constraint.ends(tuple(ids)):
             return True
         return text.endswith(self._stops.texts) and cut(text, self._stops.texts) == [text]
 
     def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
-        """What may not follow the actions so far (B): (B, V) bool.
-
-        Special tokens, what the constraint does not allow, what would put a stop text into the
-        middle of an action, and what ends none where max_new_tokens leaves room for no more.
-        """
+        """What may not follow the actions so far (B): (B, V) bool."""
         if self.constraint is None:
             return self._stops.ruled_out(actions)
         allowed = torch.zeros(len(actions), len(self.tokenizer), dtype=torch.bool)
         for row, ids in enumerate(actions):
             allowed[row, list(self.constraint.allowed(tuple(ids)))] = True
-        by_itself = hasattr(self.constraint, "ends")
-        return (self._stops.special if by_itself else self._stops.never) | ~allowed.to(self.device)
+        return self._stops.special | ~allowed.to(self.device)
 
     def _ended(self, actions: list[list[int]]) -> list[bool]:
         """Whether each action has ended with its last token."""
-        if hasattr(self.constraint, "ends"):
+        if self.constraint is not None:
             return [self.constraint.ends(tuple(ids)) for ids in actions]
         return self._stops.ended(actions)
 
     def _after(self, histories: list[list[int]], actions: Prefixes) -> torch.Tensor:
-        """Log-probabilities (N, V) of what follows each history and the beginning of an action.
-
-        Read anew, without caches: what is refused is rare.
-        """
+        """Log-probabilities (N, V) of what follows each history and the beginning of an action."""
+        # Read anew, without caches: what is refused is rare.
         read = [[*history, *begun] for history, begun in zip(histories, actions, strict=True)]
         self._check_context([len(ids) for ids in read], [])
         lengths = torch.tensor([len(ids) for ids in read], device=self.device)
@@ -513,9 +459,7 @@ class CachedPolicy:
         if max(lengths) > context:
             long = [h for h, length in zip(histories, lengths, strict=False) if length > context]
             raise ContextError(
-                f"An episode has {max(lengths)} tokens, but the models' context is {context}: "
-                "make models with a longer one, or end episodes earlier.",
-                long,
+                f"An episode has {max(lengths)} tokens, but the models' context is {context}.", long
             )
 
 
@@ -555,10 +499,8 @@ def outside_support(
 ) -> torch.Tensor:
     """Which actions have pi(a|s) < relative_support * max_b pi(b|s): log_pi (..., V) -> bool.
 
-    The maximum is over the actions that are not ruled_out, bool (..., V).
-
-    The rule of BCQ (Fujimoto et al., 2019): values of what the data hardly ever did are noise, and
-    the largest weight of values picks the largest noise. At least the likeliest action is inside.
+    The maximum is over the actions that are not ruled_out, bool (..., V). The rule of BCQ (Fujimoto
+    et al., 2019): values of what the data hardly ever did are noise.
     """
     if relative_support == 0:
         return torch.zeros_like(log_pi, dtype=torch.bool)

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.data.transcripts import Reader
 
 
-class Constraint(Protocol):
-    """What an action may be. It ends with a stop text, or where ``ends`` says so if there is one.
-
-    (``ends(ids: tuple[int, ...]) -> bool`` is left out here, since a constraint need not have it.)
-    """
-
-    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
-        """The token ids that may follow the action's tokens so far."""
-
-
 class ActionList:
     """The constraint that an action is one of a list of texts, which may have several lines.
 
-    Args:
-        tokenizer: the policy's.
-        actions: the allowed actions, each with a stop text at its end.
-        chat_template: the policy's.
-
-    Raises:
-        ValueError: no actions, an empty one, one that the tokenizer does not know, or one that
-            another one begins with.
+    tokenizer and chat_template are the policy's; each action has a stop text at its end. Raises
+    ValueError for no actions, an empty or unknown one, or one that another one begins with.
     """
 
     def __init__(
@@ -51,16 +34,13 @@ class ActionList:
                 self._next.setdefault(tuple(ids[:i]), set()).add(token_id)
         for text, ids in zip(self.actions, all_ids, strict=True):
             if tuple(ids) in self._next:
-                raise ValueError(
-                    f"Another action of the list begins with {text!r}: nobody could tell where the "
-                    "action ends. Give each an end of its own."
-                )
+                raise ValueError(f"Another action of the list begins with {text!r}.")
         self.whole = set(map(tuple, all_ids))
         self.longest = max(map(len, all_ids))
 
-    def allowed(self, ids: tuple[int, ...]) -> Iterable[int]:
+    def allowed(self, ids: tuple[int, ...]) -> set[int]:
         """The token ids that may follow the action's tokens so far."""
-        return self._next.get(ids, ())
+        return self._next.get(ids, set())
 
     def ends(self, ids: tuple[int, ...]) -> bool:
         """Whether these tokens are a whole action."""

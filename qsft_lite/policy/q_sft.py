@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ import tokenizers
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from qsft_lite.files import replace_file, replace_folder
 from qsft_lite.models import final_hidden, load_model, output_head
 from qsft_lite.policy.cached import (
     CachedPolicy,
@@ -27,7 +27,7 @@ from qsft_lite.policy.cached import (
     check_whole,
     outside_support,
 )
-from qsft_lite.policy.constraints import Constraint
+from qsft_lite.policy.constraints import ActionList
 
 __all__ = ["QSFTPolicy"]
 
@@ -44,7 +44,6 @@ SAVED = (
     "max_new_tokens",
     "chat_template",
 )
-ASIDE = ".saving-"  # what a folder in which a policy is being written begins with
 CANDIDATES_AT_ONCE = 64
 
 
@@ -55,8 +54,6 @@ class QSFTPolicy(CachedPolicy):
 
         "p"        p(a|s)                                                       (the paper's)
         "ratio"    p(a|s) / pi(a|s), clamped to [0, 1], as the value is there   (ours)
-
-    The ratio is the difference of log-probabilities in float32, exponentiated last.
 
     Args:
         behavior: pi.
@@ -69,11 +66,8 @@ class QSFTPolicy(CachedPolicy):
             see cached.outside_support; 0 for all. (QSFTConfig's support is another one: absolute.)
         dummy: id of the dummy token, if p was trained with one: then 1 - p(dummy|s) is a value.
 
-    The other arguments are CachedPolicy's.
-
-    Raises:
-        ValueError: a setting out of its range, no q_model with beta above 0, or what CachedPolicy
-            refuses.
+    greedy and the other options (stop, max_new_tokens, constraint, seed, chat_template) are
+    CachedPolicy's. Raises ValueError for a setting out of its range, and no q_model with beta > 0.
     """
 
     def __init__(
@@ -88,11 +82,7 @@ class QSFTPolicy(CachedPolicy):
         temperature: float = 1.0,
         relative_support: float = 0.0,
         dummy: int | None = None,
-        stop: str | Sequence[str] = "\n",
-        max_new_tokens: int = 32,
-        constraint: Constraint | None = None,
-        seed: int = 0,
-        chat_template: bool = False,
+        **options: Any,
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
@@ -111,16 +101,8 @@ class QSFTPolicy(CachedPolicy):
             if dummy >= len(tokenizer):
                 raise ValueError(f"dummy must be a token id below {len(tokenizer)}, not {dummy}.")
         self.dummy = dummy
-        super().__init__(
-            [behavior, q_model] if beta > 0 else [behavior],
-            tokenizer,
-            greedy=greedy,
-            stop=stop,
-            max_new_tokens=max_new_tokens,
-            constraint=constraint,
-            seed=seed,
-            chat_template=chat_template,
-        )
+        models = [behavior, q_model] if beta > 0 else [behavior]
+        super().__init__(models, tokenizer, greedy=greedy, **options)
 
     def log_weights(
         self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
@@ -140,8 +122,7 @@ class QSFTPolicy(CachedPolicy):
         """What the two models say of each token of a transcript.
 
         Args:
-            transcript: its segments with whether each is an action, its text, or its token ids. The
-                tokens of segments are those of training; a text is cut as `act` says.
+            transcript: segments or a text, as of `act`.
 
         Returns:
             One row a token: ``token``; ``is_action`` where the segments say it; ``pi``, ``p`` and
@@ -151,8 +132,7 @@ class QSFTPolicy(CachedPolicy):
         Raises:
             ValueError: there is no q_model or no token, or the tokenizer does not know the text.
         """
-        kind, _ = self._form(transcript)
-        [row] = self._read([transcript])
+        row = self._read(transcript)
         sequence = row.ids
         if len(sequence) == len(self._start):
             raise ValueError("The transcript is empty: there is no token to say anything of.")
@@ -166,7 +146,7 @@ class QSFTPolicy(CachedPolicy):
             "p": taken_log_p.exp().tolist(),
             "ratio": (taken_log_p - taken_log_pi).exp().tolist(),
         }
-        if kind == "segments":
+        if not isinstance(self._form(transcript), str):
             sizes = map(len, self._reader.read(row.segments))
             whose = zip(row.segments, sizes, strict=True)
             is_action = [is_action for (_, is_action), size in whose for _ in range(size)]
@@ -180,19 +160,17 @@ class QSFTPolicy(CachedPolicy):
         """What the policy thinks of whole actions after a history.
 
         Args:
-            history: the transcript so far: segments, a text or token ids, see `values`.
+            history: the transcript so far: segments or a text, as of `act`.
             actions: texts, each with the stop text at its end, and nowhere else (but for those of a
                 constraint).
 
         Returns:
             One row an action, in the order given: ``action``; ``log_pi`` and ``log_pi_hat``, sums
             over its tokens, before special tokens or a constraint rule any out; ``p`` of its last
-            token, and ``Q`` = p / pi there, clamped to [0, 1]: the value of the whole action, since
-            nothing is left to choose after it.
+            token, and ``Q`` = p / pi there, clamped to [0, 1]: the value of the whole action.
 
         Raises:
-            ValueError: no actions, one that is not whole, no q_model, or a text that the tokenizer
-                does not know.
+            ValueError: no actions, one that is not whole, no q_model, or an unknown text.
             FloatingPointError: the models' logits are not numbers.
         """
         if isinstance(actions, str):
@@ -200,14 +178,12 @@ class QSFTPolicy(CachedPolicy):
         actions = list(actions)
         if not actions or "" in actions:
             raise ValueError("candidates needs at least one action, and none of them empty.")
-        [row] = self._read([history])
-        prefix = row.ids
+        prefix = self._read(history).ids
         action_ids = self._reader.read([(text, True) for text in actions])
         for text, ids in zip(actions, action_ids, strict=True):
             if not self._is_whole(text, ids):
                 raise ValueError(
-                    f"{text!r} is no whole action: it must end with the stop text {self.stop!r}, "
-                    "and have it nowhere else."
+                    f"{text!r} is no whole action: the stop text {self.stop!r} is its end alone."
                 )
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
@@ -257,8 +233,7 @@ class QSFTPolicy(CachedPolicy):
 
         ``folder/behavior`` and ``folder/q_model`` are plain transformers models in safetensors,
         each with the tokenizer; adapters of peft are merged into them. A constraint is not saved.
-        An older policy there is replaced when the new one is complete, and is as it was after any
-        error. Other files in its folder stay.
+        An older policy there stays until all of the new one is written. Other files stay.
 
         Raises:
             FileExistsError: the folder holds something, but no policy.
@@ -267,9 +242,9 @@ class QSFTPolicy(CachedPolicy):
         folder = Path(folder).resolve()
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"{folder} is no folder: name another.")
-        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        # Whoever was killed at the very end has left no settings, but the rest.
-        if there and SETTINGS not in there and not any(name.startswith(ASIDE) for name in there):
+        # What killed processes were writing begins with a dot; they may have left the models alone.
+        there = {path.name for path in folder.glob("[!.]*")}
+        if there and there.isdisjoint([SETTINGS, *MODELS]):
             raise FileExistsError(f"{folder} holds something that is not a policy: name another.")
         models = {"behavior": self.behavior, "q_model": self.q_model}
         merged = {
@@ -277,23 +252,16 @@ class QSFTPolicy(CachedPolicy):
         }
         settings = {name: getattr(self, name) for name in SAVED}
         text = json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n"
-        is_new = not folder.exists()
-        # Within the folder, which may be a mounted one: renaming is then still at once.
-        aside = folder / f"{ASIDE}{os.getpid()}"
-        try:
+        with ExitStack() as complete:
             for name, model in merged.items():
-                model.save_pretrained(aside / "new" / name)
-                self.tokenizer.save_pretrained(aside / "new" / name)
-            (aside / "new" / SETTINGS).write_text(text, encoding="utf-8")
-            _exchange(folder, aside / "new", aside / "old", [*MODELS, SETTINGS])
-        except BaseException:
-            shutil.rmtree(aside / "new", ignore_errors=True)
-            for left in (aside / "old", aside, *([folder] if is_new else [])):
-                with contextlib.suppress(OSError):  # not there, or not empty: nothing is lost
-                    left.rmdir()
-            raise
-        for left in folder.glob(f"{ASIDE}*"):  # of this call, and of killed ones
-            shutil.rmtree(left, ignore_errors=True)
+                new = complete.enter_context(replace_folder(folder / name))
+                model.save_pretrained(new)
+                self.tokenizer.save_pretrained(new)
+            # Without its settings a folder is no policy, and so nobody loads half of a new one.
+            (folder / SETTINGS).unlink(missing_ok=True)
+        if self.q_model is None:
+            shutil.rmtree(folder / "q_model", ignore_errors=True)
+        replace_file(folder / SETTINGS, text.encode())
 
     @classmethod
     def from_pretrained(
@@ -302,7 +270,7 @@ class QSFTPolicy(CachedPolicy):
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        constraint: Constraint | None = None,
+        constraint: ActionList | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> QSFTPolicy:
@@ -312,16 +280,13 @@ class QSFTPolicy(CachedPolicy):
             folder: where it was written.
             device: of the models and of all that play needs; None for the CPU.
             dtype: of the models' weights; None for float32.
-            constraint: what an action may be.
-            seed: of the samples.
-            settings: arguments of this class in place of the saved ones: beta, score, greedy,
-                temperature, relative_support, dummy, stop, max_new_tokens, chat_template.
+            constraint, seed: as of this class.
+            settings: its other arguments, in place of those that were saved.
 
         Raises:
             FileNotFoundError: the folder holds no policy.
             TypeError: a setting that there is none of.
-            ValueError: a damaged file, or settings that are not a policy's; the message names the
-                file.
+            ValueError: naming the file: it is damaged, or its settings are not a policy's.
         """
         folder = Path(folder)
         path = folder / SETTINGS
@@ -369,32 +334,9 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     if difference > tolerance * expected.norm():
         raise ValueError(
             f"The adapters of {type(model).__name__}, merged into its weights, make another model "
-            "of it (one of an embedding that is tied to the head does, and one that is disabled): "
-            "merge them before, or save the model by itself."
+            "of it, as where an embedding is tied to the head: save the model by itself."
         )
     return merged
-
-
-def _exchange(folder: Path, new: Path, old: Path, names: Sequence[str]) -> None:
-    """Move what has these names from ``folder`` to ``old``, and from ``new`` to ``folder``.
-
-    The last one is the first to go and the last to come: a folder that has it is complete. An error
-    moves all of it back.
-    """
-    old.mkdir(parents=True)
-    steps = [(folder / name, old / name) for name in reversed(names)]
-    steps += [(new / name, folder / name) for name in names]
-    begun = []
-    try:
-        for source, target in steps:
-            if source.exists():
-                begun.append((source, target))
-                os.rename(source, target)
-    except BaseException:
-        for source, target in reversed(begun):
-            if not source.exists():
-                os.rename(target, source)
-        raise
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -419,14 +361,13 @@ def load_or_name(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
 
 
 def _is_damaged(file: Path) -> bool:
-    readers: dict[str, Callable[[Path], Any]] = {
-        ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
-        ".safetensors": lambda path: safetensors.safe_open(path, framework="pt"),
-    }
-    if file.name == "tokenizer.json":
-        readers[".json"] = lambda path: tokenizers.Tokenizer.from_file(str(path))
     try:
-        readers.get(file.suffix, lambda path: None)(file)
-    except Exception:
+        if file.name == "tokenizer.json":
+            tokenizers.Tokenizer.from_file(str(file))
+        elif file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".safetensors":
+            safetensors.safe_open(file, framework="pt")
+    except Exception:  # each library raises its own
         return True
     return False

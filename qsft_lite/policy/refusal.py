@@ -21,8 +21,7 @@ class Refusal:
 
     Args:
         refused: of each row, the token ids of whole actions; none begins with another.
-        log_w: of rows and prefixes in them, log w (N, V) of their next tokens, float32. Asked once
-            for all prefixes of one length.
+        log_w: of rows and prefixes in them, log w (N, V) of their next tokens, float32.
         vocabulary: V.
         device: of what ``log_w`` returns.
     """

@@ -16,14 +16,8 @@ class Stops:
     """The stop texts of actions, and what they mean for each token of the vocabulary (V).
 
     An action ends with the first token after which its text ends with a stop text. A token that
-    would put a stop text into the middle of an action is never written.
-
-    Args:
-        tokenizer: the policy's.
-        stop: one text or several; the text of the tokenizer's eos token means this token.
-        max_new_tokens: the longest action.
-        device: of the masks.
-        chat_template: see transcripts.Reader; then the text of any special token means this token.
+    would put a stop text into the middle of an action is never written. The text of the tokenizer's
+    eos token means this token, as that of any special token does with a chat template.
 
     Attributes:
         texts: the stop texts.

@@ -15,14 +15,13 @@ from qsft_lite.results.record import (
     name_of,
     write_result,
 )
-from qsft_lite.results.run import Run, peak_memory_mib, start, usable_cpus
+from qsft_lite.results.run import peak_memory_mib, start, usable_cpus
 from qsft_lite.results.tables import format_cell, markdown_table
 
 __all__ = [
     "KEYS",
     "PROFILES",
     "RESULT_PROFILES",
-    "Run",
     "badge",
     "format_cell",
     "load_result",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,7 @@ def interval(row: dict[str, Any]) -> tuple[float, float]:
     Student's t of n - 1 degrees of freedom and the standard deviation s over the seeds; where s is
     0, the mean alone. A run of the committed seed on another machine is closer to the committed
     number than another seed's would be, so for it this is on the safe side.
-
-    Raises:
-        ValueError: the spread has one seed only.
     """
-    if row["seeds"] < 2:
-        raise ValueError("a spread needs at least two seeds")
     t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, row["seeds"] - 1)
     reach = t * row["deviation"] * math.sqrt(1 + 1 / row["seeds"])
     return row["mean"] - reach, row["mean"] + reach
@@ -49,12 +45,9 @@ def compare(folder: Path, data: Path | None = None) -> int:
     ``interval`` of its spread. A number that all seeds agree on has to be the same. Where there is
     no spread yet, another number is told and not judged.
 
-    Args:
-        folder: results of a run, such as build/laptop/results.
-        data: the folder with the committed ``results`` and ``spread``, by default the checkout's.
-
-    Returns:
-        1 where a number differs, or there was nothing to compare; else 0.
+    `folder` holds the results of a run, such as build/laptop/results, and `data` the committed
+    ``results`` and ``spread``, by default the checkout's. The status is 1 where a number differs,
+    or there was nothing to compare; else 0.
     """
     data = project_root() / "data" if data is None else data
     found = load_results(folder)
@@ -65,37 +58,33 @@ def compare(folder: Path, data: Path | None = None) -> int:
         if why := _no_comparison(result, committed):
             print(f"{result['name']}: cannot be compared: {why}")
             continue
+        spread = _committed_spread(data, committed)
+        here, there = result["headline"], committed["headline"]
+        judged = {name: judge(name, here, there, spread) for name in {**there, **here}}
+        kinds = Counter(kind for kind, _ in judged.values())
         compared += 1
-        judged = [
-            (name, *judge(name, result["headline"], committed["headline"], spread))
-            for spread in [_committed_spread(data, committed)]
-            for name in {**committed["headline"], **result["headline"]}
-        ]
-        counts = {kind: sum(k == kind for _, k, _ in judged) for kind in ("same", "within", "?")}
-        unknown += counts["?"]
-        if any(kind == "different" for _, kind, _ in judged):
+        unknown += kinds["?"]
+        if kinds["different"]:
             different.append(result["name"])
             print(f"{result['name']}: DIFFERENT")
         else:
-            told = [f"{counts['same']} the same", f"{counts['within']} within the spread"]
-            told += [f"{counts['?']} without a spread yet"] if counts["?"] else []
-            print(f"{result['name']}: as expected on this machine ({', '.join(told)})")
-        for name, kind, why in judged:
+            told = f"{kinds['same']} the same, {kinds['within']} within the spread"
+            told += f", {kinds['?']} without a spread yet" if kinds["?"] else ""
+            print(f"{result['name']}: as expected on this machine ({told})")
+        for name, (kind, why) in judged.items():
             if kind in ("different", "?"):
                 print(f"  {name}: {why}")
         if result["data_hash"] != committed["data_hash"]:
             print("  its data are others (data_hash)")
     if not compared:
         print(f"{folder}: nothing to compare ({len(found)} results): run the notebooks first")
-        return 1
-    if different:
+    elif different:
         print(f"Other than expected: {', '.join(different)}.")
-        return 1
-    if unknown:
+    elif unknown:
         print(f"Nothing differs from what is known; without a spread, not judged: {unknown}.")
     else:
         print("As expected on this machine.")
-    return 0
+    return int(not compared or bool(different))
 
 
 def _no_comparison(result: dict[str, Any], committed: dict[str, Any] | None) -> str | None:
@@ -104,16 +93,9 @@ def _no_comparison(result: dict[str, Any], committed: dict[str, Any] | None) -> 
         return f"nothing is committed at the profile {result['profile']}"
     for key in ("seed", "settings"):
         if result[key] != committed[key]:
-            return f"{key} {_short(result[key])} here, {_short(committed[key])} committed"
+            return f"{key} {result[key]!s:.200} here, {committed[key]!s:.200} committed"
     here, there = (_parameters(r["command"]) for r in (result, committed))
-    if here != there:
-        return f"parameters {here} here, {there} committed"
-    return None
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 200 else f"{text[:200]}..."
+    return None if here == there else f"parameters {here} here, {there} committed"
 
 
 def _parameters(command: str) -> dict[str, str]:

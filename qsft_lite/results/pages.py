@@ -35,10 +35,8 @@ def update(pages: Iterable[Path], root: Path, *, check: bool = False) -> int:
     """Render the marked tables of pages from ``root/data/results``, and write what has changed.
 
     With ``check`` nothing is written; what differs is printed. Returns the exit status: 1 where
-    something differs then, else 0.
-
-    Raises:
-        OSError, ValueError: a page that cannot be read or rendered; the error names it.
+    something differs then, else 0. Raises OSError or ValueError, naming the page, for one that
+    cannot be read or rendered.
     """
     status = 0
     for page in pages:
@@ -62,24 +60,17 @@ def update(pages: Iterable[Path], root: Path, *, check: bool = False) -> int:
 def render(text: str, root: Path, folder: Path | None = None) -> str:
     """``text`` with every marked table rendered anew from ``root/data/results``.
 
-    Args:
-        text: of a Markdown page.
-        root: the project's folder.
-        folder: the page's folder, from which its links count; by default ``root``.
-
-    Raises:
-        ValueError: an unknown table name, or a marker without its partner.
+    Links count from ``folder``, the page's, by default ``root``. Raises ValueError for an unknown
+    table name, or a marker without its partner.
     """
-    blocks = _TABLE.findall(text)
-    if any(_MARKER.search(body) for _, body in blocks) or (
-        len(_MARKER.findall(text)) != 2 * len(blocks)
-    ):
+    bodies = [body for _, body in _TABLE.findall(text)]
+    if any(map(_MARKER.search, bodies)) or len(_MARKER.findall(text)) != 2 * len(bodies):
         raise ValueError("each <!-- table:NAME --> line needs one <!-- /table --> line after it")
     results = load_results(root / "data" / "results")
 
     def block(match: re.Match[str]) -> str:
         if match[1] == "notebooks":
-            body = _notebook_map(root, root if folder is None else folder, results)
+            body = _notebook_map(root, folder or root, results)
         else:
             body = _named_table(match[1], results)
         return f"<!-- table:{match[1]} -->\n{body}\n<!-- /table -->"
@@ -88,7 +79,7 @@ def render(text: str, root: Path, folder: Path | None = None) -> str:
 
 
 def _named_table(name: str, results: list[dict[str, Any]]) -> str:
-    shown = [result for result in results if result["profile"] in ("laptop", "record")]
+    shown = [result for result in results if result["profile"] in ("laptop", "record", "gpu")]
     found = [result for result in shown if name in result["tables"]]
     if len(found) != 1:
         known = sorted({table for result in shown for table in result["tables"]})

@@ -21,7 +21,7 @@ def provenance() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("numpy", "scipy", "torch", "qsft-lite")},
+            **{name: version(name) for name in ("numpy", "scipy", "torch", "qsft-lite")},
         },
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -39,11 +39,12 @@ def repository() -> str:
     return dict(url.split(", ", 1) for url in urls)["Repository"]
 
 
-def _version(name: str) -> str:
+def version(name: str) -> str:
+    """A package's version, "missing" where there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return "missing"
 
 
 def _commit() -> tuple[str, bool]:

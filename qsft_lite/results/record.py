@@ -48,7 +48,7 @@ def write_result(directory: Path, result: dict[str, Any]) -> Path:
         TypeError: a value has no place in JSON; the error names its key.
     """
     result = _plain(result, "")
-    path = Path(directory) / f"{result.get('name')}.{result.get('profile')}.json"
+    path = Path(directory) / name_of(result)
     _validate(result, path)
     replace_file(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     return path
@@ -83,7 +83,7 @@ def _validate(result: Any, path: Path) -> None:
             raise ValueError(f"{path}: key {key!r} has the wrong type: {result[key]!r}")
     if result["profile"] not in RESULT_PROFILES:
         raise ValueError(f"{path}: profile {result['profile']!r} is not one of {RESULT_PROFILES}")
-    if path.name != f"{result['name']}.{result['profile']}.json":
+    if path.name != name_of(result):
         raise ValueError(f"{path}: holds {result['name']} at profile {result['profile']}")
     for name, value in result["headline"].items():
         if not isinstance(value, (int, float)) and set(value or ()) != {"mean", "low", "high"}:
@@ -111,4 +111,4 @@ def _plain(value: Any, key: str) -> Any:
 
 def name_of(result: dict[str, Any]) -> str:
     """The file name of a result."""
-    return f"{result['name']}.{result['profile']}.json"
+    return f"{result.get('name')}.{result.get('profile')}.json"

@@ -84,9 +84,7 @@ class Run:
             raw: the scores that the headline was computed from.
             data_hash: hash of the data the numbers depend on.
 
-        Raises:
-            ValueError: a number is NaN or infinite; the error names its key.
-            TypeError: a value has no place in JSON; the error names its key.
+        Raises ValueError or TypeError, naming the key, as ``write_result``.
         """
         result = {
             "name": self.name,
@@ -190,9 +188,8 @@ def peak_memory_mib() -> float:
 
 
 def _threads(chosen: int | None) -> int:
-    wanted = os.environ.get("QSFT_THREADS") or (None if chosen is None else str(chosen))
-    if wanted is None:
-        return min(usable_cpus(), 4)
+    default = min(usable_cpus(), 4) if chosen is None else chosen
+    wanted = os.environ.get("QSFT_THREADS") or str(default)
     if not wanted.isdecimal() or int(wanted) == 0:
         raise ValueError(f"threads (or QSFT_THREADS) must be a whole number above 0: {wanted!r}")
     return int(wanted)

@@ -116,7 +116,7 @@ def as_text(cost: dict[str, Any], device: str) -> str:
     """An estimate in words."""
     lines = [
         f"{row['method']}: {row['steps']:,} steps, {row['tokens']:,} tokens a seed, "
-        f"{row['seconds a step'] * 1000:.0f} ms a step, {row['hours']:.2f} h"
+        f"{row['seconds a step'] * 1000:.0f} ms a step, {_time(row['hours'])}"
         for row in cost["rows"]
     ]
     return "\n".join(
@@ -124,7 +124,14 @@ def as_text(cost: dict[str, Any], device: str) -> str:
             f"An estimate, on {device}, of a network of {cost['weights']:,} weights, "
             "by a few steps and games (all seeds together):",
             *lines,
-            f"play: at most {cost['hours of play']:.2f} h (an untrained policy's games are long)",
-            f"in all about {cost['hours']:.2f} h and {cost['memory_mib']:,.0f} MiB",
+            f"play: at most {_time(cost['hours of play'])} (an untrained policy's games are long)",
+            f"in all about {_time(cost['hours'])} and {cost['memory_mib']:,.0f} MiB",
         ]
     )
+
+
+def _time(hours: float) -> str:
+    """As "2.5 h", "12 min" or "40 s"."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 30 else f"{3600 * hours:.0f} s"

@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -32,18 +33,17 @@ from accelerate import PartialState
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.baselines.choosing import Grid
+from qsft_lite.envs import TASKS
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.files import replace_file
 from qsft_lite.results import markdown_table, project_root, provenance, start
 from qsft_lite.study.progress import callbacks_of
 from qsft_lite.study.rows import ABLATION, CLONING, ROWS, Row
 from qsft_lite.study.settings import Settings, changed
-from qsft_lite.study.tables import measures, on_a_line, table, units_of
+from qsft_lite.study.tables import UNITS, measures, on_a_line, table
 from qsft_lite.study.task import Task
 
 __all__ = ["TASKS", "Study", "run"]
-
-TASKS = ("gridworld", "wordle", "endgames", "chess", "twenty_questions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Study:
         """A study, with everything checked before anything is done.
 
         Args:
-            task: one of TASKS.
+            task: one of envs.TASKS.
             profile: "smoke", "laptop", "record" or "gpu".
             methods: keys of rows beside cloning, which is always there; all of them if None.
             seeds: which ones; the first ones, as many as the settings say, if None.
@@ -129,13 +129,14 @@ class Study:
 def module_of(task: str) -> Any:
     """The study module of a task: its PROFILES, TASK and, if its own, ROWS."""
     _check(task, TASKS, "task")
-    return importlib.import_module(f"qsft_lite.tasks.{task}.study")
+    return importlib.import_module(f"{TASKS[task][0]}.study")
 
 
-def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
+def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, Any]:
     """All rows with all seeds, from wherever the last call got to; returns the result, recorded.
 
-    Under torchrun all processes train, and the first one does all else. quiet: print no lines.
+    Under torchrun all processes train, and the first one does all else. quiet: print no
+    lines. record: write the result, where all seeds of the profile were run.
 
     Returns:
         "headline", "tables" (with "<name>" and perhaps "<name>_measured") and "raw".
@@ -148,6 +149,7 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
         study.name,
         profile=study.profile,
         seed=0,
+        threads=study.settings.threads or None,
         settings={
             name: dataclasses.asdict(study.settings if name == study.profile else settings)
             for name, settings in module_of(study.task).PROFILES.items()
@@ -166,7 +168,7 @@ def run(study: Study, *, quiet: bool = False) -> dict[str, Any]:
     for rows in result["tables"].values():
         say(markdown_table(rows))
     say({name: level for name, level in result["headline"].items() if isinstance(level, float)})
-    if len(study.seeds) == study.settings.seeds or study.profile == "smoke":
+    if record and (len(study.seeds) == study.settings.seeds or study.profile == "smoke"):
         hashes = " ".join(seed[CLONING.title]["hash"] for seed in found)
         recorder.record(**result, data_hash=hashes)
     return result
@@ -176,7 +178,7 @@ def result_of(study: Study, task: Task, found: list[dict[str, Any]]) -> dict[str
     """Headline, tables and raw scores, from what all rows of each seed scored."""
     data_mean = float(np.mean([seed[CLONING.title]["data"] for seed in found]))
     levels, raw = task.levels(), task.raw()
-    shown = table(found, task.lowest, data_mean, levels[task.best], units_of(raw))
+    shown = table(found, task.lowest, data_mean, levels[task.best], raw.get(UNITS))
     tables = {study.name: shown, f"{study.name}_measured": measures(found)}
     scores = {row["method"]: row["score"] for row in shown}
     return {
@@ -232,7 +234,7 @@ def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
         trained.save_pretrained(finished)
         replace_file(folder / "trained.json", json.dumps(trained_as).encode())
         shutil.rmtree(training, ignore_errors=True)
-    PartialState().wait_for_everyone()
+    PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
     return trained
 
 
@@ -294,7 +296,7 @@ def check_settings(study: Study) -> None:
 
 def is_first() -> bool:
     """Whether this is the process that writes; the only one without torchrun."""
-    return PartialState().is_main_process
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _say(*words: Any) -> None:

@@ -20,7 +20,7 @@ from qsft_lite.results import load_result, provenance, write_result
 
 __all__ = ["edges_of", "interval", "measures", "retable", "score_rows", "table"]
 
-UNITS = ("positions", "starts")  # in a record's raw part: what each test game starts from
+UNITS = "positions"  # in a record's raw part: what each test game starts from
 
 
 def table(
@@ -182,7 +182,7 @@ def on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
             score: {
                 **one,
                 "grid": json.dumps(one["grid"]),
-                "returns": " ".join(f"{value:.0f}" for value in one["returns"]),
+                "returns": " ".join(f"{value:.10g}" for value in one["returns"]),
                 "seconds": row["seconds"],
                 "commit": row["commit"],
             }
@@ -205,11 +205,6 @@ def _from_lines(seed: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def units_of(raw: dict[str, Any]) -> list[Any] | None:
-    """What each test game was about, where a record says so."""
-    return next((raw[name] for name in UNITS if name in raw), None)
-
-
 def retable(path: Path) -> None:
     """Compute the scores, differences and edges of a recorded result's table anew, in its file.
 
@@ -217,7 +212,7 @@ def retable(path: Path) -> None:
     """
     result = load_result(path)
     found = [_from_lines(seed) for seed in result["raw"]["seeds"]]
-    rows = score_rows(found, units_of(result["raw"]))
+    rows = score_rows(found, result["raw"].get(UNITS))
     old = {row["method"]: row for row in result["tables"][result["name"]]}
     result["tables"][result["name"]] = [
         {

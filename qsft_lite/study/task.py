@@ -41,13 +41,11 @@ class Task:
     """A task's subclass says what is its own, see docs/tasks.md.
 
     It sets env, tokenizer and acts (options of every policy), and has the methods of the first
-    half. lowest: the score that is normalised to 0; best: the reference player whose score is 100;
-    units: the name, in a record's raw part, of what each test game starts from.
+    half. lowest: the score that is normalised to 0; best: the reference player whose score is 100.
     """
 
     lowest: ClassVar[float]
     best: ClassVar[str]
-    units: ClassVar[str] = "starts"
 
     env: Any
     tokenizer: PreTrainedTokenizerBase
@@ -90,7 +88,7 @@ class Task:
         """What to record beside the scores, such as the words of the game."""
         return {}
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Show the task's explorer of a policy, in a notebook."""
         raise NotImplementedError
 

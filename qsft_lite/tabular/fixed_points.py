@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -49,17 +50,12 @@ class TabularMDP:
             raise ValueError(f"R must have shape (S, A) = {P.shape[:2]}, got {R.shape}")
         if not 0 <= self.gamma < 1:
             raise ValueError(f"gamma must be in [0, 1), got {self.gamma}")
-        if self.initial is None:
-            initial = np.full(len(R), 1 / len(R))
-        else:
-            initial = np.asarray(self.initial, dtype=np.float64)
-        object.__setattr__(self, "P", P)
-        object.__setattr__(self, "R", R)
-        object.__setattr__(self, "gamma", float(self.gamma))
-        object.__setattr__(self, "initial", initial)
-        _check_transitions(P)
+        uniform = np.full(len(R), 1 / len(R))
+        initial = np.asarray(uniform if self.initial is None else self.initial, dtype=np.float64)
+        for name, value in (("P", P), ("R", R), ("gamma", float(self.gamma)), ("initial", initial)):
+            object.__setattr__(self, name, value)
+        _check_numbers(P, R)
         _check_distribution(initial, (len(R),), "initial")
-        _check_rewards(R)
         if self.check_returns:
             _check_returns(self)
 
@@ -191,7 +187,6 @@ def q_sft(
         raise ValueError(f"support must be a probability in [0, 1], got {support}")
     if leftover == "uniform" and mdp.n_actions < 2:
         raise ValueError("leftover='uniform' needs at least two actions to spread over")
-
     allowed = supported_actions(behavior, support if backup == "support" else 0.0)
 
     def sweep(target: np.ndarray) -> np.ndarray:
@@ -311,9 +306,7 @@ def extract_policy(behavior: np.ndarray, score: np.ndarray, beta: float) -> np.n
     if not np.isfinite(beta):
         raise ValueError(f"beta must be finite, got {beta}")
     played = behavior > 0
-    wrong = np.argwhere(played & ~np.isfinite(score))
-    if len(wrong):
-        at = tuple(int(i) for i in wrong[0])
+    for at in _places(played & ~np.isfinite(score)):
         raise ValueError(f"score at (state, action) {at} is {score[at]}, must be finite")
     exponent = np.where(played, beta * np.where(played, score, 0), -np.inf)
     weight = behavior * np.exp(exponent - exponent.max(axis=-1, keepdims=True))
@@ -333,15 +326,12 @@ def _check_distribution(array: np.ndarray, shape: tuple[int, ...], name: str) ->
     """Raise unless `array` has `shape` and its last axis sums to 1 without negative entries."""
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    wrong = np.argwhere(~(array >= 0))
-    if len(wrong):
-        at = tuple(int(i) for i in wrong[0])
+    for at in _places(~(array >= 0)):
         raise ValueError(f"{name} has {array[at]} at index {at}, must be a probability")
-    totals = np.atleast_1d(array.sum(axis=-1))
-    wrong = np.flatnonzero(np.abs(totals - 1) > 1e-8)
-    if len(wrong):
-        row = "" if array.ndim == 1 else f" in state {wrong[0]}"
-        raise ValueError(f"{name} must sum to 1{row}, got {totals[wrong[0]]}")
+    totals = array.sum(axis=-1)
+    for at in _places(np.abs(totals - 1) > 1e-8):
+        row = f" in state {at[0]}" if at else ""
+        raise ValueError(f"{name} must sum to 1{row}, got {totals[at]}")
 
 
 def check_policy(mdp: TabularMDP, policy: np.ndarray, name: str) -> np.ndarray:
@@ -351,29 +341,25 @@ def check_policy(mdp: TabularMDP, policy: np.ndarray, name: str) -> np.ndarray:
     return policy
 
 
-def _check_transitions(P: np.ndarray) -> None:
-    wrong = np.argwhere(~(P >= 0)) if not P.min() >= 0 else []
-    if len(wrong):
-        state, action, successor = (int(i) for i in wrong[0])
+def _check_numbers(P: np.ndarray, R: np.ndarray) -> None:
+    for state, action, successor in _places(~(P >= 0)):
         raise ValueError(
             f"P[{state}, {action}, {successor}] = {P[state, action, successor]}: the probability "
             f"of going from state {state} by action {action} to state {successor} is no probability"
         )
     totals = P.sum(axis=2)
-    wrong = np.argwhere(~(totals <= 1 + 1e-9))
-    if len(wrong):
-        state, action = (int(i) for i in wrong[0])
+    for state, action in _places(~(totals <= 1 + 1e-9)):
         raise ValueError(
             f"P[{state}, {action}] sums to {totals[state, action]}: the transitions of state "
             f"{state}, action {action} may sum to at most 1"
         )
-
-
-def _check_rewards(R: np.ndarray) -> None:
-    wrong = np.argwhere(~np.isfinite(R))
-    if len(wrong):
-        state, action = (int(i) for i in wrong[0])
+    for state, action in _places(~np.isfinite(R)):
         raise ValueError(f"R at state {state}, action {action} is {R[state, action]}")
+
+
+def _places(wrong: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """Indices of the true entries of a bool array: who raises at one has named the first."""
+    return (tuple(int(i) for i in index) for index in np.argwhere(wrong))
 
 
 def _check_returns(mdp: TabularMDP) -> None:
@@ -381,19 +367,14 @@ def _check_returns(mdp: TabularMDP) -> None:
     if mdp.R.min() >= 0 and mdp.R.max() <= 1 - mdp.gamma:
         return
     tolerance = 1e-9
-    highest = value_iteration(mdp, tolerance)
-    if highest.max() > 1 + tolerance:
-        state, action = np.unravel_index(highest.argmax(), highest.shape)
-        raise ValueError(
-            f"rewards can total {highest.max():.6g} from state {state}, action {action}: returns "
-            f"must stay in [0, 1]. Divide R by {highest.max():.6g}, or lower gamma"
-        )
-    if mdp.R.min() < 0:
-        negated = TabularMDP(mdp.P, -mdp.R, mdp.gamma, check_returns=False)
-        lowest = -value_iteration(negated, tolerance)
-        if lowest.min() < -tolerance:
-            state, action = np.unravel_index(lowest.argmin(), lowest.shape)
+    for sign, bound in ((1, 1), (-1, 0)):  # the highest returns, and the lowest
+        signed = replace(mdp, R=sign * mdp.R, check_returns=False)
+        extreme = value_iteration(signed, tolerance)
+        if extreme.max() > sign * bound + tolerance:
+            state, action = np.unravel_index(extreme.argmax(), extreme.shape)
+            total = f"{sign * extreme.max():.6g}"
+            remedy = f"Divide R by {total}, or lower gamma" if sign > 0 else "Shift or rescale R"
             raise ValueError(
-                f"rewards can total {lowest.min():.6g} from state {state}, action {action}: "
-                "returns must stay in [0, 1]. Shift or rescale R"
+                f"rewards can total {total} from state {state}, action {action}: returns must stay "
+                f"in [0, 1]. {remedy}"
             )

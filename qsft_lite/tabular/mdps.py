@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,9 +50,7 @@ class Maze:
     @property
     def starts(self) -> np.ndarray:
         """States of the "S" cells, in reading order."""
-        return np.array(
-            [self.state_at(r, c) for r, c in self.cells if self.layout[r][c] == "S"], dtype=int
-        )
+        return np.flatnonzero([self.layout[row][column] == "S" for row, column in self.cells])
 
 
 def gridworld(
@@ -65,11 +63,8 @@ def gridworld(
     rectangle or has an unknown letter, and when there is no start or no goal.
     """
     _check_layout(layout)
-    if not 0 <= slip <= 1:
-        raise ValueError(f"slip must be a probability in [0, 1], got {slip}")
-    cells = tuple(
-        (r, c) for r, row in enumerate(layout) for c, letter in enumerate(row) if letter in ".S"
-    )
+    letters = {(r, c): letter for r, row in enumerate(layout) for c, letter in enumerate(row)}
+    cells = tuple(cell for cell, letter in letters.items() if letter in ".S")
     index = {cell: state for state, cell in enumerate(cells)}
     P = np.zeros((len(cells), len(ACTION_STEPS), len(cells)))
     R = np.zeros(P.shape[:2])
@@ -78,15 +73,15 @@ def gridworld(
             outcomes = ((action, 1 - slip), (action - 1, slip / 2), ((action + 1) % 4, slip / 2))
             for direction, probability in outcomes:
                 step = ACTION_STEPS[direction]
-                row_to, column_to = row + step[0], column + step[1]
-                letter = _letter(layout, row_to, column_to)
+                cell_to = row + step[0], column + step[1]
+                letter = letters.get(cell_to, "#")
                 if letter == "G":
                     R[state, action] += probability
                 elif letter == "#":
                     P[state, action, state] += probability
                 elif letter != "T":
-                    P[state, action, index[row_to, column_to]] += probability
-    initial = np.array([layout[r][c] == "S" for r, c in cells], dtype=float)
+                    P[state, action, index[cell_to]] += probability
+    initial = np.array([letters[cell] == "S" for cell in cells], dtype=float)
     return Maze(TabularMDP(P, R, gamma, initial / initial.sum()), tuple(layout), cells)
 
 
@@ -98,10 +93,8 @@ def stitching_maze(*, gamma: float = 0.95) -> Maze:
     reaches the goal. Cloning leaves the corridor at every pit with the pieces that did.
     """
     maze = gridworld(STITCHING, gamma=gamma)
-    initial = np.zeros(maze.mdp.n_states)
-    initial[maze.starts[0]] = 1
-    mdp = TabularMDP(maze.mdp.P, maze.mdp.R, gamma, initial)
-    return Maze(mdp, maze.layout, maze.cells)
+    initial = np.eye(maze.mdp.n_states)[maze.starts[0]]
+    return replace(maze, mdp=replace(maze.mdp, initial=initial))
 
 
 def stitching_paths(maze: Maze) -> list[list[tuple[int, int]]]:
@@ -124,23 +117,16 @@ def chain(length: int = 5, *, gamma: float = 0.9) -> TabularMDP:
     """States in a row, the goal (reward 1) behind the last; actions: 0 back, 1 forward."""
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    P = np.zeros((length, 2, length))
+    P = np.stack([np.eye(length, k=-1), np.eye(length, k=1)], axis=1)
+    P[0, 0, 0] = 1  # there is nothing behind the first
     R = np.zeros((length, 2))
-    for state in range(length):
-        P[state, 0, max(state - 1, 0)] = 1
-        if state + 1 < length:
-            P[state, 1, state + 1] = 1
     R[length - 1, 1] = 1
-    initial = np.eye(length)[0]
-    return TabularMDP(P, R, gamma, initial)
+    return TabularMDP(P, R, gamma, initial=np.eye(length)[0])
 
 
 def bandit(values: np.ndarray) -> TabularMDP:
     """One state, one step: `values` (A,) are the expected rewards, and so Q*."""
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"values must have shape (A,), got {values.shape}")
-    return TabularMDP(np.zeros((1, len(values), 1)), values[None], 0.0)
+    return TabularMDP(np.zeros((1, len(values), 1)), np.asarray(values)[None], 0.0)
 
 
 def random_mdp(
@@ -170,11 +156,6 @@ def random_policy(mdp: TabularMDP, *, concentration: float = 1.0, seed: int = 0)
     """(S, A) Dirichlet policy; a small concentration makes most actions rare."""
     rng = np.random.default_rng(seed)
     return rng.dirichlet(np.full(mdp.n_actions, concentration), size=mdp.n_states)
-
-
-def _letter(layout: tuple[str, ...], row: int, column: int) -> str:
-    inside = 0 <= row < len(layout) and 0 <= column < len(layout[0])
-    return layout[row][column] if inside else "#"
 
 
 def _check_layout(layout: tuple[str, ...]) -> None:

@@ -5,15 +5,11 @@ N is the number of recorded steps. Every method sees the data alone, never the t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qsft_lite.tabular import (
-    TabularMDP,
-    bellman_backup,
-    check_policy,
-)
+from qsft_lite.tabular import TabularMDP, bellman_backup, check_policy
 
 ENDED = -1
 
@@ -41,15 +37,8 @@ class OfflineData:
 
     def take(self, rows: np.ndarray) -> OfflineData:
         """The steps selected by a boolean or integer index, in their order."""
-        return OfflineData(
-            self.states[rows],
-            self.actions[rows],
-            self.rewards[rows],
-            self.next_states[rows],
-            self.episodes[rows],
-            self.n_states,
-            self.n_actions,
-        )
+        columns = ("states", "actions", "rewards", "next_states", "episodes")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
 def sample_trajectories(
@@ -81,24 +70,14 @@ def sample_trajectories(
         # A row of P may sum to less than 1; the draw beyond its last entry ends the episode.
         successor = _draw(mdp.P[state, action], rng)
         successor = np.where(successor < mdp.n_states, successor, ENDED)
-        columns.append((alive, state, action, mdp.R[state, action], successor))
+        columns.append((state, action, mdp.R[state, action], successor, alive))
         going = successor != ENDED
         alive, state = alive[going], successor[going]
         if not len(alive):
             break
-    episode, state, action, reward, successor = (
-        np.concatenate(c) for c in zip(*columns, strict=True)
-    )
-    order = np.argsort(episode, kind="stable")
-    return OfflineData(
-        state[order],
-        action[order],
-        reward[order],
-        successor[order],
-        episode[order],
-        mdp.n_states,
-        mdp.n_actions,
-    )
+    whole = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    order = np.argsort(whole[-1], kind="stable")  # by episode
+    return OfflineData(*(column[order] for column in whole), mdp.n_states, mdp.n_actions)
 
 
 def _draw(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -128,10 +107,8 @@ def record_paths(mdp: TabularMDP, paths: list[list[tuple[int, int]]]) -> Offline
                     f"{successor}, the path goes on in {following}"
                 )
             rows.append((state, action, mdp.R[state, action], successor, episode))
-    state, action, reward, successor, episode = (
-        np.array(column) for column in zip(*rows, strict=True)
-    )
-    return OfflineData(state, action, reward, successor, episode, mdp.n_states, mdp.n_actions)
+    columns = (np.array(column) for column in zip(*rows, strict=True))
+    return OfflineData(*columns, mdp.n_states, mdp.n_actions)
 
 
 def action_counts(data: OfflineData) -> np.ndarray:

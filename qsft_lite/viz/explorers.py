@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ipywidgets
+import matplotlib.pyplot as plt
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
@@ -35,17 +36,16 @@ def simplex_explorer(
 
     Raises ValueError for a start value that its control does not offer.
     """
-    for name, values in (("behavior", behavior), ("target", target)):
+    controls: dict[str, Any] = {}
+    for name, values, prefix, label, low in (
+        ("behavior", behavior, "pi", "π({}) ∝", 0.01),
+        ("target", target, "y", "y({})", 0),
+    ):
         if len(values) != 3:
             raise ValueError(f"{name} must have 3 entries, got {values}")
-    controls = {
-        f"pi_{action}": slider("behavior", f"π({action}) ∝", share, (0.01, 1), 0.01, ".2f")
-        for action, share in zip("abc", behavior, strict=True)
-    }
-    controls |= {
-        f"y_{action}": slider("target", f"y({action})", y, (0, 1), 0.01, ".2f")
-        for action, y in zip("abc", target, strict=True)
-    }
+        for action, value in zip("abc", values, strict=True):
+            control = slider(name, label.format(action), value, (low, 1), 0.01, ".2f")
+            controls[f"{prefix}_{action}"] = control
     controls["leftover"] = choice("leftover", "leftover", leftover, LEFTOVERS)
     for name in ("pi_c", "y_c"):
         link = (controls["leftover"], "value"), (controls[name], "disabled")
@@ -80,16 +80,11 @@ def step_through(
 ) -> None:
     """Show games turn by turn: `show_explorer` with a control for the game and one for the turn.
 
-    Args:
-        draw: a function of `game`, from 1 on, `turn`, and the values of the other controls.
-        controls: the others.
-        alt: what the picture shows, in words.
-        lengths: the last turn of each game, which stands for all later ones.
-        game, turn: shown at the start.
-        first: the first turn of every game.
+    `draw` is a function of the game, from 1 on, of its turn, and of the values of the other
+    `controls`. `lengths` has the last turn of each game, which stands for all later ones, and
+    `first` is the first turn of every game; `game` and `turn` are shown at the start.
 
-    Raises:
-        ValueError: no games, one without turns, or a start that no game has.
+    Raises ValueError for no games, one without turns, or a start that no game has.
     """
     if not lengths or min(lengths) < first:
         raise ValueError("there must be at least one game, each with a turn or more")
@@ -148,7 +143,7 @@ def _young_garbage_only() -> Iterator[None]:
 def _png(figure: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    with plots.styled():  # matplotlib makes tick labels only now
+    with plt.rc_context(plots.STYLE):  # matplotlib makes tick labels only now
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -186,10 +181,7 @@ def choice(
     options: Sequence[Any],
     control: type = ipywidgets.Dropdown,
 ) -> Any:
-    """A control for one of several options, each a value or (label, value).
-
-    Raises ValueError for a start value that is none of them.
-    """
+    """A control for one of several values or (label, value); ValueError for another start value."""
     offered = [option[1] if isinstance(option, tuple) else option for option in options]
     if value not in offered:
         raise ValueError(f"{name} must be one of {', '.join(map(str, offered))}, got {value!r}")

@@ -25,32 +25,26 @@ FORMS = {"dummy": "dummy (ours)", "uniform": "Eq. 3 (paper)"}  # what a leftover
 WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}
 
 
+# Readable at half size, no frame clutter.
+STYLE = {
+    "figure.dpi": 90,
+    "figure.constrained_layout.use": True,
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.labelsize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 2,
+    "lines.markersize": 7,
+    "legend.frameon": False,
+}
+
+
 def use_style() -> None:
-    """Set matplotlib's defaults for this project: readable at half size, no frame clutter."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "figure.constrained_layout.use": True,
-            "font.size": 12,
-            "axes.titlesize": 13,
-            "axes.labelsize": 12,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "lines.linewidth": 2,
-            "lines.markersize": 7,
-            "legend.frameon": False,
-        }
-    )
-
-
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """This project's defaults inside the block, and the caller's own again after it."""
-    with plt.rc_context():
-        use_style()
-        yield
+    """Set matplotlib's defaults for this project."""
+    plt.rcParams.update(STYLE)
 
 
 @contextlib.contextmanager
@@ -65,7 +59,7 @@ def figure(size: tuple[float, float], *, fixed: bool = False) -> Iterator[Figure
         # A layout of "none" would fall back to rcParams once the figure was saved.
         layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
         options = {"dpi": 100, "layout": layout}
-    with styled():
+    with plt.rc_context(STYLE):
         yield Figure(figsize=size, **options)
 
 
@@ -104,37 +98,25 @@ def draw_maze(
     """A maze with state values (S,) as colors and a policy (S, 4) as arrows.
 
     An arrow's length and darkness grow with the action's probability. `numbers` writes the values
-    into the cells; a cell whose value is nan stays blank. `limits` are the values at the two ends
-    of the color scale. Walls are grey, G is the goal, T a trap, S a start. Returns the image, for a
-    color bar.
+    into corners that the arrows leave free; a cell whose value is nan stays blank. `limits` are the
+    values at the two ends of the color scale. Walls are grey, G is the goal, T a trap, S a start.
+    Returns the image, for a color bar.
     """
     n_rows, n_columns = len(maze.layout), len(maze.layout[0])
     grid = np.full((n_rows, n_columns), np.nan)
     if values is not None:
-        for (row, column), value in zip(maze.cells, values, strict=True):
-            grid[row, column] = value
+        grid[tuple(zip(*maze.cells, strict=True))] = values
     image = axes.imshow(grid, cmap=VALUE_COLORS, vmin=limits[0], vmax=limits[1], aspect="equal")
     for row, line in enumerate(maze.layout):
         for column, letter in enumerate(line):
             _draw_cell(axes, row, column, letter, on_value=values is not None)
     if policy is not None:
         _draw_arrows(axes, maze, policy, grid, limits, shift=-0.07 if numbers else 0.0)
-    if numbers and values is not None:
-        # Beside arrows a number keeps to its cell's corner, and the arrows leave it room.
-        place = (0.48, 0.37, "right", 8) if policy is not None else (0, 0, "center", 10)
-        right, down, align, size = place
-        for (row, column), value in zip(maze.cells, values, strict=True):
-            if np.isnan(value):
-                continue
-            axes.text(
-                column + right,
-                row + down,
-                f"{value:.2f}",
-                ha=align,
-                va="center",
-                fontsize=size,
-                color=ink(value, limits),
-            )
+    if numbers:
+        for row, column in zip(*np.nonzero(~np.isnan(grid)), strict=True):
+            value = grid[row, column]
+            style = {"ha": "right", "va": "center", "fontsize": 8, "color": ink(value, limits)}
+            axes.text(column + 0.48, row + 0.37, f"{value:.2f}", **style)
     axes.set_title(title)
     bare(axes)
     # Lines of our own, not a grid: its many ticks would take longer than all arrows.

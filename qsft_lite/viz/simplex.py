@@ -156,17 +156,10 @@ def _draw_ratios(
         (-0.2, y, "#999999", "target y"),
         (0.2, ratio, METHOD_COLORS[leftover], "p/π, read back"),
     ):
-        axes.bar(places + shift, np.minimum(heights, TALLEST_BAR), 0.38, color=fill, label=label)
-        for place, height in zip(places + shift, heights, strict=True):
-            axes.annotate(
-                f"{height:.2f}",
-                (place, min(height, TALLEST_BAR)),
-                xytext=(0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=10,
-                bbox={"color": "white", "pad": 0.5},
-            )
+        shown = np.minimum(heights, TALLEST_BAR)
+        bars = axes.bar(places + shift, shown, 0.38, color=fill, label=label)
+        style = {"padding": 4, "fontsize": 10, "bbox": {"color": "white", "pad": 0.5}}
+        axes.bar_label(bars, [f"{height:.2f}" for height in heights], **style)
     axes.axhline(1, color="black", linewidth=1, linestyle="--", zorder=0, label="highest return")
     axes.set_xticks(
         places, [f"{name}\nπ = {share:.2f}" for name, share in zip(names, pi, strict=False)]

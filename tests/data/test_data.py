@@ -142,11 +142,6 @@ def test_several_files_blank_lines_and_a_dataset(tmp_path):
     assert data.load_trajectories(loaded).to_list() == loaded.to_list()
 
 
-def test_a_sum_of_rewards_may_be_rounded(tmp_path):
-    path = write(tmp_path / "games.jsonl", with_(reward=[0, 0.1 + 0.2, 0, 0, 0]))
-    assert len(data.load_trajectories(path, reward_range=(0, 0.3))) == 1
-
-
 def test_a_dataset_with_its_columns_in_another_order():
     games = wordle_games(3)
     other = games.select_columns(["done", "reward", "text", "is_action"])
@@ -200,8 +195,6 @@ BAD = {
     "done is a string": (with_(done="yes"), "done is 'yes'"),
     "no action": (with_(sequence=[["a", 0]], reward=[0]), "no action in this episode"),
     "no segment": (with_(sequence=[], reward=[]), "no action in this episode"),
-    "below the range": (with_(reward=[0, -7.0, 0, 0, 0]), r"add up to -7.0, outside"),
-    "above the range": (with_(reward=[0, 1.0, 0, 0, 0]), r"add up to 1.0, outside"),
 }
 
 
@@ -210,15 +203,15 @@ def test_a_bad_line_is_refused_or_skipped(name, tmp_path):
     line, complaint = BAD[name]
     path = write(tmp_path / "games.jsonl", WORDLE, "", line, WORDLE)
     with pytest.raises(ValueError, match=rf"games\.jsonl:3: .*{complaint}.*on_bad='skip'"):
-        data.load_trajectories(path, reward_range=(-6, 0))
-    stream = data.load_trajectories(path, reward_range=(-6, 0), streaming=True)
+        data.load_trajectories(path)
+    stream = data.load_trajectories(path, streaming=True)
     with pytest.raises(ValueError, match=rf"games\.jsonl:3: .*{complaint}"):
         list(stream)
     with pytest.warns(UserWarning, match=rf"skipped 1 of 3 episodes:\n.*:3: .*{complaint}"):
-        loaded = data.load_trajectories(path, reward_range=(-6, 0), on_bad="skip")
+        loaded = data.load_trajectories(path, on_bad="skip")
     assert len(loaded) == 2
     assert loaded.info.description.startswith("skipped 1 of 3 episodes")
-    stream = data.load_trajectories(path, reward_range=(-6, 0), on_bad="skip", streaming=True)
+    stream = data.load_trajectories(path, on_bad="skip", streaming=True)
     with pytest.warns(UserWarning, match="skipped 1 of 3 episodes"):
         assert list(stream) == loaded.to_list()
 
@@ -293,8 +286,6 @@ def test_what_cannot_be_loaded_at_all(tmp_path):
         data.load_trajectories(wordle_games(1).select_columns(["text", "is_action"]))
     with pytest.raises(ValueError, match="unknown on_bad 'drop'.* raise, skip"):
         data.load_trajectories(wordle_games(1), on_bad="drop")
-    with pytest.raises(ValueError, match="lowest, highest"):
-        data.load_trajectories(wordle_games(1), reward_range=(0, -6))
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
@@ -595,24 +586,22 @@ def test_encode_reads_a_shuffled_and_sliced_dataset():
 def test_encode_names_file_and_line_even_after_a_shuffle(tmp_path):
     path = tmp_path / "games.jsonl"
     games = wordle_games(20)
-    longest = max(range(20), key=lambda i: len(games[i]["text"]))
-    tokens = 9 + 6 * (len(games[longest]["text"]) - 1)
+    lost = [sum(game["reward"]) for game in games].index(-6)
+    scale = data.RewardScale(-5, 0)  # which the return of a lost game is outside of
     data.save_trajectories(games, path)
     lines = path.read_text().splitlines()
     write(path, "{", *lines)  # a bad line, so that rows and lines differ
     with pytest.warns(UserWarning, match="skipped 1 of 21"):
         loaded = data.load_trajectories(path, on_bad="skip")
     shuffled = loaded.shuffle(seed=1)
-    with pytest.raises(
-        ValueError, match=rf"games.jsonl:\d+: .* has {tokens} tokens.*, now {tokens - 1}"
-    ):
-        data.encode(shuffled, TOKENIZER, scale=SCALE, max_length=tokens - 1)
-    alone = loaded.select([longest])
-    with pytest.raises(ValueError, match=rf"games.jsonl:{longest + 2}: .* on_long='truncate'"):
-        data.encode(alone, TOKENIZER, scale=SCALE, max_length=tokens - 1)
+    with pytest.raises(ValueError, match=r"games.jsonl:\d+: a return to go outside"):
+        data.encode(shuffled, TOKENIZER, scale=scale)
+    alone = loaded.select([lost])
+    with pytest.raises(ValueError, match=rf"games.jsonl:{lost + 2}: a return to go outside"):
+        data.encode(alone, TOKENIZER, scale=scale)
     path.unlink()
     with pytest.raises(ValueError, match="row 0: "):
-        data.encode(alone, TOKENIZER, scale=SCALE, max_length=tokens - 1)
+        data.encode(alone, TOKENIZER, scale=scale)
 
 
 ODD = {

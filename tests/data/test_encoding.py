@@ -1,4 +1,4 @@
-"""Text is text, in training and in play; what becomes of episodes that are too long."""
+"""Text is text, in training and in play."""
 
 import pickle
 import warnings
@@ -13,6 +13,7 @@ from qsft_lite.data.transcripts import Reader, Transcript, cut
 from qsft_lite.models import character_tokenizer, line_tokenizer, word_tokenizer
 
 SCALE = data.RewardScale(-6, 6, place="step")
+LETTERS = character_tokenizer("abcdefgh")
 TEXTS = ["S\n", "zz\n", "\n", "ab\n", "E\n", "a\n\nb\n\n"]
 
 
@@ -105,88 +106,6 @@ def test_encode_tokenizes_segments_by_themselves(kind):
     assert ids.tolist() == [tokenizer.bos_token_id, *(i for piece in alone for i in piece)]
 
 
-# Long episodes
-
-
-LETTERS = character_tokenizer("abcdefgh")
-
-
-def long_episode(**options):
-    """Tokens: start, 3, action 2, 3, action 2, 3: 14 in all."""
-    segments = [("aa\n", False), ("b\n", True), ("cc\n", False), ("d\n", True), ("ee\n", False)]
-    return episode(segments, [0, 1.0, 0, 2.0, 0], **options)
-
-
-@pytest.mark.parametrize("memory", ["episode", "turn"])
-def test_a_truncated_episode_is_one_that_was_cut_off_before_an_action(memory):
-    expected = long_episode(done=False)
-    for name in ("text", "is_action", "reward"):
-        expected[name] = expected[name][:3]
-    options = {"gamma": 0.9, "memory": memory}
-    # The start token and 8 more, or one for each of two turns.
-    start = 1 if memory == "episode" else 2
-    for limit in range(start + 8, start + 10):
-        with pytest.warns(UserWarning, match=f"truncated 1 of 2 episodes longer than {limit} "):
-            found = encoded(
-                [long_episode(), expected],
-                LETTERS,
-                max_length=limit,
-                on_long="truncate",
-                **options,
-            )
-        alone = encoded([expected], LETTERS, **options)
-        for name in alone:
-            assert found[name][0].tolist() == found[name][1].tolist() == alone[name][0].tolist()
-    assert found["next_action"][0].max() == len(found["input_ids"][0])  # the state after it all
-
-
-def test_a_last_state_alone_is_cut_without_a_loss():
-    whole = encoded([long_episode()], LETTERS)
-    for limit in (11, 12, 13):
-        with pytest.warns(UserWarning, match="truncated 1 of 1"):
-            found = encoded([long_episode()], LETTERS, max_length=limit, on_long="truncate")
-        for name in whole:
-            assert found[name][0].tolist() == whole[name][0].tolist()[:11]
-    assert -1 in found["next_action"][0][found["action_mask"][0]]
-
-
-def test_an_episode_that_was_cut_off_already_needs_its_last_state_whole():
-    with pytest.warns(UserWarning, match="truncated 1 of 1"):
-        found = encoded([long_episode(done=False)], LETTERS, max_length=13, on_long="truncate")
-    assert len(found["input_ids"][0]) == 9
-
-
-def test_what_is_too_long_to_truncate_is_skipped_and_counted():
-    short = episode([("a\n", False), ("b\n", True)])
-    with pytest.warns(UserWarning, match="truncated 1 and skipped 1 of 3 episodes"):
-        found = encoded(
-            [long_episode(), episode([("aaaaaaaaaa\n", False), ("b\n", True)]), short],
-            LETTERS,
-            max_length=10,
-            on_long="truncate",
-        )
-    assert [len(ids) for ids in found["input_ids"]] == [9, 5]
-    rows = datasets.Dataset.from_list([long_episode(), short]).to_iterable_dataset()
-    stream = data.encode(rows, LETTERS, scale=SCALE, max_length=10, on_long="truncate")
-    with pytest.warns(UserWarning, match="truncated 1 of 2 episodes"):
-        assert [len(row["input_ids"]) for row in stream] == [9, 5]
-
-
-def test_no_episode_short_enough_is_said():
-    options = {"scale": SCALE, "max_length": 3}
-    games = datasets.Dataset.from_list([long_episode()])
-    with pytest.raises(ValueError, match="no episode has two states within 3 tokens"):
-        data.encode(games, LETTERS, on_long="truncate", **options)
-    with pytest.raises(ValueError, match="at least 1 token"):
-        data.encode(games, LETTERS, scale=SCALE, max_length=0)
-
-
-def test_a_return_at_the_end_cannot_be_truncated():
-    games = datasets.Dataset.from_list([long_episode()])
-    with pytest.raises(ValueError, match="place='step'"):
-        data.encode(games, LETTERS, scale=data.RewardScale(-6, 6), on_long="truncate")
-
-
 # The range of rewards
 
 
@@ -223,6 +142,6 @@ def test_test_episodes_that_are_in_train_too_are_counted():
 
 
 def test_no_episode_cannot_be_split():
-    rows = datasets.Dataset.from_list([long_episode()]).select([])
+    rows = datasets.Dataset.from_list([episode([("b\n", True)])]).select([])
     with pytest.raises(ValueError, match="there is no episode to split"):
         data.split(rows, 0.1, 0.1, seed=0)

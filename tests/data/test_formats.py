@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from qsft_lite import data
-from qsft_lite.data.formats import FORMATS
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -389,11 +388,10 @@ def test_an_item_of_a_document_is_named(tmp_path):
 
 def test_encode_names_the_line_of_another_form(tmp_path):
     path = tmp_path / "games.jsonl"
-    path.write_text(json.dumps(ETO) + "\n" + json.dumps(WEBSHOP) + "\n")
+    path.write_text(json.dumps(ETO | {"reward": 0.25}) + "\n" + json.dumps(WEBSHOP) + "\n")
     loaded = data.load_trajectories(path, reward=0.5)
-    with pytest.raises(ValueError, match=r"games\.jsonl:2: .*has .* tokens"):
-        scale = data.RewardScale(0, 1)
-        data.encode(loaded, chat_tokenizer(CHATML), scale=scale, max_length=100)
+    with pytest.raises(ValueError, match=r"games\.jsonl:2: a return to go outside"):
+        data.encode(loaded, chat_tokenizer(CHATML), scale=data.RewardScale(0, 0.4))
 
 
 FIRST = {"from": "human", "value": "Hi."}
@@ -403,7 +401,7 @@ WRONG = {
     "state is a list": ([MAZE[0] | {"state": ["a"]}], "transition 1: state and action must be"),
     "transition done 'no'": ([MAZE[0] | {"done": "no"}], "done is 'no', not true or false"),
     "no transition": ([MAZE[0], [1]], "transition 2 must have"),
-    "rewards of neither": (TEXT_NAV | {"rewards": [0, 1, 0]}, "3 rewards for 5 texts, of which 2"),
+    "rewards of neither": (TEXT_NAV | {"rewards": [0, 1, 0]}, "5 texts, 5 is_action, 3 rewards"),
     "no dones": (TEXT_NAV | {"dones": []}, "dones must be lists, and not empty"),
     "a reward on a state": (PARTLY_SEEN | {"rewards": [1, 0, 0, 0]}, "not on an action"),
     "a history of numbers": (TEXT_NAV | {"text_history": [1, 2, 3, 4, 5]}, "text 0 is 1, not a"),
@@ -433,12 +431,6 @@ def test_a_wrong_sample_names_its_line_and_what_is_wrong(name, tmp_path):
         load(tmp_path, TWENTY, record, reward=1.0, tokenizer=tokenizer, on_bad="skip")
 
 
-def test_a_form_that_is_asked_for_is_the_only_one(tmp_path):
-    assert load(tmp_path, TWENTY, format="questions") == [TWENTY_EPISODE]
-    with pytest.raises(ValueError, match=r"jsonl:2: this does not have the form 'questions'"):
-        load(tmp_path, TWENTY, MAZE, format="questions")
-    with pytest.raises(ValueError, match="unknown format 'sharegpt'.* There are: .*sequence"):
-        load(tmp_path, TWENTY, format="sharegpt")
+def test_a_reward_for_all_is_a_number(tmp_path):
     with pytest.raises(ValueError, match="reward= is nan"):
         load(tmp_path, ETO, reward=float("nan"))
-    assert list(FORMATS)[0] == "sequence"

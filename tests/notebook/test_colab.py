@@ -9,9 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from install_cell import INSTALL_CELL
 from places import ROOT
-
-from qsft_lite.notebook import INSTALL_CELL
 
 ADDRESS = "git+https://github.com/qsft-lite/qsft_lite"
 TORCH = "2.6.0+cu124"

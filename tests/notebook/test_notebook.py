@@ -677,7 +677,7 @@ def test_all_stops_at_an_interruption_and_prints_what_ran(tmp_path, monkeypatch,
             raise KeyboardInterrupt
         return several.Outcome(path.stem, 1.0, None, None)
 
-    monkeypatch.setattr(several, "_execute_one", execute_one)
+    monkeypatch.setattr(several, "execute_one", execute_one)
     assert main(["all"]) == 130
     said = capsys.readouterr().out
     assert "00_a" in said

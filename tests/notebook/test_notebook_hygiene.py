@@ -10,9 +10,9 @@ import re
 
 import nbformat
 import pytest
+from install_cell import INSTALL_CELL
 from places import ROOT
 
-from qsft_lite.notebook import INSTALL_CELL
 from qsft_lite.notebook.parameters import ParameterError, default_parameters
 from qsft_lite.results import PROFILES, badge, repository
 

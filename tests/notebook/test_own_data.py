@@ -173,20 +173,16 @@ def encode(episodes, scale):
 @pytest.mark.parametrize(
     ("episodes", "bounds", "place", "message"),
     [
-        (
-            [GOOD, NEGATIVE],
-            (0, None),
-            None,
-            "episode 2: its rewards add up to -3, outside RETURN_L",
-        ),
+        ([GOOD, NEGATIVE], (0, None), None, r"games.jsonl:2: .* outside RETURN_LOW=0.0, .*widen"),
         ([GOOD, GOOD], (None, None), None, "all returns lie .*set these two"),
         ([GOOD, NEGATIVE], (None, -4), None, "RETURN_LOW=-3 and RETURN_HIGH=-4"),
-        ([GOOD, CUT_OFF], (None, None), "end", "episode 2: it was cut off.*REWARD_PLACE must be"),
+        ([GOOD, CUT_OFF], (None, None), "end", r"games.jsonl:2: cut off .*REWARD_PLACE='step'"),
     ],
 )
 def test_returns_that_no_scale_fits(tmp_path, episodes, bounds, place, message):
-    with pytest.raises(ValueError, match=message):
-        own_data.reward_scale(load(tmp_path, *episodes), *bounds, place, "games")
+    episodes = load(tmp_path, *episodes)
+    with pytest.raises(ValueError, match=message), own_data.own_words():
+        encode(episodes, own_data.reward_scale(episodes, *bounds, place, "games"))
 
 
 def test_errors_of_the_package_in_the_template_s_words(tmp_path):

@@ -73,12 +73,11 @@ def test_without_a_word_the_marks_are_letters_and_a_warning_says_so(kind, tmp_pa
     assert ids != templated(tokenizer, MESSAGES)
 
 
-def test_a_chat_that_is_too_long_is_named_by_its_line(kind, tmp_path):
+def test_a_chat_that_cannot_be_encoded_is_named_by_its_line(kind, tmp_path):
     tokenizer, _, _ = kind
-    chats = load(tmp_path, tokenizer, MESSAGES[:3], MESSAGES)
-    most = len(templated(tokenizer, MESSAGES)) - 1
-    with pytest.raises(ValueError, match=r"chats\.jsonl:2: the episode has"):
-        data.encode(chats, tokenizer, scale=SCALE, chat_template=True, max_length=most)
+    chats = load(tmp_path, tokenizer, MESSAGES[:3], MESSAGES).select([1])
+    with pytest.raises(ValueError, match=r"chats\.jsonl:2: a return to go outside"):
+        data.encode(chats, tokenizer, scale=data.RewardScale(0, 0.5), chat_template=True)
 
 
 @pytest.mark.parametrize("turn", [1, 2])
@@ -170,7 +169,7 @@ def test_a_policy_of_chats_is_trained_saved_and_plays(kind, tmp_path):
         said = action.removesuffix(end)
         assert action == said + end
         assert policy._rows[0].ids[-1] == end_id
-        for other in (history, Transcript(history), templated(tokenizer, messages, prompt=True)):
+        for other in (history, Transcript(history)):
             assert loaded.act([other]) == [action]
         messages = [*messages, {"role": "assistant", "content": said}, reply]
     # What was read and written in two turns is what transformers makes of the messages.

@@ -64,14 +64,13 @@ def q_sft(tokenizer, **options):
 # Tokens
 
 
-@pytest.mark.parametrize("form", ["segments", "ids", "transcript"])
+@pytest.mark.parametrize("form", [list, Transcript])
 @pytest.mark.parametrize("kind", MAKERS)
 def test_act_reads_the_tokens_of_training(kind, form):
     tokenizer = TOKENIZERS[kind]
     expected = ids_of_training(EPISODE, tokenizer)
-    history = {"segments": EPISODE, "ids": expected, "transcript": Transcript(EPISODE)}[form]
     policy = cloning(tokenizer, max_new_tokens=1)
-    policy.act([history])
+    policy.act([form(EPISODE)])
     assert policy.behavior.read == expected
 
 
@@ -94,13 +93,13 @@ def test_play_reads_the_tokens_of_training_turn_by_turn(kind, form):
     assert policy.computed_tokens == len(policy.behavior.read)  # each of them once
 
 
-@pytest.mark.parametrize("form", ["text", "segments", "ids"])
+@pytest.mark.parametrize("form", ["text", "segments"])
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.filterwarnings("ignore:A text alone does not say")
 def test_values_and_candidates_read_the_tokens_of_training(kind, form):
     tokenizer = TOKENIZERS[kind]
     expected = ids_of_training(EPISODE, tokenizer)
-    forms = {"text": "".join(text for text, _ in EPISODE), "segments": EPISODE, "ids": expected}
+    forms = {"text": "".join(text for text, _ in EPISODE), "segments": EPISODE}
     policy = q_sft(tokenizer)
     seen = []
     log_probabilities = policy._log_probabilities
@@ -117,11 +116,9 @@ def test_values_and_candidates_read_the_tokens_of_training(kind, form):
 def test_a_prompt_is_read_before_the_same_tokens(kind):
     tokenizer = TOKENIZERS[kind]
     model, expected = Recorder(tokenizer), ids_of_training(EPISODE, tokenizer)
-    for history in (EPISODE, expected):
-        model.read.clear()
-        ClonedPolicy(model, tokenizer, prompt="<dummy>", max_new_tokens=1).act([history])
-        dummy = tokenizer.convert_tokens_to_ids("<dummy>")
-        assert model.read == [expected[0], dummy, *expected[1:]]
+    ClonedPolicy(model, tokenizer, prompt="<dummy>", max_new_tokens=1).act([EPISODE])
+    dummy = tokenizer.convert_tokens_to_ids("<dummy>")
+    assert model.read == [expected[0], dummy, *expected[1:]]
 
 
 def test_a_text_alone_warns_where_its_borders_matter():
@@ -144,18 +141,16 @@ def test_a_plain_text_with_a_stop_text_within_a_line():
 def test_histories_of_all_forms_continue_what_was_read():
     tokenizer = TOKENIZERS["characters"]
     policy = cloning(tokenizer, max_new_tokens=1, stop="\n")
-    ids = tokenizer("ab\n").input_ids
-    histories = ["S\n", Transcript([("S\n", False)]), [1, *ids]]
+    histories = ["S\n", Transcript([("S\n", False)])]
     for _ in range(3):
         before = policy.transcript_tokens
         actions = policy.act(histories)
-        assert actions == ["\n"] * 3
+        assert actions == ["\n"] * 2
         histories = [
             histories[0] + "\n" + "E\n",
             Transcript([*histories[1].segments, ("\n", True), ("E\n", False)]),
-            [*histories[2], *tokenizer("\nE\n").input_ids],
         ]
-    assert policy.transcript_tokens - before == 3 * 3  # only what is new
+    assert policy.transcript_tokens - before == 2 * 3  # only what is new
 
 
 def test_borders_that_are_others_are_read_anew():
@@ -171,17 +166,11 @@ def test_borders_that_are_others_are_read_anew():
 
 
 @pytest.mark.parametrize(
-    ("history", "error", "message"),
-    [
-        (None, TypeError, "A history is"),
-        ([("a", True), "b"], TypeError, "A history is"),
-        ([1.5], TypeError, "A history is"),
-        ([5, 5], ValueError, "start token 1"),
-        ([1, 500], ValueError, "below"),
-    ],
+    "history",
+    [None, [("a", True), "b"], [1, 5]],
 )
-def test_what_is_no_history_is_refused(history, error, message):
-    with pytest.raises(error, match=message):
+def test_what_is_no_history_is_refused(history):
+    with pytest.raises(TypeError, match="A history is"):
         cloning(TOKENIZERS["characters"]).act([history])
 
 
@@ -346,19 +335,6 @@ def test_actions_of_a_list_that_have_no_clear_end_are_refused():
         ActionList(tokenizer, "ab\n")
 
 
-def test_a_constraint_of_ones_own_ends_at_the_stop_text():
-    tokenizer = character_tokenizer("ab")
-
-    class NoTwice:
-        def allowed(self, ids):
-            return [i for i in tokenizer("a\nb").input_ids if i not in ids[-1:]]
-
-    policy = cloning(tokenizer, constraint=NoTwice(), max_new_tokens=100)
-    for action in policy.act(["a\n"] * 50):
-        assert action.index("\n") == len(action) - 1
-        assert "aa" not in action
-
-
 # Refused actions
 
 
@@ -406,7 +382,7 @@ def test_logits_that_are_no_numbers_are_said():
 
 def test_nothing_has_no_values():
     policy = q_sft(character_tokenizer("ab"))
-    for nothing in ("", [], [1], Transcript()):
+    for nothing in ("", [], Transcript()):
         with pytest.raises(ValueError, match="transcript is empty"):
             policy.values(nothing)
     assert np.isfinite(policy.candidates("", ["b\n"]).Q).all()

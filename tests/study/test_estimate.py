@@ -29,6 +29,7 @@ def test_steps_are_those_that_the_training_takes(small, task):
 
 def test_an_estimate_is_printed_and_nothing_is_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("QSFT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("QSFT_COMMAND", "")  # which the command line sets for good
     arguments = ["gridworld", "--profile", "smoke", "--estimate", "--methods", "ilql"]
     assert main([*arguments, "--seeds", "0", "1", "--output", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out

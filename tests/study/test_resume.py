@@ -12,8 +12,9 @@ from small_studies import LESS, command
 from qsft_lite.study import Study
 from qsft_lite.study.progress import read_log
 
-SIZE = {"games": 150, "checkpoint_steps": 2, "batch_rows": 24, "validation_games": 4}
+SIZE = {"games": 144, "checkpoint_steps": 2, "batch_rows": 24, "validation_games": 4}
 SIZE |= {"test_games": 10, "behavior_epochs": 2.0, "value_epochs": 3.0}
+# So many walks are 72 rows: three whole batches, of which two processes repeat none.
 SETTINGS = [f"{name}={value}" for name, value in SIZE.items()]
 
 
@@ -90,13 +91,16 @@ def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path):
         log = [line for line in read_log(two.parent / key / "log.jsonl") if "loss" in line]
         steps = [line["step"] for line in log]
         assert steps == sorted(set(steps)) and len(steps) > 5
-        assert log[-1]["steps"] == read_log(one.parent / key / "log.jsonl")[-1]["steps"]
+        expected = [line for line in read_log(one.parent / key / "log.jsonl") if "loss" in line]
+        assert steps == [line["step"] for line in expected]
+        losses = [line["loss"] for line in expected]
+        assert [line["loss"] for line in log] == pytest.approx(losses, abs=1e-4)
         assert len(list((two.parent / key / "tensorboard").iterdir())) <= 1
     assert len(list((tmp_path / "together").rglob("row.json"))) == 2
     assert len(list((tmp_path / "together" / "results").iterdir())) == 1
     for ours, theirs in zip(weights_of(two), weights_of(one), strict=True):
         for name, weight in theirs.items():
-            torch.testing.assert_close(ours[name], weight, rtol=0, atol=2e-3)
+            torch.testing.assert_close(ours[name], weight, rtol=0, atol=3e-4)
 
 
 @pytest.mark.slow

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_studies import FEW, needs_stockfish
+from small_studies import needs_stockfish
 
 from qsft_lite.baselines import METHODS
 from qsft_lite.baselines.choosing import as_options
 from qsft_lite.study import ABLATION, CLONING, ROWS, Study, Task, module_of, run
 from qsft_lite.study.__main__ import main
+from qsft_lite.study.rows import FEW_BETAS, FEW_TEMPERATURES
 
 TASKS = ("gridworld", "wordle", "twenty_questions", "endgames")
 
@@ -33,16 +34,17 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
     seed = result["raw"]["seeds"][0]
     games = [int(game) for game in seed["ILQL"][""]["returns"].split()]
     assert len(games) == study.settings.test_games
-    lowest = module_of(task).TASK.lowest
-    assert lowest <= min(games) and max(games) <= lowest + (20 if task == "twenty_questions" else 6)
     if task in ("wordle", "twenty_questions"):
+        lowest = module_of(task).TASK.lowest
+        assert set(games) <= set(range(lowest, 1))
         assert lowest < result["headline"]["Optimum"] <= 0
     assert rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
     assert rows["Sharpened cloning"]["over sharpened cloning"]["mean"] == 0
     check_grids(seed)
 
     recorded = json.loads(next((tmp_path / "results").iterdir()).read_text())
-    assert recorded["raw"] == result["raw"] and recorded["command"].startswith("python -m")
+    assert recorded["raw"] == json.loads(json.dumps(result["raw"]))
+    assert recorded["command"].startswith("python -m")
     assert recorded["settings"]["games"] == study.settings.games
     monkeypatch.setattr(Task, "train", no_training)  # finished rows need no training
     again = run(study, quiet=True)
@@ -52,10 +54,10 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
 def check_grids(seed):
     """Both scores and ILQL have tried all of one grid; what was chosen has the best mean."""
     for title, score, axes in (
-        ("Sharpened cloning", "", FEW["CLONING_GRID"]),
-        ("ILQL", "", FEW["VALUE_GRID"]),
-        ("Q-SFT (ours)", "p", FEW["VALUE_GRID"]),
-        ("Q-SFT (ours)", "ratio", FEW["VALUE_GRID"]),
+        ("Sharpened cloning", "", FEW_TEMPERATURES),
+        ("ILQL", "", FEW_BETAS),
+        ("Q-SFT (ours)", "p", FEW_BETAS),
+        ("Q-SFT (ours)", "ratio", FEW_BETAS),
     ):
         one, by = seed[title][score], {"score": score} if score else {}
         tried = json.loads(one["grid"])  # beside all of the grid, what it was widened by
@@ -105,7 +107,7 @@ def test_chosen_options_are_those_that_a_chapter_chooses(small):
     for name in ("behavior", "values"):
         weights, expected = (getattr(one, name).state_dict() for one in (ours, kept))
         assert all(torch.equal(weights[key], expected[key]) for key in expected)
-    choice = task.choose(ours, score="ratio", grid=FEW["VALUE_GRID"])
+    choice = task.choose(ours, score="ratio", grid=FEW_BETAS)
     one = result["raw"]["seeds"][0]["Monte-Carlo returns"]["ratio"]
     assert choice.options == one["options"]
 
@@ -113,12 +115,10 @@ def test_chosen_options_are_those_that_a_chapter_chooses(small):
 def test_another_grid_is_another_row(small, monkeypatch):
     _, first = small("gridworld")
     monkeypatch.setattr(Task, "train", no_training)  # the clone is kept, and read
-    monkeypatch.setattr("qsft_lite.study.rows.CLONING_GRID", {"temperature": (0.0, 0.3, 1.0)})
+    monkeypatch.setattr("qsft_lite.study.rows.FEW_TEMPERATURES", {"temperature": (0.0, 0.3, 1.0)})
     _, second = small("gridworld")
     one, other = (r["raw"]["seeds"][0]["Sharpened cloning"][""] for r in (first, second))
-    assert {"temperature": 0.5} in [
-        {"temperature": options.get("temperature")} for options in json.loads(one["grid"])
-    ]
+    assert {"temperature": 0.5, "relative_support": 0.5} in json.loads(one["grid"])
     assert {"greedy": True} in json.loads(other["grid"])
     assert {"temperature": 1.0} in json.loads(other["grid"])
     assert one["seconds"] > other["seconds"] > 0 and len(one["commit"]) >= 7
@@ -132,10 +132,11 @@ def test_seeds_run_apart_are_read_when_all_are_recorded(small, monkeypatch, tmp_
     study, result = small("gridworld", **three)
     assert study.seeds == (0, 1) and len(result["raw"]["seeds"]) == 2
     [row] = result["tables"]["gridworld_methods"]
-    assert len(row["seeds"].split(", ")) == 2 and row["score"]["low"] < row["score"]["high"]
+    assert len(row["seeds"].split(", ")) == 2
 
 
 def test_a_record_is_written_for_all_seeds_only(small, monkeypatch, tmp_path):
+    monkeypatch.setattr("qsft_lite.study.rows.CLONING_GRID", {"temperature": (1.0,)})
     monkeypatch.setitem(
         module_of("gridworld").PROFILES, "record", module_of("gridworld").PROFILES["smoke"]
     )

@@ -72,7 +72,7 @@ def test_edges_of_a_grid():
     assert tables.edges_of(cloning[1], cloning) == []
     assert tables.edges_of(cloning[0], [*cloning, {"greedy": True}]) == []
     pairs = [  # a beta is at an end of those at its own temperature
-        {"beta": weight / t, "temperature": t, "support": 0.05}
+        {"beta": weight / t, "temperature": t, "relative_support": 0.05}
         for weight in (1.0, 2.0, 4.0)
         for t in (0.5, 0.25)
     ]
@@ -99,3 +99,9 @@ def test_recorded_tables_are_those_of_their_scores(tmp_path, capsys):
 def test_a_mean_of_nothing_is_none():
     assert tables._mean([np.nan, np.nan]) is None
     assert tables._mean([np.nan, 2.0, 4.0]) == 3
+
+
+def test_fractions_of_points_are_kept_in_a_record():
+    row = {"scores": {"": {"grid": [], "returns": [0.0, -1.0, 0.3333]}}, "seconds": 1, "commit": ""}
+    kept = tables._from_lines(tables.on_a_line({"Some": row}))
+    assert kept["Some"]["scores"][""]["returns"] == [0.0, -1.0, 0.3333]

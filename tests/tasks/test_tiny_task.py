@@ -251,15 +251,13 @@ def test_it_is_trained_and_played(package):
 
 
 def test_it_is_studied(package, tmp_path, monkeypatch):
-    result = run_study(package, tmp_path, monkeypatch)
-    assert result["headline"] and result["tables"]
-
-
-def run_study(name, folder, monkeypatch):
-    """The smoke profile of a task's study, one method beside cloning: to be extended."""
-    module = importlib.import_module(f"{name}.study")
-    monkeypatch.setattr(sys.modules["qsft_lite.study.run"], "module_of", lambda task: module)
+    monkeypatch.setenv("QSFT_RESULTS", str(tmp_path / "results"))
     changes = {"games": 200, "validation_games": 2, "test_games": 4}
-    runs = folder / "runs"
-    chosen = study.Study.of(name, "smoke", methods=["q_sft"], changes=changes, output=runs)
-    return study.run(chosen, quiet=True)
+    chosen = study.Study.of(
+        package, "smoke", methods=["q_sft"], changes=changes, output=tmp_path / "runs"
+    )
+    result = study.run(chosen, quiet=True)
+    [table] = result["tables"].values()
+    rows = {row["method"]: row["score"]["mean"] for row in table}
+    assert list(rows) == ["Sharpened cloning", "Q-SFT (ours), by p", "Q-SFT (ours), by p/pi"]
+    assert all(-3 <= score <= result["headline"]["Halving"] + 1 for score in rows.values())

@@ -60,7 +60,7 @@ def step(tokenizer, batch, kind, device, dtype):
 @pytest.mark.parametrize("kind", ["max", "support", "behavior", "returns"])
 def test_a_step_is_that_of_the_cpu(tokenizer, batch, kind):
     loss, gradient = step(tokenizer, batch, kind, "cpu", torch.float64)
-    for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-3)):
         there, its_gradient = step(tokenizer, batch, kind, "cuda", dtype)
         assert there == pytest.approx(loss, rel=tolerance)
         assert (its_gradient - gradient).norm() < tolerance * gradient.norm()

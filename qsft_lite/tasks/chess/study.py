@@ -298,7 +298,7 @@ class ChessTask(Task):
         value = None if values is None else float(values[men.index(played[0])][played[1]])
         return log_pi, value, likeliest
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Games of the policy, and what pi thinks of the moves."""
         from qsft_lite.tasks.chess.widgets import board_explorer, game_of
 

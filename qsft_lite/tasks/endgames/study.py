@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.data import RewardScale, cut_turns, encode, start_id
-from qsft_lite.evaluate import evaluate
+from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
 from qsft_lite.study import ALONG, Row, Settings, Task
@@ -69,6 +69,7 @@ PROFILES = {
         warmup_steps=1,
         value_warmup_steps=1,
         target_rate=0.1,
+        threads=1,
         seeds=1,
         validation_games=4,
         test_games=8,
@@ -84,6 +85,7 @@ PROFILES = {
         value_warmup_steps=5,
         target_rate=0.1,
         longest_recorded=400,
+        threads=1,
         seeds=1,
         validation_games=50,
         test_games=162,
@@ -138,7 +140,7 @@ ROWS = {
 class EndgameTask(Task):
     """One seed of endgames."""
 
-    lowest, best, units = 0.0, "Perfect", "positions"
+    lowest, best = 0.0, "Perfect"
 
     def __init__(self, settings: EndgameSettings, seed: int):
         super().__init__(settings, seed)
@@ -206,16 +208,22 @@ class EndgameTask(Task):
 
     @cached_property
     def unseen(self) -> np.ndarray:
-        """Which test positions no recorded game came through; none starts there."""
+        """Which test positions no game of stage one came through; none starts there."""
         trained_on = {text for texts in self.games["text"] for text in texts[::2]}
         shown = [self.env.state_text(chess.Board(fen)) for fen in self.positions[True]]
         return np.array([text not in trained_on for text in shown])
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """The score from unseen starts, and their share."""
+        unseen = self.unseen
+        score = float(result.returns[unseen].mean()) if unseen.any() else np.nan
+        return {"score, unseen starts": score, "unseen starts": float(unseen.mean())}
 
     def raw(self) -> dict[str, Any]:
         """What each test game starts from."""
         return {"positions": self.positions[True]}
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Games from test positions, and what a method thinks of the moves beside exact values."""
         from qsft_lite.tasks.chess.widgets import board_explorer, game_of
 

@@ -57,9 +57,15 @@ class GridworldSettings(Settings):
 
 PROFILES = {
     "smoke": GridworldSettings(
-        games=300, width=16, seeds=1, validation_games=20, test_games=40, value_epochs=1.0
+        games=300,
+        width=16,
+        threads=1,
+        seeds=1,
+        validation_games=20,
+        test_games=40,
+        value_epochs=1.0,
     ),
-    "laptop": GridworldSettings(seeds=1),
+    "laptop": GridworldSettings(threads=1, seeds=1),
     "record": GridworldSettings(),
     "gpu": GridworldSettings(
         layers=4, width=256, games=200_000, batch_rows=256, seeds=5, bf16=True
@@ -156,7 +162,7 @@ class GridworldTask(Task):
         """The maze."""
         return {"layout": self.settings.layout}
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Print walks of the policy, one a line."""
         policy, starts = self.policy(trained, **options), self.starts(test=True)[:5]
         for walk in evaluate(policy, self.env, len(starts), TEST_SEED, options=starts).transcripts:

@@ -32,6 +32,11 @@ class MixturePlayer(Player):
         guesses[smart] = random_member(consistent[smart], self.rng)
         return guesses
 
+    def probabilities(self, consistent: np.ndarray) -> np.ndarray:
+        """pi_beta (N, W) of each guess, where these words fit (N, W)."""
+        fits = consistent / consistent.sum(axis=1, keepdims=True)
+        return self.p * fits + (1 - self.p) / consistent.shape[1]
+
 
 class InformationGainPlayer(SetPlayer):
     """The consistent word whose feedback tells most; the first in the list of equal ones.

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines import TrainedMethod
-from qsft_lite.data import RewardScale, encode
-from qsft_lite.evaluate import evaluate
 from qsft_lite.models import (
     add_dummy,
     character_tokenizer,
@@ -29,9 +26,10 @@ from qsft_lite.models import (
     smollm2,
     word_tokenizer,
 )
-from qsft_lite.study import Settings, Task, evenly
-from qsft_lite.study.task import TEST_SEED
-from qsft_lite.tasks.wordle.data import generate_wordle, play_games, to_episodes
+from qsft_lite.study import Settings
+from qsft_lite.tasks.guessing import Player, Seed
+from qsft_lite.tasks.guessing_study import GuessingTask
+from qsft_lite.tasks.wordle.data import generate_wordle
 from qsft_lite.tasks.wordle.env import Wordle
 from qsft_lite.tasks.wordle.players import (
     ConsistentPlayer,
@@ -44,8 +42,6 @@ from qsft_lite.tasks.wordle.text import parts
 
 __all__ = ["PROFILES", "TASK", "WordleSettings", "WordleTask", "some_words"]
 
-PARTS = {"behavior": 1, "values": 2, "held out": 3}  # of the games, each drawn by its own seed
-
 
 @dataclasses.dataclass(frozen=True)
 class WordleSettings(Settings):
@@ -56,7 +52,7 @@ class WordleSettings(Settings):
     p: share of the data's guesses that are drawn among the consistent words.
     rewards: whether a game's score is paid at its "end", or a point of it at each "step".
     model: "scratch", "smollm2", or the id or folder of any pretrained one. spelled: embeddings
-    start as sums of their letters' vectors.
+    start as sums of their letters' vectors. measured_games: those that networks are measured on.
     """
 
     rules: str = "lmrl"
@@ -67,6 +63,7 @@ class WordleSettings(Settings):
     rewards: str = "step"
     model: str = "scratch"
     spelled: bool = False
+    measured_games: int = 400
 
 
 RECORD = WordleSettings(
@@ -88,6 +85,7 @@ PROFILES = {
         batch_rows=16,
         learning_rate=2e-3,
         value_learning_rate=1e-3,
+        threads=1,
         seeds=1,
         validation_games=40,
         test_games=40,
@@ -103,6 +101,7 @@ PROFILES = {
         warmup_steps=90,
         value_warmup_steps=70,
         muon=False,
+        threads=1,
         seeds=1,
         validation_games=200,
     ),
@@ -130,10 +129,11 @@ def some_words(words: list[str], count: int) -> list[str]:
     return words[:: len(words) // count][:count] if count else words
 
 
-class WordleTask(Task):
+class WordleTask(GuessingTask):
     """One seed of Wordle."""
 
-    lowest, best = -6, "Information gain"
+    lowest, secret, optimal = -6, "secret", OptimalPlayer
+    parts: ClassVar = {"behavior": 1, "values": 2, "held out": 3}
 
     def __init__(self, settings: WordleSettings, seed: int):
         super().__init__(settings, seed)
@@ -171,46 +171,39 @@ class WordleTask(Task):
             share_embeddings(model, self.tokenizer, spelled, seed=self.seed, scale=0.05)
         return model
 
+    @property
+    def names(self) -> list[str]:
+        """The words."""
+        return self.words
+
+    def player(self, seed: Seed) -> MixturePlayer:
+        """See GuessingTask.player."""
+        return MixturePlayer(self.env.rules, seed, p=self.settings.p)
+
+    def references(self) -> dict[str, Player]:
+        """See GuessingTask.references."""
+        rules = self.env.rules
+        gain = InformationGainPlayer(rules, seed=0)
+        return {"Consistent": ConsistentPlayer(rules, seed=0), "Information gain": gain}
+
     def recorded(self, games: int, part: str) -> datasets.Dataset:
-        """See Task.recorded."""
+        """See Task.recorded; one set of games is drawn as ``generate`` does."""
         settings = self.settings
-        if not settings.value_games and part != "held out":  # one set of games
-            shared = {"rules": settings.rules, "word_list": self.words, "format": settings.format}
-            return generate_wordle(games, self.seed, p=settings.p, **shared)
-        return datasets.Dataset.from_dict(to_episodes(self.env.rules, self.played(games, part)))
+        if settings.value_games or part == "held out":
+            return super().recorded(games, part)
+        shared = {"rules": settings.rules, "word_list": self.words, "format": settings.format}
+        return generate_wordle(games, self.seed, p=settings.p, **shared)
 
-    def played(self, games: int, part: str) -> Any:
-        """The same as arrays (tasks.guessing.Games), of one part."""
-        secret_seed, player_seed = np.random.SeedSequence([self.seed, PARTS[part]]).spawn(2)
-        secrets = np.random.default_rng(secret_seed).integers(len(self.words), size=games)
-        player = MixturePlayer(self.env.rules, player_seed, p=self.settings.p)
-        return play_games(self.env.rules, player, secrets)
-
-    def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
-        """See Task.encoded."""
-        scale = RewardScale(self.lowest, 0, self.settings.rewards)
-        return encode(games, self.tokenizer, scale=scale)
-
-    def starts(self, test: bool) -> list[dict[str, Any]]:
-        """Each word equally often."""
-        games = self.settings.test_games if test else self.settings.validation_games
-        return evenly([{"secret": word} for word in self.words], games)
-
-    def levels(self) -> dict[str, float]:
-        """Those of consistent play and of information gain are played; the optimum is exact."""
-        rules, games = self.env.rules, self.settings.test_games
-        players = {"Consistent": ConsistentPlayer, "Information gain": InformationGainPlayer}
-        played = {
-            name: evaluate(player(rules, seed=0), self.env, games, TEST_SEED).mean
-            for name, player in players.items()
-        }
-        return {**played, "Optimum": OptimalPlayer(rules).expected_score()}
+    def measure(self, trained: TrainedMethod) -> dict[str, float]:
+        """See GuessingTask.measure; nothing where a guess is more than one token."""
+        one_token = self.settings.format == "words" and self.settings.model == "scratch"
+        return super().measure(trained) if one_token else {}
 
     def raw(self) -> dict[str, Any]:
         """The words of the game."""
         return {"words": self.words}
 
-    def explore(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """A game to play along with the policy."""
         from qsft_lite.tasks.wordle.widgets import play_explorer
 

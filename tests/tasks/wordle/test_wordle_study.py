@@ -50,3 +50,13 @@ def test_letters_are_another_tokenizer_and_spelled_words_another_start():
     assert letters.acts["max_new_tokens"] > 1 and len(letters.tokenizer) < 50
     plain, spelled = task().new_model(), task("spelled=true").new_model()
     assert not np.allclose(*(m.get_input_embeddings().weight.detach() for m in (plain, spelled)))
+
+
+def test_the_data_are_drawn_by_the_probabilities_that_pi_is_measured_against():
+    """Guesses of a state, counted, against MixturePlayer.probabilities."""
+    one = WordleTask(PROFILES["smoke"], 0)
+    consistent = np.tile(np.arange(len(one.words)) % 3 == 1, (40_000, 1))
+    player = one.player(0)
+    counts = np.bincount(player.choose(consistent, 6), minlength=len(one.words)) / 40_000
+    exact = player.probabilities(consistent[:1])[0]
+    assert exact.sum() == pytest.approx(1) and np.abs(counts - exact).max() < 0.01

@@ -1,1 +1,0 @@
-"""Longer runs whose results the README and the notebooks show."""

@@ -1,0 +1,36 @@
+"""The notebook of full-scale runs, at its smallest, for every task."""
+
+import json
+
+import pytest
+from places import ROOT
+from small_studies import needs_stockfish
+
+from qsft_lite import notebook
+from qsft_lite.study import TASKS
+
+NOTEBOOK = ROOT / "notebooks" / "15_full_scale_runs.ipynb"
+CASES = [pytest.param(t, marks=needs_stockfish if t == "chess" else ()) for t in TASKS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CASES)
+def test_every_task_runs_reads_and_explores(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("QSFT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("QSFT_FIGURES", str(tmp_path / "figures"))
+    parameters = {"TASK": task, "PROFILE": "smoke", "OUTPUT": str(tmp_path / "runs")}
+    notebook.run(NOTEBOOK, parameters, tmp_path / "first.ipynb")
+    [recorded] = (tmp_path / "results").glob("*.json")
+    rows = json.loads(recorded.read_text())["tables"]["full_scale"]
+    assert [row["method"].split(",")[0] for row in rows] == [
+        "Sharpened cloning",
+        *2 * ["Q-SFT (ours)"],  # by p and by p/pi
+        "Monte-Carlo returns",
+    ]
+    if task != "wordle":  # one task is enough for what is the same in all
+        return
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("policy/*/*")}
+    assert len(before) > 5
+    notebook.run(NOTEBOOK, parameters, tmp_path / "second.ipynb")  # reads what is finished
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads(recorded.read_text())["tables"]["full_scale"] == rows
