@@ -1,9 +1,7 @@
 """Options of a policy, chosen on validation games from a grid that widens where its edge is best.
 
 Every method chooses from the same grids, whatever its score: cloning from ``CLONING_GRID``, all
-that has values from ``VALUE_GRID``. Where the best candidate lies at an edge, or beside a natural
-end, the grid grows there, so that no method is held back by a range that fits another one. That
-holds for beta and temperature: supports are a fixed list, whose first or last may well be chosen.
+that has values from ``VALUE_GRID``. So no method is held back by a range that fits another one.
 
     choice = choose(lambda options: play(policy_of(**options)).mean, VALUE_GRID)
     policy = policy_of(**choice.options)
@@ -46,19 +44,15 @@ MILDER = {"beta": 1, "relative_support": 1, "temperature": -1}  # 1: less is clo
 class Choice:
     """What was chosen, and from what.
 
-    Attributes:
-        options: the best candidate, as a policy takes them.
-        score: its score.
-        tried: one row a candidate in the order of evaluation: its options, and "mean", its score.
-        edges: beta or temperature, if the chosen value has no tried neighbour on one side, though
-            there could be.
-        message: a sentence about these edges; empty where there are none.
+    options: the best candidate, as a policy takes them. score: its score.
+    tried: one row a candidate in the order of evaluation: its options, and "mean", its score.
+    message: a sentence about a chosen beta or temperature that has no tried neighbor on one side,
+        though there could be; else empty.
     """
 
     options: dict[str, Any]
     score: float
     tried: list[dict[str, Any]]
-    edges: tuple[str, ...]
     message: str
 
 
@@ -68,6 +62,7 @@ def choose(score: Callable[[dict[str, Any]], float], grid: Grid, *, widenings: i
     All combinations of the grid are scored. While the best value of beta or temperature is the
     axis' first or last one, or the last before a natural end, the axis gets one more value there
     (beta four times as large or small, temperature half), and the new combinations are scored.
+    Supports are a fixed list, whose first or last may well be chosen.
 
     Args:
         score: of a policy's options on validation games, higher is better; never of test games.
@@ -81,20 +76,16 @@ def choose(score: Callable[[dict[str, Any]], float], grid: Grid, *, widenings: i
     axes = {name: _checked(name, values) for name, values in grid.items()}
     if "beta" in axes and 0.0 in axes.get("temperature", []):
         raise ValueError("temperature 0 is greedy cloning: a grid with betas cannot have it")
-    scores: dict[tuple[float, ...], float] = {}
-    tried: list[dict[str, Any]] = []
-    known: dict[tuple[tuple[str, Any], ...], float] = {}  # greedy cloning has no support
+    known: dict[tuple[tuple[str, Any], ...], float] = {}  # scores by options
     for left in range(widenings, -1, -1):
+        scores: dict[tuple[float, ...], float] = {}
         for place in itertools.product(*axes.values()):
-            if place in scores:
-                continue
             options = as_options(dict(zip(axes, place, strict=True)))
-            key = tuple(options.items())
+            key = tuple(options.items())  # greedy cloning has one for all supports
             if key not in known:
                 known[key] = float(score(dict(options)))
                 if not math.isfinite(known[key]):
                     raise ValueError(f"the score of {options} is {known[key]}, not a finite number")
-                tried.append({**options, "mean": known[key]})
             scores[place] = known[key]
         best = min(scores, key=lambda place: (-scores[place], _strength(axes, place)))
         chosen = dict(zip(axes, best, strict=True))
@@ -102,13 +93,14 @@ def choose(score: Callable[[dict[str, Any]], float], grid: Grid, *, widenings: i
         if not left or not any(wider.values()):
             break
         axes = {name: sorted([*values, *wider[name]]) for name, values in axes.items()}
-    edges = tuple(name for name in axes if _at_edge(name, axes[name], chosen[name]))
-    message = "".join(
-        f"{name} {chosen[name]:g} is at the edge of what was tried, {axes[name][0]:g} to "
-        f"{axes[name][-1]:g}, after {widenings} widenings: the best one may lie beyond. "
-        for name in edges
-    ).strip()
-    return Choice(as_options(chosen), scores[best], tried, edges, message)
+    message = " ".join(
+        f"{name} {chosen[name]:g} is at the edge of what was tried, {values[0]:g} to "
+        f"{values[-1]:g}, after {widenings} widenings: the best one may lie beyond."
+        for name, values in axes.items()
+        if name in FACTORS and chosen[name] in {values[0], values[-1]} - {*ENDS[name]}
+    )
+    tried = [{**dict(key), "mean": mean} for key, mean in known.items()]
+    return Choice(as_options(chosen), scores[best], tried, message)
 
 
 def as_options(candidate: Mapping[str, float]) -> dict[str, Any]:
@@ -148,8 +140,3 @@ def _wider(name: str, values: list[float], best: float) -> list[float]:
     below, above = inner[0] / FACTORS[name], inner[-1] * FACTORS[name]
     found = [below] if best <= inner[0] and below > low else []
     return [*found, above] if best >= inner[-1] and above < high else found
-
-
-def _at_edge(name: str, values: list[float], best: float) -> bool:
-    """Whether a value is the first or last tried, but for natural ends."""
-    return name in FACTORS and best in (values[0], values[-1]) and best not in ENDS[name]

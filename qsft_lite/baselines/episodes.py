@@ -27,11 +27,7 @@ def episode_returns(episodes: datasets.Dataset) -> np.ndarray:
 
 
 def best_episodes(episodes: datasets.Dataset, fraction: float, *, seed: int) -> datasets.Dataset:
-    """The best `fraction` of the episodes by return, in their order; ties are broken by lot.
-
-    Raises:
-        ValueError: a fraction outside (0, 1].
-    """
+    """The best `fraction` in (0, 1] of the episodes by return, in order; ties are broken by lot."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
     returns = episode_returns(episodes)
@@ -63,9 +59,8 @@ def add_return_tokens(
         raise ValueError(f"levels must be at least 2, got {levels}")
     model, tokenizer = copy.deepcopy(model), copy.deepcopy(tokenizer)
     tokens = [return_token(level) for level in range(levels)]
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": tokens}, replace_extra_special_tokens=False
-    )
+    added = {"extra_special_tokens": tokens}
+    tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
     if len(tokenizer) > output_head(model).out_features:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -96,9 +91,8 @@ def condition_on_return(
         new = begin + 1 + np.arange(len(begin))
         longer["input_ids"][new] = row["return_token"]
         following = longer["next_action"]
-        longer["next_action"] = np.where(
-            following < 0, following, following + np.searchsorted(begin, following)
-        )
+        shift = np.searchsorted(begin, following)
+        longer["next_action"] = np.where(following < 0, following, following + shift)
         if "position_ids" in row:
             longer["position_ids"] += longer["position_ids"] > 0
             longer["position_ids"][new] = 1
@@ -106,8 +100,4 @@ def condition_on_return(
 
     own_token = np.array(tokens)[return_levels(episodes, levels)]
     with_token = episodes.add_column("return_token", own_token)
-    return with_token.map(
-        insert,
-        remove_columns=["return_token"],
-        features=episodes.features,
-    )
+    return with_token.map(insert, remove_columns=["return_token"], features=episodes.features)

@@ -7,7 +7,6 @@ head. HeadStage adds the target heads and the loss; it is what a StageTrainer tr
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -17,20 +16,13 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
-from qsft_lite.files import replace_file
 from qsft_lite.models import check_packing, output_head, refuse_missing
 from qsft_lite.trainer.networks import move_average
 from qsft_lite.trainer.runs import named_if_damaged
 from qsft_lite.trainer.stages import Stage
-from qsft_lite.trainer.targets import (
-    action_positions,
-    head_precision,
-    next_states,
-    token_states,
-)
+from qsft_lite.trainer.step import action_positions, head_precision, next_states, token_states
 
 HEADS_FILE = "heads.safetensors"
-SETTINGS_FILE = "heads.json"
 COPY = "copy the whole folder again"
 
 
@@ -63,7 +55,7 @@ class ActionValues(nn.Module):
         """Values of the next action.
 
         logits_to_keep: how many of the last positions, 0 for all, or which ones (n,). The other
-        options are the backbone's: attention_mask, position_ids, past_key_values, use_cache.
+        options are the backbone's.
         """
         outputs = self.backbone(input_ids=input_ids, **options)
         if isinstance(logits_to_keep, int):
@@ -75,71 +67,44 @@ class ActionValues(nn.Module):
         """(..., H) -> (2, ..., V)."""
         return torch.stack([head(hidden) for head in self.q_heads])
 
+    # What is asked of a transformers model
+
     def get_decoder(self) -> nn.Module:
         """The backbone without anything on it."""
         return self.backbone.get_decoder()
 
-    @property
-    def base_model(self) -> nn.Module:
-        """The backbone, as transformers calls what is under a head."""
-        return self.backbone
-
-    @property
-    def config(self):
-        """The backbone's configuration."""
-        return self.backbone.config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.backbone.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the weights are stored in."""
-        return self.backbone.dtype
+    base_model = property(lambda self: self.backbone)
+    config = property(lambda self: self.backbone.config)
+    device = property(lambda self: self.backbone.device)
+    dtype = property(lambda self: self.backbone.dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The backbone as a plain transformers model, the heads as safetensors beside it.
-
-        Adapters of peft are merged into the backbone.
-        """
+        """The backbone, adapters merged, as a transformers model, and the heads beside it."""
         folder = Path(folder)
         _without_adapters(self.backbone).save_pretrained(folder)
-        heads = {
-            name: weight.contiguous()
-            for name, weight in self.state_dict().items()
-            if not name.startswith("backbone.")
-        }
+        state = self.state_dict()
+        heads = {name: state[name] for name in state if not name.startswith("backbone.")}
         save_file(heads, folder / HEADS_FILE, metadata={"format": "pt"})
-        vocabulary = self.q_heads[0][-1].out_features
-        replace_file(folder / SETTINGS_FILE, json.dumps({"vocabulary": vocabulary}).encode())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ActionValues:
         """What save_pretrained wrote.
 
         FileNotFoundError for a folder without heads, OSError for one that lacks weights, ValueError
-        for a damaged file.
+        for damaged heads.
         """
-        folder = Path(folder)
-        for name in (HEADS_FILE, SETTINGS_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} has no {name}: was it saved by ActionValues?")
-        with named_if_damaged(folder / SETTINGS_FILE, COPY):
-            vocabulary = int(json.loads((folder / SETTINGS_FILE).read_text())["vocabulary"])
-        with named_if_damaged(folder / HEADS_FILE, COPY):
-            heads = load_file(folder / HEADS_FILE)
+        path = Path(folder) / HEADS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {HEADS_FILE}: was it saved by ActionValues?")
         backbone, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
         refuse_missing(info["missing_keys"], folder)
-        values = cls(backbone, vocabulary)
-        with named_if_damaged(folder / HEADS_FILE, COPY):
-            missing, unexpected = values.load_state_dict(heads, strict=False)
-        wrong = unexpected + [name for name in missing if not name.startswith("backbone.")]
-        if wrong:
-            raise ValueError(f"{folder / HEADS_FILE} does not fit: {', '.join(wrong)}")
+        with named_if_damaged(path, COPY):
+            heads = load_file(path)
+            values = cls(backbone, len(heads["q_heads.0.2.bias"]))
+            of_backbone = {f"backbone.{name}": w for name, w in backbone.state_dict().items()}
+            values.load_state_dict(of_backbone | heads)
         return values
 
 
@@ -163,10 +128,6 @@ class HeadStage(Stage):
         expectile: float = 0.7,
     ):
         super().__init__()
-        if method not in ("ilql", "cql"):
-            raise ValueError(f"method must be ilql or cql, got {method!r}")
-        if not 0 < target_rate <= 1:
-            raise ValueError(f"target_rate must lie in (0, 1], got {target_rate}")
         check_packing(values.backbone)
         self.values = values
         self.target_heads = copy.deepcopy(values.q_heads).requires_grad_(False)
@@ -187,10 +148,8 @@ class HeadStage(Stage):
         hidden = token_states(self.values.backbone, batch)
         at = action_positions(batch)
         has_next, next_states_at = next_states(batch, at)
-        actions, reward, discount, returns = (
-            batch[name].reshape(-1)[at]
-            for name in ("input_ids", "reward", "discount", "return_to_go")
-        )
+        names = ("input_ids", "reward", "discount", "return_to_go")
+        actions, reward, discount, returns = (batch[name].reshape(-1)[at] for name in names)
         with head_precision(hidden):
             state = hidden[at - 1].float()
             next_state = torch.zeros_like(state)
@@ -209,33 +168,19 @@ class HeadStage(Stage):
         move_average(self.target_heads, self.values.q_heads, self.target_rate)
 
     def _losses(self, q, state, next_state, actions, reward, discount) -> torch.Tensor:
+        taken, c = (actions, reward, discount), self.conservatism
         if self.method == "cql":
-            with torch.no_grad():
-                next_target_q = self._rule_out(self._target_q(next_state))
-            return cql_losses(
-                self._rule_out(q),
-                next_target_q,
-                actions,
-                reward,
-                discount,
-                conservatism=self.conservatism,
-            )
+            next_target_q = self._rule_out(self._target_q(next_state))
+            return cql_losses(self._rule_out(q), next_target_q, *taken, conservatism=c)
+        target_q = self._target_q(state)
+        target_q = target_q.gather(-1, actions.expand(2, -1)[..., None])[..., 0]
+        value = self.values.v_head(state)[:, 0]
         with torch.no_grad():
-            target_q = self._target_q(state)
-            target_q = target_q.gather(-1, actions.expand(2, -1)[..., None])[..., 0]
             next_value = self.values.v_head(next_state)[:, 0]
-        return ilql_losses(
-            q,
-            self.values.v_head(state)[:, 0],
-            target_q,
-            next_value,
-            actions,
-            reward,
-            discount,
-            expectile=self.expectile,
-            conservatism=self.conservatism,
-        )
+        options = {"expectile": self.expectile, "conservatism": c}
+        return ilql_losses(q, value, target_q, next_value, *taken, **options)
 
+    @torch.no_grad()
     def _target_q(self, state: torch.Tensor) -> torch.Tensor:
         return torch.stack([head(state) for head in self.target_heads])
 

@@ -1,9 +1,9 @@
 """The losses of ILQL and CQL on the values of single actions: one function per method.
 
-N actions a, V tokens in the vocabulary, two Q heads. Rewards and values are normalised returns in
-[0, 1]; discount is the factor of the next state's value, 0 where the episode ends. Targets are
-constants: no gradient flows through them. Each function returns one loss per action, (N,), so that
-the caller decides what to average over.
+N actions (N,) int64, ids of the tokens taken; V tokens in the vocabulary; two Q heads. Rewards (N,)
+and values are normalised returns in [0, 1]; discount (N,) is the factor of the next state's value,
+0 where the episode ends. Targets are constants: no gradient flows through them. Each function
+returns one loss per action, (N,), so that the caller decides what to average over.
 """
 
 from __future__ import annotations
@@ -36,17 +36,12 @@ def ilql_losses(
         value: (N,), the V head at the state.
         target_q: (2, N), the target Q heads at the state and the action taken.
         next_value: (N,), the V head at the next state; anything where discount is 0.
-        actions: (N,) int64, ids of the tokens taken.
-        reward, discount: (N,).
         expectile: tau in (0, 1); .5 is the mean over the data's actions, 1 their maximum.
-        conservatism: c >= 0.
-
-    Raises:
-        ValueError: an expectile or a conservatism out of range.
+        conservatism: c >= 0. ValueError for one out of range, or an expectile.
     """
     if not 0 < expectile < 1:
         raise ValueError(f"expectile must lie strictly between 0 and 1, got {expectile}")
-    target = reward + discounted(next_value, discount)
+    target = reward + _discounted(next_value, discount)
     value_losses = expectile_losses(value, target_q.amin(0), expectile)
     return _q_losses(q, actions, target, conservatism) + value_losses
 
@@ -69,14 +64,9 @@ def cql_losses(
         q: (2, N, V), the Q heads at the state; -inf at tokens that are no actions.
         next_target_q: (2, N, V), the target heads at the next state, likewise; anything where
             discount is 0.
-        actions: (N,) int64, ids of the tokens taken.
-        reward, discount: (N,).
-        conservatism: alpha >= 0.
-
-    Raises:
-        ValueError: a conservatism out of range.
+        conservatism: alpha >= 0, else ValueError.
     """
-    target = reward + discounted(next_target_q.amin(0).amax(-1), discount)
+    target = reward + _discounted(next_target_q.amin(0).amax(-1), discount)
     return _q_losses(q, actions, target, conservatism)
 
 
@@ -87,7 +77,7 @@ def expectile_losses(value: torch.Tensor, sample: torch.Tensor, expectile: float
     return 0.5 * weight * difference.square()
 
 
-def discounted(next_value: torch.Tensor, discount: torch.Tensor) -> torch.Tensor:
+def _discounted(next_value: torch.Tensor, discount: torch.Tensor) -> torch.Tensor:
     """gamma * next_value as a constant, and 0 where the episode ends whatever stands there."""
     return torch.where(discount > 0, discount * next_value.detach(), 0.0)
 

@@ -5,16 +5,15 @@
     choice = choose(lambda o: evaluate(rival.policy(**o), env, 200, seed=1).mean, VALUE_GRID)
     evaluate(rival.policy(**choice.options), env, episodes=1000, seed=2)
 
-Behavior cloning starts from the model as it is, every other method from the cloned weights; one of
-Q-SFT's loss can also go on from another one. `registry` lists the methods, `choosing` has the
-options that are tried on validation games before methods are compared.
+Behavior cloning starts from the model as it is, every other method from the cloned weights.
+`registry` lists the methods, `choosing` has the options that are tried on validation games.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,15 +67,13 @@ def train(
         episodes: as of data.encode.
         validation: likewise, for the held-out loss, or None.
         args: steps, learning rate and so on. The output folder is args.output_dir / method; the
-            method sets the stage and its own settings. Early stopping is for cloning only: the
-            targets of the others move, and so does their loss.
+            method sets the stage and its own settings. Early stopping is for cloning only.
         length: of the packed rows, in tokens. Episodes of "return_conditioned" grow by one token
             (or one each turn, where turns are apart), which the model's context must hold; rows
             grow with them.
-        resume: go on from wherever the last call with the same arguments got to, down to the
-            checkpoints that args.save_strategy and save_steps ask for. Without it, an older run in
-            the output folder is removed. Finished trainings leave no checkpoints, and with resume
-            their weights, from which another call returns at once.
+        resume: go on from wherever the last call with the same arguments got to, as its checkpoints
+            allow; one that is finished returns at once. Without it, an older run in the output
+            folder is removed.
         callbacks: further ones of the trainer.
         options: settings of the method, see METHODS, and for those of Q-SFT's loss any field of
             QSFTConfig.
@@ -89,12 +86,12 @@ def train(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     family = METHODS[method].family
     fields = {field.name for field in dataclasses.fields(QSFTConfig)} if family == "q_sft" else {}
-    known = {*METHODS[method].options, *fields}
-    unknown = sorted(set(options) - known)
+    own = METHODS[method].options
+    unknown = sorted({*options} - {*own, *fields})
     if unknown:
-        own = ", ".join(METHODS[method].options) or "none"
-        raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own}")
-    options = {**METHODS[method].options, **options}
+        own_names = ", ".join(own) or "none"
+        raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own_names}")
+    options = {**own, **options}
     if isinstance(model, TrainedMethod):
         forms = {options.get("leftover"), model.settings.get("leftover")}
         if len(forms) > 1 or None in forms or METHODS[method].new_head:
@@ -128,14 +125,18 @@ class _Job(NamedTuple):
     options: dict[str, Any]
     callbacks: Sequence[TrainerCallback]
 
-    def rows(self) -> dict[str, Any]:
-        """Both data sets packed, and the callbacks: what every trainer takes."""
-        train, validation = (
-            part and pack(part, self.length, seed=self.args.seed)
-            for part in (self.episodes, self.validation)
-        )
-        callbacks = list(self.callbacks)
-        return {"train_dataset": train, "eval_dataset": validation, "callbacks": callbacks}
+    def of_trainer(self) -> dict[str, Any]:
+        """Both data sets packed, and what else every trainer takes."""
+        parts = {"train_dataset": self.episodes, "eval_dataset": self.validation}
+        seed = self.args.seed
+        rows = {name: part and pack(part, self.length, seed=seed) for name, part in parts.items()}
+        return {**rows, "processing_class": self.tokenizer, "callbacks": list(self.callbacks)}
+
+    def with_episodes(self, change: Callable[..., Any], *arguments: Any, **options: Any) -> _Job:
+        """The job with ``change`` made to both data sets."""
+        parts = (self.episodes, self.validation)
+        train, validation = (part and change(part, *arguments, **options) for part in parts)
+        return self._replace(episodes=train, validation=validation)
 
     def value_args(self, **changes: Any) -> QSFTConfig:
         """The args without early stopping, and with the last weights rather than the best."""
@@ -152,31 +153,24 @@ def _cloning(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
     """Cross-entropy on all episodes, on the best of them, or with their returns announced."""
     prompt, model = "", copy.deepcopy(job.model)
     if job.method == "filtered_bc":
-        fraction, seed = job.options["fraction"], job.args.seed
-        job = job._replace(
-            episodes=best_episodes(job.episodes, fraction, seed=seed),
-            validation=job.validation and best_episodes(job.validation, fraction, seed=seed),
-        )
+        job = job.with_episodes(best_episodes, job.options["fraction"], seed=job.args.seed)
     elif job.method == "return_conditioned":
         levels, before = job.options["levels"], _longest(job)
         prompt = return_token(return_levels(job.episodes, levels).max())
         model, tokenizer = add_return_tokens(model, job.tokenizer, levels, seed=job.args.seed)
-        episodes, validation = (
-            part and condition_on_return(part, tokenizer, levels)
-            for part in (job.episodes, job.validation)
-        )
-        job = job._replace(tokenizer=tokenizer, episodes=episodes, validation=validation)
+        job = job._replace(tokenizer=tokenizer)
+        job = job.with_episodes(condition_on_return, tokenizer, levels)
         job = job._replace(length=job.length + _longest(job) - before)
     args = dataclasses.replace(job.args, stage="behavior")
-    trainer = QSFTTrainer(model, args, processing_class=job.tokenizer, **job.rows())
+    trainer = QSFTTrainer(model, args, **job.of_trainer())
     return trainer, dataclasses.replace(job.trained(model, None), prompt=prompt)
 
 
 def _longest(job: _Job) -> int:
     """The most tokens of an episode."""
-    parts = (part for part in (job.episodes, job.validation) if part is not None)
-    tables = [part.with_format("arrow")[:] for part in parts]
-    return max(pc.max(pc.list_value_length(table["input_ids"])).as_py() for table in tables)
+    parts = [part for part in (job.episodes, job.validation) if part is not None]
+    columns = [part.with_format("arrow")[:]["input_ids"] for part in parts]
+    return max(pc.max(pc.list_value_length(column)).as_py() for column in columns)
 
 
 def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
@@ -187,13 +181,8 @@ def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
         new = METHODS[job.method].new_head
         q_model = with_new_head(job.model, job.args.seed) if new else copy.deepcopy(job.model)
         behavior = copy.deepcopy(job.model) if new else None
-    trainer = QSFTTrainer(
-        q_model,
-        job.value_args(**job.options),
-        processing_class=job.tokenizer,
-        behavior_model=behavior,
-        **job.rows(),
-    )
+    args = job.value_args(**job.options)
+    trainer = QSFTTrainer(q_model, args, behavior_model=behavior, **job.of_trainer())
     return trainer, job.trained(trainer.model.behavior, q_model)
 
 
@@ -206,7 +195,7 @@ def _heads(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
         ruled_out=no_actions(job.tokenizer, output_head(job.model).out_features),
         **job.options,
     )
-    trainer = StageTrainer(stage, job.value_args(), **job.rows())
+    trainer = StageTrainer(stage, job.value_args(), **job.of_trainer())
     return trainer, job.trained(copy.deepcopy(job.model), stage.values)
 
 

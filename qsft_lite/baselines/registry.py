@@ -15,16 +15,14 @@ __all__ = ["METHODS", "SHOWN", "Method", "find_method"]
 class Method:
     """A method, or a line that is drawn beside methods.
 
-    Attributes:
-        title: its name, the same in every chapter, table and figure.
-        color, marker, line: of its curves, as matplotlib takes them. Colors are those of Okabe and
-            Ito, and a few that the color-blind can tell from them; methods of one color differ in
-            marker and line.
-        family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
-            Q-SFT), or None for what is only shown.
-        options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
-        score: what a method of "q_sft" acts by, "p" or "ratio".
-        new_head: whether the output head of p starts from scratch.
+    title: its name, the same in every chapter, table and figure.
+    color, marker, line: of its curves, as matplotlib takes them. Colors are those of Okabe and Ito,
+        and a few that the color-blind can tell from them.
+    family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
+        Q-SFT), or None for what is only shown.
+    options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
+    score: what a method of "q_sft" acts by, "p" or "ratio".
+    new_head: whether the output head of p starts from scratch.
     """
 
     title: str
@@ -38,45 +36,35 @@ class Method:
 
 
 _OURS = {"leftover": "dummy", "backup": "support"}
+_PAPER = {"leftover": "uniform", "backup": "max"}
 
 # The methods that can be trained, by the key that baselines.train takes.
 METHODS = {
-    "bc": Method("Behavior cloning", "#B0B0B0", "v", family="cloning"),
-    "filtered_bc": Method(
-        "Filtered cloning", "#E69F00", "^", family="cloning", options={"fraction": 0.1}
-    ),
+    "bc": Method("Behavior cloning", "#B0B0B0", "v", "-", "cloning"),
+    "filtered_bc": Method("Filtered cloning", "#E69F00", "^", "-", "cloning", {"fraction": 0.1}),
     # Emmons et al., 2022; Chen et al., 2021
     "return_conditioned": Method(
-        "Return-conditioned", "#8B5A2B", "<", family="cloning", options={"levels": 10}
+        "Return-conditioned", "#8B5A2B", "<", "-", "cloning", {"levels": 10}
     ),
     # p / pi is the mean return that followed the action in the data
     "mc_returns": Method(
-        "Monte-Carlo returns", "#D55EA8", "P",
-        family="q_sft", options={**_OURS, "backup": "returns"}, score="ratio",
+        "Monte-Carlo returns", "#D55EA8", "P", "-", "q_sft", {**_OURS, "backup": "returns"}, "ratio"
     ),
     # Snell et al., 2023. Conservatism is in units of a normalised return: for Wordle's six points,
     # .002 is the .01 that ILQL was published with.
-    "ilql": Method(
-        "ILQL", "#56B4E9", "X",
-        family="heads", options={"expectile": 0.7, "conservatism": 0.002},
-    ),
+    "ilql": Method("ILQL", "#56B4E9", "X", "-", "heads", {"expectile": 0.7, "conservatism": 0.002}),
     # Kumar et al., 2020
-    "cql": Method("CQL", "#009E73", "D", family="heads", options={"conservatism": 0.01}),
-    "q_sft_paper": Method(
-        "Q-SFT (paper)", "#D55E00", "s",
-        family="q_sft", options={"leftover": "uniform", "backup": "max"}, score="p",
-    ),
-    "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", family="q_sft", options=_OURS, score="ratio"),
+    "cql": Method("CQL", "#009E73", "D", "-", "heads", {"conservatism": 0.01}),
+    "q_sft_paper": Method("Q-SFT (paper)", "#D55E00", "s", "-", "q_sft", _PAPER, "p"),
+    "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", "-", "q_sft", _OURS, "ratio"),
     # Two controls: is it the reuse of the logits that helps? Is it more than label smoothing?
     "q_sft_new_head": Method(
-        "Q-SFT, new head", "#0072B2", "h", ":",
-        family="q_sft", options=_OURS, score="ratio", new_head=True,
+        "Q-SFT, new head", "#0072B2", "h", ":", "q_sft", _OURS, "ratio", new_head=True
     ),
     "random_targets": Method(
-        "Random targets", "#C2B280", "x", ":",
-        family="q_sft", options={**_OURS, "backup": "random"}, score="ratio",
+        "Random targets", "#C2B280", "x", ":", "q_sft", {**_OURS, "backup": "random"}, "ratio"
     ),
-}  # fmt: skip
+}
 
 # Those, and what is only shown beside them.
 SHOWN = {

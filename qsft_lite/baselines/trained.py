@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +11,81 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.baselines.heads import ActionValues
-from qsft_lite.baselines.policies import ClonedPolicy, ValuePolicy
+from qsft_lite.baselines.heads import COPY, ActionValues
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.files import replace_folder
 from qsft_lite.models import dummy_id, final_hidden, output_head
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.policy.cached import CachedPolicy, check_support, check_temperature, outside_support
 from qsft_lite.policy.q_sft import load_or_name, merge_adapters
 from qsft_lite.trainer.runs import named_if_damaged
 
-__all__ = ["TrainedMethod"]
+__all__ = ["ClonedPolicy", "TrainedMethod", "ValuePolicy"]
 
 SETTINGS_FILE = "method.json"
-COPY = "copy the whole folder again"
 PREFIXES_AT_ONCE = 256
+
+
+class ClonedPolicy(CachedPolicy):
+    """A language model as it is, at a temperature: pi(a|s)^(1 / temperature), normalised.
+
+    prompt: text put before every history, such as the token of the return to reach; special tokens
+    spelt out in it are tokens. relative_support: as in QSFTPolicy. options: CachedPolicy's.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *more_models: nn.Module,
+        temperature: float = 1.0,
+        relative_support: float = 0.0,
+        prompt: str = "",
+        **options,
+    ):
+        super().__init__([model, *more_models], tokenizer, **options)
+        self.temperature = check_temperature(temperature)
+        self.relative_support = check_support(relative_support)
+        self.prompt = prompt
+        # Not a part of any text, and so the one place where special tokens are read as such.
+        self._start += tokenizer(prompt, add_special_tokens=False).input_ids if prompt else []
+
+    def log_weights(
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, V), float32."""
+        log_pi = logits[0].float().log_softmax(-1)
+        outside = outside_support(log_pi, self.relative_support, ruled_out)
+        return (log_pi / self.temperature).masked_fill(outside, -math.inf)
+
+
+class ValuePolicy(ClonedPolicy):
+    """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
+
+    ILQL's beta (Q - V) is the same policy: V is the same for every action. options: ClonedPolicy's.
+    """
+
+    def __init__(
+        self,
+        behavior: PreTrainedModel,
+        values: ActionValues,
+        tokenizer: PreTrainedTokenizerBase,
+        beta: float,
+        **options,
+    ):
+        super().__init__(behavior, tokenizer, values, **options)
+        if not math.isfinite(beta):
+            raise ValueError(f"beta must be finite, not {beta}.")
+        self.beta = beta
+
+    def log_weights(
+        self, logits: list[torch.Tensor], ruled_out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, V), float32."""
+        return super().log_weights(logits, ruled_out) + self.beta * logits[1].float()
 
 
 @dataclass(frozen=True)
@@ -52,25 +111,19 @@ class TrainedMethod:
         return cls("bc", {}, model, None, tokenizer, "", [])
 
     def policy(
-        self,
-        *,
-        beta: float | None = None,
-        temperature: float = 1.0,
-        score: str | None = None,
-        **options,
+        self, *, beta: float | None = None, score: str | None = None, **options
     ) -> CachedPolicy:
         """The method at play.
 
         Args:
             beta: weight of the values against log pi; where there are values, it must be given.
-            temperature: of pi.
             score: "p" or "ratio", where Q-SFT's loss was trained; the method's own if None.
-            options: CachedPolicy's, such as greedy, stop, max_new_tokens, constraint, seed.
+            options: temperature of pi, relative_support, and CachedPolicy's: greedy, stop,
+                max_new_tokens, constraint, seed.
 
         Raises:
             ValueError: a beta for a method without values, or none for one with them.
         """
-        options["temperature"] = temperature
         method = METHODS[self.method]
         if (beta is None) != (self.values is None):
             needs = "needs a beta" if beta is None else "has no values, and so takes no beta"
@@ -105,9 +158,6 @@ class TrainedMethod:
             Two lists with an array (actions,), float32, for each prefix: log pi of the actions, and
             their learned values: min(p / pi, 1) of Q-SFT's loss, the smaller Q of new heads. None
             in place of the second list for a method without values.
-
-        Raises:
-            ValueError: not one list of actions for each prefix, or an empty prefix.
         """
         if len(prefixes) != len(actions) or not all(map(len, prefixes)):
             raise ValueError("values_of needs one list of actions for each prefix, none empty")
@@ -135,10 +185,7 @@ class TrainedMethod:
         ``folder/behavior`` and ``folder/values`` are plain transformers models in safetensors with
         the tokenizer beside them (heads lie beside their backbone), adapters of peft are merged
         into them, and ``folder/method.json`` says the rest. All of it takes the folder's place at
-        once, when it is complete.
-
-        Raises:
-            FileExistsError: there is something else than a method in the folder.
+        once, when it is complete. FileExistsError where there is something else than a method.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / SETTINGS_FILE).is_file():
@@ -157,9 +204,8 @@ class TrainedMethod:
     def from_pretrained(cls, folder: str | Path) -> TrainedMethod:
         """What save_pretrained wrote, on the CPU; code of others is never run.
 
-        Raises:
-            FileNotFoundError: there is no method, or it lacks its behavior policy or its values.
-            ValueError: a damaged file; the message names it, or its folder.
+        FileNotFoundError where there is no method, ValueError for a damaged or missing file, which
+        is named, or its folder.
         """
         folder = Path(folder)
         path = folder / SETTINGS_FILE
@@ -169,9 +215,6 @@ class TrainedMethod:
             said = json.loads(path.read_text(encoding="utf-8"))
             method, settings, prompt = said["method"], dict(said["settings"]), str(said["prompt"])
             family = METHODS[method].family
-        for name in ("behavior",) if family == "cloning" else ("behavior", "values"):
-            if not (folder / name).is_dir():
-                raise FileNotFoundError(f"{folder} has no folder {name}: {COPY}.")
         behavior, tokenizer = load_or_name(folder / "behavior")
         values = None
         if family == "heads":
@@ -190,8 +233,7 @@ def _next_scores(model: PreTrainedModel | ActionValues, rows: list[Sequence[int]
     ids = torch.tensor(padded, device=model.device)
     positions = torch.arange(longest, device=model.device).expand_as(ids)
     hidden = final_hidden(model, ids, positions, torch.ones_like(ids))
-    last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-    hidden = hidden[torch.arange(len(rows), device=model.device), last]
+    hidden = hidden[range(len(rows)), [len(row) - 1 for row in rows]]
     if isinstance(model, ActionValues):
         return model.q_values(hidden).amin(0).float().cpu()
     return output_head(model)(hidden).float().cpu()

@@ -26,10 +26,9 @@ def dummy_of(leftover: str | int, vocabulary: int) -> int | None:
         raise ValueError(f"The vocabulary needs at least two tokens, not {vocabulary}.")
     if isinstance(leftover, str) and leftover == "uniform":
         return None
-    if isinstance(leftover, (str, bool)) or not hasattr(leftover, "__index__"):
+    if isinstance(leftover, bool) or not hasattr(leftover, "__index__"):
         raise ValueError(
-            f'leftover must be "uniform" or the token id of the dummy, an int, not {leftover!r}. '
-            'Nearest: "uniform".'
+            f'leftover must be "uniform" or the token id of the dummy, an int, not {leftover!r}.'
         )
     dummy = operator.index(leftover)
     if not 0 <= dummy < vocabulary:
@@ -57,10 +56,7 @@ def check_tensors(name: str, scores: torch.Tensor, **others: torch.Tensor | None
                 f"{other_name} has shape {tuple(other.shape)}, but {name} has "
                 f"{tuple(scores.shape)}: expected {tuple(scores.shape[:-1])}."
             )
-        if other.device != scores.device:
-            raise ValueError(
-                f"{other_name} is on {other.device}, but {name} is on {scores.device}."
-            )
+        _check_device(other_name, other, name, scores)
 
 
 def check_head(hidden: torch.Tensor, weight: torch.Tensor) -> None:
@@ -72,8 +68,12 @@ def check_head(hidden: torch.Tensor, weight: torch.Tensor) -> None:
             f"weight has shape {tuple(weight.shape)}, but hidden has {tuple(hidden.shape)}: "
             f"expected (V, {hidden.shape[-1]}), one row for each token."
         )
-    if weight.device != hidden.device:
-        raise ValueError(f"weight is on {weight.device}, but hidden is on {hidden.device}.")
+    _check_device("weight", weight, "hidden", hidden)
+
+
+def _check_device(name: str, one: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    if one.device != other.device:
+        raise ValueError(f"{name} is on {one.device}, but {other_name} is on {other.device}.")
 
 
 def _kind(value: object) -> str:
@@ -94,31 +94,17 @@ def check_data(
         used = mask.bool()
     if not used.any():
         raise ValueError(
-            f"mask uses none of the {used.numel()} positions, so there is nothing to learn from. "
-            "Drop batches without action tokens."
+            f"mask uses none of the {used.numel()} positions: drop batches without action tokens."
         )
-    refuse(
-        "actions",
-        actions,
-        used & ((actions < 0) | (actions >= vocabulary)),
-        f"outside the vocabulary, ids 0 to {vocabulary - 1}",
-        "Mask out positions that are not actions.",
-    )
+    complaint = f"outside the vocabulary, ids 0 to {vocabulary - 1}"
+    bad = (actions < 0) | (actions >= vocabulary)
+    refuse("actions", actions, used & bad, complaint, "Mask out positions that are not actions.")
     if dummy is not None:
-        refuse(
-            "actions",
-            actions,
-            used & (actions == dummy),
-            "at the dummy token",
-            "The dummy must be a token that is never an action: choose another id for leftover.",
-        )
-    refuse(
-        "target",
-        target,
-        used & ~((target >= 0) & (target <= 1)),
-        "outside [0, 1]",
-        "Scale rewards so that returns lie in [0, 1]; bellman_target clamps what is left.",
-    )
+        remedy = "It must be a token that is never an action: choose another id for leftover."
+        refuse("actions", actions, used & (actions == dummy), "at the dummy token", remedy)
+    remedy = "Scale rewards so that returns lie in [0, 1]; bellman_target clamps what is left."
+    bad = ~((target >= 0) & (target <= 1))
+    refuse("target", target, used & bad, "outside [0, 1]", remedy)
 
 
 def check_binary(name: str, values: torch.Tensor) -> None:
@@ -127,37 +113,14 @@ def check_binary(name: str, values: torch.Tensor) -> None:
 
 
 def check_losses(
-    name: str,
-    losses: torch.Tensor,
-    scores: torch.Tensor,
-    columns: torch.Tensor | None,
-    rows: torch.Tensor | None,
-    shape: tuple[int, ...],
-    remedy: str,
+    name: str, losses: torch.Tensor, rows: torch.Tensor | None, shape: tuple[int, ...], remedy: str
 ) -> None:
-    """Refuse losses (N,) that are not finite, as come of bad scores (N, V or H).
+    """Refuse losses (N,) that are not finite, as come of bad scores.
 
     Looking at the result saves a pass over all scores where all is well.
     """
-    bad = ~losses.isfinite()
-    if not bad.any():
-        return
-    first = bad.nonzero()[0, 0]
-    entries = scores[first].tolist()
-    weighed = [] if columns is None else columns[first].tolist()
-    culprit = min(
-        (i for i, entry in enumerate(entries) if not math.isfinite(entry)),
-        key=lambda i: (entries[i] == -math.inf, i not in weighed),  # -inf may be all right
-        default=None,
-    )
-    found = "every entry is finite" if culprit is None else f"entry {culprit} is {entries[culprit]}"
-    refuse(
-        name,
-        put_back(losses, rows, shape),
-        put_back(bad, rows, shape),
-        "without a finite loss",
-        f"There, {found}. {remedy}",
-    )
+    losses = put_back(losses, rows, shape)
+    refuse(name, losses, ~losses.isfinite(), "without a finite loss", remedy)
 
 
 def refuse(name: str, values: torch.Tensor, bad: torch.Tensor, complaint: str, remedy: str) -> None:
@@ -175,23 +138,10 @@ def compute_dtype(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def used_rows(mask: torch.Tensor | None, actions: torch.Tensor) -> torch.Tensor | None:
-    """Indices of the used positions in the flattened tensors; None for all of them."""
-    if mask is None:
-        return None
-    rows = mask.reshape(-1).nonzero()[:, 0]
-    return None if len(rows) == actions.numel() else rows
-
-
-def select(tensor: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-    """The rows of these indices; all of them for None."""
-    return tensor if rows is None else tensor.index_select(0, rows)
-
-
 def put_back(
     values: torch.Tensor, rows: torch.Tensor | None, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """Undo used_rows: values at their positions in a tensor of this shape, 0 elsewhere."""
+    """Values of these rows at their positions in a tensor of this shape, 0 elsewhere."""
     if rows is not None:
         values = values.new_zeros(math.prod(shape)).index_copy(0, rows, values)
     return values.reshape(shape)

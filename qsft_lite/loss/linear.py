@@ -5,24 +5,12 @@ The same numbers as `q_sft` gives on ``hidden @ weight.T``, never holding all lo
 
 from __future__ import annotations
 
-import operator
 from typing import Literal
 
 import torch
 
-from qsft_lite.loss.checks import (
-    check_choice,
-    check_data,
-    check_head,
-    check_losses,
-    check_tensors,
-    compute_dtype,
-    dummy_of,
-    refuse,
-    select,
-    used_rows,
-)
-from qsft_lite.loss.q_sft import BACKUPS, Backup, no_action, state_value, target_weights
+from qsft_lite.loss import checks
+from qsft_lite.loss.q_sft import BACKUPS, Backup, no_action, state_value, used_positions
 
 __all__ = ["linear_cross_entropy", "linear_q_sft_loss", "linear_state_value"]
 
@@ -64,32 +52,21 @@ def linear_q_sft_loss(
         TypeError, ValueError: as q_sft_loss, for hidden and weight in place of logits.
         RuntimeError: at a backward pass with create_graph=True; second derivatives need q_sft_loss.
     """
-    check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
-    check_head(hidden, weight)
-    vocabulary = len(weight)
-    dummy = dummy_of(leftover, vocabulary)
-    if operator.index(chunk_size) < 1:
+    checks.check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
+    checks.check_head(hidden, weight)
+    if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
     if validate is None:
         validate = hidden.device.type == "cpu"
-    if validate:
-        check_data(actions, target, mask, vocabulary, dummy)
-
-    rows = used_rows(mask, actions)
-    used_hidden = select(hidden.reshape(-1, hidden.shape[-1]), rows)
-    columns, weights, spread = target_weights(
-        select(actions.reshape(-1), rows).long(),
-        select(target.reshape(-1), rows).detach().to(compute_dtype(hidden)),
-        vocabulary,
-        dummy,
-    )
+    used = used_positions(hidden, actions, target, mask, len(weight), leftover, validate)
+    distribution = used.columns, used.weights, used.spread
     loss, losses = _LinearCrossEntropy.apply(
-        used_hidden, weight, columns, weights, spread, chunk_size, torch.is_grad_enabled()
+        used.scores, weight, *distribution, chunk_size, torch.is_grad_enabled()
     )
     if validate and not loss.isfinite():
-        refuse("weight", weight, ~weight.isfinite(), "not finite", "Has training diverged?")
+        checks.refuse("weight", weight, ~weight.isfinite(), "not finite", "Has training diverged?")
         remedy = "Hidden states, and their products with the weight, must be finite."
-        check_losses("hidden", losses, used_hidden, None, rows, actions.shape, remedy)
+        checks.check_losses("hidden", losses, used.rows, actions.shape, remedy)
     return loss
 
 
@@ -98,24 +75,17 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """Plain cross-entropy -log softmax(hidden @ weight.T)[action], by linear_q_sft_loss's kernel.
 
-    Args:
-        hidden: (N, H), floating.
-        weight: (V, H), of the same dtype.
-        actions: (N,), integer, ids of the tokens taken.
-        chunk_size: tokens in a chunk, as in linear_q_sft_loss.
-
-    Returns:
-        The mean, a scalar, in float32, or float64 if given that; 0 where N is 0.
-
-    Raises:
-        TypeError, ValueError: shapes, dtypes or devices that do not fit.
+    hidden (N, H) and weight (V, H) are floating and of one dtype, actions (N,) are the integer ids
+    of the tokens taken. Returns the mean, a scalar, in float32, or float64 if given that; 0 where N
+    is 0. TypeError or ValueError for shapes, dtypes or devices that do not fit.
     """
-    check_tensors("hidden", hidden, actions=actions)
-    check_head(hidden, weight)
-    ones = torch.ones(len(hidden), 1, dtype=compute_dtype(hidden), device=hidden.device)
-    return _LinearCrossEntropy.apply(
+    checks.check_tensors("hidden", hidden, actions=actions)
+    checks.check_head(hidden, weight)
+    ones = torch.ones(len(hidden), 1, dtype=checks.compute_dtype(hidden), device=hidden.device)
+    loss, _ = _LinearCrossEntropy.apply(
         hidden, weight, actions.long()[:, None], ones, None, chunk_size, torch.is_grad_enabled()
-    )[0]
+    )
+    return loss
 
 
 @torch.no_grad()
@@ -132,11 +102,10 @@ def linear_state_value(
     """The value of states that bellman_target backs up, never holding more than a chunk of logits.
 
     Args:
-        hidden: (N, H), last hidden states of the target network, floating.
-        weight: (V, H), its head, of the same dtype.
-        behavior_hidden: (N, H'), those of the behavior policy. None, and its weight too, will do
-            for a backup that asks the behavior policy nothing.
-        behavior_weight: (V, H'), its head.
+        hidden, weight: (N, H) and (V, H), last hidden states and head of the target network, of one
+            floating dtype.
+        behavior_hidden, behavior_weight: (N, H') and (V, H'), those of the behavior policy; None
+            will do for a backup that asks it nothing.
         backup: of one of BACKUPS.
         dummy: the dummy's token id, or None for the uniform leftover.
         chunk_size: states in a chunk. Workspace is a few times chunk_size * V numbers.
@@ -147,13 +116,13 @@ def linear_state_value(
     Raises:
         TypeError, ValueError: shapes, dtypes or options that do not fit.
     """
-    check_choice("backup", backup.kind, BACKUPS)
-    check_head(hidden, weight)
+    checks.check_choice("backup", backup.kind, BACKUPS)
+    checks.check_head(hidden, weight)
     if backup.asks_behavior:
         if behavior_hidden is None or behavior_weight is None:
             raise ValueError(f'backup="{backup.kind}" needs behavior_hidden and behavior_weight.')
-        check_head(behavior_hidden, behavior_weight)
-    dtype = compute_dtype(hidden)
+        checks.check_head(behavior_hidden, behavior_weight)
+    dtype = checks.compute_dtype(hidden)
     values = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
@@ -187,8 +156,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream, _):
         if torch.is_grad_enabled():  # in a backward pass: with create_graph=True
             raise RuntimeError(
-                "linear_q_sft_loss has no second derivative, so create_graph=True cannot be "
-                "honored: use q_sft_loss on logits where you need one."
+                "linear_q_sft_loss has no second derivative: use q_sft_loss on logits for one."
             )
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a further pass over a retained graph: the first took them along

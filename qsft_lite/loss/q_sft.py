@@ -20,28 +20,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from qsft_lite.loss.checks import (
-    check_binary,
-    check_choice,
-    check_data,
-    check_losses,
-    check_tensors,
-    compute_dtype,
-    dummy_of,
-    put_back,
-    refuse,
-    select,
-    used_rows,
-)
+from qsft_lite.loss import checks
 
 __all__ = ["BACKUPS", "SCORES", "Backup", "bellman_target", "q_sft_loss"]
 
 BACKUPS = ("max", "support", "behavior", "policy")
-WITHOUT_NEXT_STATE = ("returns", "random")
 SCORES = ("p", "ratio")
 
 
@@ -50,11 +37,8 @@ class Backup:
     """How the value of the next state is worked out: the options of bellman_target as one.
 
     kind: one of BACKUPS; or, of training only, "returns" (the return that followed in the data is
-    the whole target) or "random" (a uniform random number is). support, beta, score: as in
-    bellman_target.
-
-    Raises:
-        ValueError: an unknown kind or score, a support outside [0, 1], a beta that is not finite.
+    the whole target) or "random" (a uniform random number is). ValueError for an option that cannot
+    be.
     """
 
     kind: str = "max"
@@ -63,8 +47,8 @@ class Backup:
     score: str = "ratio"
 
     def __post_init__(self):
-        check_choice("backup", self.kind, (*BACKUPS, *WITHOUT_NEXT_STATE))
-        check_choice("score", self.score, SCORES)
+        checks.check_choice("backup", self.kind, (*BACKUPS, "returns", "random"))
+        checks.check_choice("score", self.score, SCORES)
         if not 0 <= self.support <= 1:
             raise ValueError(f"support must lie in [0, 1], not {self.support}.")
         if not math.isfinite(self.beta):
@@ -111,35 +95,23 @@ def q_sft_loss(
             outside [0, 1], an id outside the vocabulary, an action that is the dummy, logits
             without a finite loss (for "uniform" -inf has none), or a mask that is all false.
     """
-    check_choice("reduction", reduction, ("mean", "sum", "none"))
-    check_tensors("logits", logits, actions=actions, target=target, mask=mask)
-    dummy = dummy_of(leftover, logits.shape[-1])
+    checks.check_choice("reduction", reduction, ("mean", "sum", "none"))
+    checks.check_tensors("logits", logits, actions=actions, target=target, mask=mask)
     if validate is None:
         validate = logits.device.type == "cpu"
-    if validate:
-        check_data(actions, target, mask, logits.shape[-1], dummy)
-
-    rows = used_rows(mask, actions)
-    used_logits = select(logits.reshape(-1, logits.shape[-1]), rows)
-    used_logits = used_logits.to(compute_dtype(logits))
-    columns, weights, spread = target_weights(
-        select(actions.reshape(-1), rows).long(),
-        select(target.reshape(-1), rows).detach().to(used_logits.dtype),
-        logits.shape[-1],
-        dummy,
-    )
-    log_p = used_logits.log_softmax(-1)
+    used = used_positions(logits, actions, target, mask, logits.shape[-1], leftover, validate)
+    log_p = used.scores.log_softmax(-1, dtype=used.weights.dtype)
     # 0 log 0 counts as 0: a token ruled out by a logit of -inf costs nothing at weight 0.
-    chosen = log_p.gather(1, columns).masked_fill(weights == 0, 0)
-    losses = -(weights * chosen).sum(-1)
-    if spread is not None:
-        losses = losses - spread * log_p.sum(-1)
+    chosen = log_p.gather(1, used.columns).masked_fill(used.weights == 0, 0)
+    losses = -(used.weights * chosen).sum(-1)
+    if used.spread is not None:
+        losses = losses - used.spread * log_p.sum(-1)
     if validate:
         remedy = "Logits must be finite; -inf is allowed with a dummy, at tokens without weight."
-        check_losses("logits", losses, used_logits, columns, rows, actions.shape, remedy)
+        checks.check_losses("logits", losses, used.rows, actions.shape, remedy)
 
     if reduction == "none":
-        return put_back(losses, rows, actions.shape)
+        return checks.put_back(losses, used.rows, actions.shape)
     total = losses.sum()
     return total / max(len(losses), 1) if reduction == "mean" else total
 
@@ -201,45 +173,43 @@ def bellman_target(
 
     Raises:
         TypeError: a dtype of the wrong kind.
-        ValueError: shapes or devices that differ; an unknown or out-of-range option; and with
-            validate: a reward that is not finite, a done that is not 0 or 1, and, where the episode
-            goes on, logits with NaN or +inf or with no finite value; the behavior policy's must
-            have one at another token than the dummy.
+        ValueError: shapes or devices that differ; an option that cannot be; and with validate: a
+            reward that is not finite, a done that is not 0 or 1, and, where the episode goes on,
+            logits with NaN, +inf or no action of a finite one.
     """
-    check_choice("backup", backup, BACKUPS)
+    checks.check_choice("backup", backup, BACKUPS)
     options = Backup(backup, support, beta, score)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], not {gamma}.")
-    check_tensors("next_q_logits", next_q_logits, reward=reward, done=done)
-    check_tensors("next_behavior_logits", next_behavior_logits, reward=reward)
+    checks.check_tensors("next_q_logits", next_q_logits, reward=reward, done=done)
+    checks.check_tensors("next_behavior_logits", next_behavior_logits, reward=reward)
     vocabulary = next_q_logits.shape[-1]
     if next_behavior_logits.shape[-1] != vocabulary:
         raise ValueError(
             f"next_behavior_logits has a vocabulary of {next_behavior_logits.shape[-1]}, but "
             f"next_q_logits one of {vocabulary}: both must score the same tokens."
         )
-    dummy = dummy_of(leftover, vocabulary)
+    dummy = checks.dummy_of(leftover, vocabulary)
     if validate is None:
         validate = next_q_logits.device.type == "cpu"
     if validate:
-        refuse("reward", reward, ~reward.isfinite(), "not finite", "Mask them out beforehand.")
-        check_binary("done", done)
+        checks.refuse(
+            "reward", reward, ~reward.isfinite(), "not finite", "Mask them out beforehand."
+        )
+        checks.check_binary("done", done)
         actions = next_behavior_logits
         if dummy is not None:  # it is no action: another one must be possible
             actions = actions.clone()
             actions[..., dummy].masked_fill_(actions[..., dummy].isfinite(), -math.inf)
+        complaint = "with NaN, +inf or nothing but -inf among the logits"
+        remedy = "Some action needs a finite logit. Shown is the largest one."
         for name, logits in (("next_q_logits", next_q_logits), ("next_behavior_logits", actions)):
             largest = logits.amax(-1)
-            refuse(
-                name,
-                largest,
-                ~largest.isfinite() & ~done.bool(),
-                "with NaN, +inf or nothing but -inf among the logits",
-                "Each state needs at least one finite logit, and the behavior policy one at "
-                "another token than the dummy. Shown is the largest one.",
-            )
+            checks.refuse(name, largest, ~largest.isfinite() & ~done.bool(), complaint, remedy)
 
-    dtype = torch.promote_types(compute_dtype(next_q_logits), compute_dtype(next_behavior_logits))
+    dtype = torch.promote_types(
+        checks.compute_dtype(next_q_logits), checks.compute_dtype(next_behavior_logits)
+    )
     ruled_out = no_action(next_behavior_logits, dummy)
     log_p = next_q_logits.log_softmax(-1, dtype=dtype)
     log_pi = next_behavior_logits.log_softmax(-1, dtype=dtype) if options.asks_behavior else None
@@ -252,15 +222,11 @@ def bellman_target(
 
 
 def state_value(
-    log_p: torch.Tensor,
-    log_pi: torch.Tensor | None,
-    ruled_out: torch.Tensor,
-    backup: Backup,
+    log_p: torch.Tensor, log_pi: torch.Tensor | None, ruled_out: torch.Tensor, backup: Backup
 ) -> torch.Tensor:
     """Value (...) of states whose actions have these log-probabilities (..., A).
 
-    ruled_out marks what is no action. May overwrite log_p and ruled_out. "behavior" needs no
-    log_pi.
+    ruled_out marks what is no action. May overwrite log_p. "behavior" needs no log_pi.
     """
     if backup.kind == "behavior":
         return log_p.masked_fill_(ruled_out, -math.inf).exp_().sum(-1)
@@ -294,15 +260,41 @@ def _outside_support(log_pi: torch.Tensor, ruled_out: torch.Tensor, support: flo
     return ruled_out | ((log_pi < edge) & (log_pi < likeliest))
 
 
-def target_weights(
-    actions: torch.Tensor, target: torch.Tensor, vocabulary: int, dummy: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The target distribution as columns (N, K), their weights (N, K) and a spread (N,) over all.
+class Used(NamedTuple):
+    """The N positions of a loss that count, and the target distribution there.
 
-    The uniform form gives w1 = y - w2 to the action after w2 = (1 - y) / (V - 1) to every token.
+    The distribution has ``weights`` (N, K) at ``columns`` (N, K), and ``spread`` (N,) more at every
+    token: the uniform form gives w1 = y - w2 to the action after w2 = (1 - y) / (V - 1) to each.
     """
+
+    scores: torch.Tensor  # (N, V or H)
+    columns: torch.Tensor
+    weights: torch.Tensor
+    spread: torch.Tensor | None
+    rows: torch.Tensor | None  # where they are in the flattened tensors; None for all of them
+
+
+def used_positions(
+    scores: torch.Tensor,
+    actions: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    vocabulary: int,
+    leftover: str | int,
+    validate: bool,
+) -> Used:
+    """What a loss on logits or hidden states reads of its arguments, checked with validate."""
+    dummy = checks.dummy_of(leftover, vocabulary)
+    if validate:
+        checks.check_data(actions, target, mask, vocabulary, dummy)
+    scores = scores.reshape(-1, scores.shape[-1])
+    actions, y = actions.reshape(-1), target.reshape(-1)
+    rows = None if mask is None else mask.reshape(-1).nonzero()[:, 0]
+    if rows is not None and len(rows) < len(actions):
+        scores, actions, y = (each.index_select(0, rows) for each in (scores, actions, y))
+    actions, y = actions.long(), y.detach().to(checks.compute_dtype(scores))
     if dummy is None:
-        spread = (1 - target) / (vocabulary - 1)
-        return actions[:, None], (target - spread)[:, None], spread
+        spread = (1 - y) / (vocabulary - 1)
+        return Used(scores, actions[:, None], (y - spread)[:, None], spread, rows)
     columns = torch.stack([actions, torch.full_like(actions, dummy)], dim=1)
-    return columns, torch.stack([target, 1 - target], dim=1), None
+    return Used(scores, columns, torch.stack([y, 1 - y], dim=1), None, rows)

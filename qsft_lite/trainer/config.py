@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from transformers import TrainingArguments
@@ -68,10 +68,7 @@ class QSFTConfig(TrainingArguments):
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self):
-        for name, choices in (
-            ("stage", STAGES),
-            ("leftover", LEFTOVERS),
-        ):
+        for name, choices in (("stage", STAGES), ("leftover", LEFTOVERS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
         self.as_backup()
@@ -80,11 +77,10 @@ class QSFTConfig(TrainingArguments):
         if not 0 <= self.returns_first <= 1:
             raise ValueError(f"returns_first must lie in [0, 1], not {self.returns_first}")
         self._check_whole_numbers()
-        for name in ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel"):
+        refused = ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel")
+        for name in (*refused, "save_only_model"):  # whose checkpoints no run can go on from
             if getattr(self, name, None):
-                raise ValueError(f"{name} is not supported by the losses here: leave it out")
-        if self.save_only_model:
-            raise ValueError("save_only_model leaves out what a run needs to go on: leave it out")
+                raise ValueError(f"{name} is not supported here: leave it out")
         if self.backup == "behavior" and self.leftover == "uniform":
             raise ValueError('backup="behavior" needs leftover="dummy": by Eq. 3 it is always 1')
         if self.early_stopping_patience is not None:
@@ -117,12 +113,8 @@ class QSFTConfig(TrainingArguments):
             value = getattr(self, name)
             if value is None or (name == "max_steps" and value == -1):  # then epochs are counted
                 continue
-            try:
-                whole = not isinstance(value, bool) and operator.index(value) >= 1
-            except TypeError:
-                whole = False
-            if not whole:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-            setattr(self, name, operator.index(value))
+            setattr(self, name, int(value))
         if self.max_steps == -1 and not self.num_train_epochs > 0:
             raise ValueError(f"num_train_epochs must be above 0, not {self.num_train_epochs!r}")

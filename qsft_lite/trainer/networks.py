@@ -22,7 +22,7 @@ class Adapter(nn.Module):
     """A model of peft as it is with another one of its adapters; the weights stay the model's.
 
     Its parameters are the adapter's. Called, it runs the model with this adapter and in its own
-    mode (training or not), and leaves the model as it was. All else is asked of the model.
+    mode (training or not). All else is asked of the model.
     """
 
     def __init__(self, model: nn.Module, name: str):
@@ -37,9 +37,8 @@ class Adapter(nn.Module):
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The adapter's, by the names that they have in the model."""
-        for name, weight in self.shared.named_parameters(*args, **options):
-            if self.name in name.split("."):
-                yield name, weight
+        every = self.shared.named_parameters(*args, **options)
+        return (pair for pair in every if self.name in pair[0].split("."))
 
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
@@ -81,47 +80,41 @@ def active(network: nn.Module) -> AbstractContextManager[nn.Module]:
 def twin(model: nn.Module, name: str) -> nn.Module:
     """A network with the weights of the model that can go its own way.
 
-    Args:
-        model: one of transformers, which is copied, or one of peft, whose active adapter is, unless
-            weights of its base are trained as well.
-        name: of the new adapter.
+    A model of transformers is copied; of one of peft the active adapter is, by this name, unless
+    weights of its base are trained as well.
     """
     if not _is_peft(model) or _base(model, trained=True):
         return copy.deepcopy(model)
-    trained = {
-        weight_name: weight.requires_grad for weight_name, weight in model.named_parameters()
-    }
+    trained = {key: weight.requires_grad for key, weight in model.named_parameters()}
     config = copy.deepcopy(model.peft_config[model.active_adapter])
     config.init_lora_weights = False  # some ways to begin change the base
     with torch.random.fork_rng(devices=[]):
         model.add_adapter(name, config)
-    source, new = Adapter(model, model.active_adapter), Adapter(model, name)
-    for own, weight in zip(new.parameters(), source.parameters(), strict=True):
-        own.data = weight.data.clone()
-        own.requires_grad_(weight.requires_grad)
-    for weight_name, weight in model.named_parameters():  # peft may have set the others anew
-        weight.requires_grad_(trained.get(weight_name, weight.requires_grad))
+    new = Adapter(model, name)
+    _copy_weights(Adapter(model, model.active_adapter), new)
+    for key, weight in model.named_parameters():  # peft may have set the others anew
+        weight.requires_grad_(trained.get(key, weight.requires_grad))
     return new
 
 
 @torch.no_grad()
 def separate(network: nn.Module) -> nn.Module:
-    """A network on its own: an Adapter as a model of peft, its twins taken off; any other as it is.
-
-    The weights of an Adapter are then those of the active adapter of a copy of its model.
-    """
+    """A network without its twins: an Adapter becomes the one adapter of a copy of its model."""
     if not _is_peft(network):
         return network
     whole = network
     if isinstance(network, Adapter):
         whole = copy.deepcopy(network.shared).train(network.training)
-        of_active = Adapter(whole, whole.active_adapter)
-        for own, weight in zip(of_active.parameters(), network.parameters(), strict=True):
-            own.data = weight.data.clone()
-            own.requires_grad_(weight.requires_grad)
+        _copy_weights(network, Adapter(whole, whole.active_adapter))
     for name in set(whole.peft_config) - {whole.active_adapter}:
         whole.delete_adapter(name)
     return whole
+
+
+def _copy_weights(source: nn.Module, target: nn.Module) -> None:
+    for weight, own in zip(source.parameters(), target.parameters(), strict=True):
+        own.data = weight.data.clone()
+        own.requires_grad_(weight.requires_grad)
 
 
 def _is_peft(module: nn.Module) -> bool:
@@ -140,7 +133,7 @@ def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
 def saved_names(module: nn.Module) -> list[str]:
     """The names in the state of a module that a checkpoint needs: all but a frozen base of peft."""
     base = {
-        f"{prefix}.{name}" if prefix else name
+        f"{prefix}.{name}".lstrip(".")
         for prefix, part in module.named_modules()
         if _is_peft(part) and not isinstance(part, Adapter)
         for name in _base(part, trained=False)
@@ -150,10 +143,6 @@ def saved_names(module: nn.Module) -> list[str]:
 
 def _base(model: nn.Module, *, trained: bool) -> set[str]:
     """Names of the weights under the adapters of a model of peft that are trained, or are not."""
-    adapters = {*model.peft_config}
     weights = model.named_parameters(remove_duplicate=False)  # a tied one has two names
-    return {
-        name
-        for name, weight in weights
-        if weight.requires_grad == trained and not adapters & {*name.split(".")}
-    }
+    names = {name for name, weight in weights if weight.requires_grad == trained}
+    return {name for name in names if not {*model.peft_config} & {*name.split(".")}}

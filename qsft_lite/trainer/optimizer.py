@@ -3,19 +3,17 @@
 Adam takes a step in which every number of a matrix moves by about the learning rate. Muon (Jordan
 et al., 2024) takes one of the same size in which every direction of the matrix moves alike: it puts
 an orthogonal matrix in place of the momentum. Small transformers from scratch learn the rules of
-Wordle in about a third of the time that AdamW takes them.
-
-torch.optim.Muon does the matrices only, in bfloat16, and only from torch 2.9 on; one optimizer for
-all parameters is what transformers' checkpoints and schedulers expect.
+Wordle in about a third of the time that AdamW takes them. torch.optim.Muon (from torch 2.9 on) does
+the matrices only; transformers' checkpoints and schedulers expect one optimizer for all parameters.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
-__all__ = ["MuonAdamW", "layer_matrices", "muon", "orthogonalize"]
+__all__ = ["MuonAdamW", "layer_matrices", "orthogonalize"]
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: quick, singular values end in about [.7, 1.2]
 STEPS = 5
@@ -29,11 +27,8 @@ class MuonAdamW(torch.optim.Optimizer):
     Embeddings, output heads and new value heads are all else: their rows are looked up or read one
     by one, and a step that moves all directions alike suits only maps between hidden states.
 
-    Args:
-        model: a module with one or more transformers models in it.
-        lr: learning rate; the root mean square of a matrix's step.
-        weight_decay: of the matrices, decoupled, times lr.
-        betas: Adam's.
+    model: a module with one or more transformers models in it. lr: learning rate; the root mean
+    square of a matrix's step. weight_decay: of the matrices, decoupled, times lr. betas: Adam's.
     """
 
     def __init__(
@@ -45,24 +40,17 @@ class MuonAdamW(torch.optim.Optimizer):
     ):
         chosen = {id(parameter) for parameter in layer_matrices(model)}
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if id(parameter) in chosen]
+        others = [parameter for parameter in trained if id(parameter) not in chosen]
         groups = [
-            {
-                "params": [p for p in trained if (id(p) in chosen) == muon],
-                "muon": muon,
-                "weight_decay": weight_decay if muon else 0.0,
-            }
-            for muon in (True, False)
+            {"params": matrices, "muon": True, "weight_decay": weight_decay},
+            {"params": others, "muon": False, "weight_decay": 0.0},
         ]
-        groups = [group for group in groups if group["params"]]
-        super().__init__(groups, {"lr": lr, "betas": betas})
+        super().__init__([g for g in groups if g["params"]], {"lr": lr, "betas": betas})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         """One step of both; see the class."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -73,7 +61,6 @@ class MuonAdamW(torch.optim.Optimizer):
                     update = self._adam(parameter, *group["betas"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(update, alpha=group["lr"])
-        return loss
 
     def _muon(self, parameter: torch.Tensor) -> torch.Tensor:
         """A step (m, n) of nearly orthonormal rows or columns, its root mean square about 1."""
@@ -99,24 +86,14 @@ class MuonAdamW(torch.optim.Optimizer):
         return mean / (1 - beta1**count) / root
 
 
-def muon(model: nn.Module, args: TrainingArguments) -> MuonAdamW:
-    """The optimizer with the learning rate, weight decay and betas of the args."""
-    betas = (args.adam_beta1, args.adam_beta2)
-    return MuonAdamW(model, args.learning_rate, args.weight_decay, betas)
-
-
 def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The trained weight matrices in the layers of every transformers model inside the module.
 
     The layers of such a model are what it keeps in lists of modules.
     """
-    lists = [
-        part
-        for whole in model.modules()
-        if isinstance(whole, PreTrainedModel)
-        for part in whole.modules()
-        if isinstance(part, nn.ModuleList)
-    ]
+    wholes = [whole for whole in model.modules() if isinstance(whole, PreTrainedModel)]
+    parts = [part for whole in wholes for part in whole.modules()]
+    lists = [part for part in parts if isinstance(part, nn.ModuleList)]
     found = {id(p): p for part in lists for p in part.parameters() if p.ndim == 2}
     return [parameter for parameter in found.values() if parameter.requires_grad]
 

@@ -9,10 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,32 +16,16 @@ from typing import Any
 
 import datasets
 import torch
+from filelock import FileLock, Timeout
+from transformers import TrainerState
 
 from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.files import replace_file
 from qsft_lite.trainer.config import QSFTConfig
-from qsft_lite.trainer.networks import saved_names
-
-__all__ = [
-    "WEIGHTS",
-    "check_room",
-    "check_same_run",
-    "checkpoints",
-    "describe_run",
-    "last_checkpoint",
-    "lock_folder",
-    "named_if_damaged",
-    "rows_hash",
-    "run_settings",
-    "whole_state",
-]
 
 RUN = "run.json"
 WEIGHTS = "model.safetensors"
 STATE = "trainer_state.json"
-
-
-# One process at a time
 
 
 @contextmanager
@@ -62,80 +42,15 @@ def lock_folder(args: QSFTConfig) -> Iterator[None]:
         yield
         return
     folder = Path(args.output_dir)
-    check_writable(folder)
-    with (folder / ".lock").open("a") as file:
-        try:
-            _lock(file)
-        except (BlockingIOError, PermissionError):
-            raise RuntimeError(
-                f"another process trains in {folder}: wait for its end, or choose another "
-                "output_dir"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(
+            f"another process trains in {folder}: wait for its end, or choose another output_dir"
+        ) from None
+    with lock:
         yield
-
-
-def _lock(file: Any) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder if need be; OSError where that, or writing in it, cannot be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(
-            f"output_dir {folder} cannot be written to ({error}): choose another one"
-        ) from error
-
-
-def check_room(args: QSFTConfig, weights: int, trained: int) -> None:
-    """Refuse a run whose checkpoints do not fit on the disk.
-
-    Args:
-        args: how many are kept, and the optimizer; nothing is looked at with save_strategy="no".
-        weights: bytes of all weights of a checkpoint.
-        trained: bytes of those that are trained.
-
-    Raises:
-        OSError: there is too little room, or the folder cannot be written to.
-    """
-    folder = Path(args.output_dir)
-    if args.process_index or args.save_strategy == "no" or (folder / "finished").exists():
-        return
-    check_writable(folder)
-    moments = 1 if args.muon else 2 if "adam" in str(args.optim).lower() else 0
-    # A new checkpoint is written before the oldest is deleted.
-    count = (args.save_total_limit or 1) + 1
-    if args.max_steps > 0:
-        every = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
-        count = min(count, math.ceil(args.max_steps / max(every, 1)))
-    needed = count * (weights + moments * trained)
-    files = (file for path in checkpoints(folder) for file in path.iterdir())
-    room = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in files)
-    if needed > room:
-        raise OSError(
-            f"{count} checkpoints in {folder} would take {needed / 1e9:.1f} GB, and there are "
-            f"{room / 1e9:.1f} GB: free some, or choose another output_dir or a smaller "
-            "save_total_limit"
-        )
-
-
-def bytes_of(module: torch.nn.Module) -> tuple[int, int]:
-    """Bytes of what a checkpoint holds, tied weights counted once, and of what is trained."""
-    saved = {*saved_names(module)}
-    weights = [weight for name, weight in module.named_parameters() if name in saved]
-    sizes = [(weight.nbytes, weight.requires_grad) for weight in weights]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
 
 
 # What makes a run the same run
@@ -146,26 +61,22 @@ NO_EFFECT = set(
     """
     output_dir per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size
     activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing
-    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu clamp
-    logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node
-    log_level log_level_replica include_num_input_tokens_seen disable_tqdm report_to run_name
-    project trackio_space_id trackio_bucket_id trackio_static_space_id logging_dir
-    prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps
-    include_for_metrics batch_eval_metrics save_only_model save_on_each_node save_total_limit
-    enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy
-    hub_always_push hub_revision dataloader_num_workers dataloader_pin_memory
-    dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context
-    ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
-    ddp_timeout debug skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
+    gradient_checkpointing_kwargs torch_empty_cache_steps use_cache use_cpu clamp logging_strategy
+    logging_steps logging_first_step logging_nan_inf_filter log_on_each_node log_level
+    log_level_replica include_num_input_tokens_seen disable_tqdm report_to run_name project
+    trackio_space_id trackio_bucket_id trackio_static_space_id logging_dir prediction_loss_only
+    eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics
+    batch_eval_metrics save_only_model save_on_each_node save_total_limit enable_jit_checkpoint
+    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
+    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
+    dataloader_prefetch_factor dataloader_multiprocessing_context ddp_find_unused_parameters
+    ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
+    skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
     restore_callback_states_from_checkpoint local_rank remove_unused_columns label_names
     """.split()
 )
 # Settings of stage two, which stage one does not read.
-OF_VALUES = set(
-    """
-    leftover backup support returns_first beta score target_rate train_behavior
-    """.split()
-)
+OF_VALUES = {*"leftover backup support returns_first beta score target_rate train_behavior".split()}
 # Settings that say when something is looked at or kept: they decide only what is best.
 OF_EVALUATION = set(
     """
@@ -176,7 +87,7 @@ OF_EVALUATION = set(
 
 
 def run_settings(args: QSFTConfig) -> dict[str, Any]:
-    """Every setting that changes the weights, as JSON holds it."""
+    """Every setting that changes the weights."""
     left_out = set(NO_EFFECT)
     if args.stage == "behavior":
         left_out |= OF_VALUES
@@ -191,10 +102,8 @@ def run_settings(args: QSFTConfig) -> dict[str, Any]:
         left_out |= OF_EVALUATION
     names = [field.name for field in dataclasses.fields(args) if field.name not in left_out]
     settings = {name: getattr(args, name) for name in names}
-    settings["global_batch"] = (
-        args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    )
-    return json.loads(json.dumps(settings, default=str))
+    rows_per_process = args.train_batch_size * args.gradient_accumulation_steps
+    return {**settings, "global_batch": rows_per_process * args.world_size}
 
 
 def describe_run(
@@ -202,21 +111,17 @@ def describe_run(
 ) -> dict[str, Any]:
     """What a run is: its settings, rows, first weights, and which of them are trained.
 
-    train, validation: rows, or their rows_hash. more: further things that make it another run.
+    more: further things that make it another run.
     """
     trained = [name for name, weight in module.named_parameters() if weight.requires_grad]
-    data = {
-        name: rows if isinstance(rows, str) else rows_hash(rows)
-        for name, rows in (("rows", train), ("validation", validation))
-    }
-    run = {
+    return {
         **run_settings(args),
-        **data,
+        "rows": rows_hash(train),
+        "validation": rows_hash(validation),
         **more,
         "weights": weights_hash(module),
         "trained": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
     }
-    return json.loads(json.dumps(run, default=str))
 
 
 def check_same_run(folder: Path, run: dict[str, Any], *, write: bool) -> None:
@@ -228,6 +133,7 @@ def check_same_run(folder: Path, run: dict[str, Any], *, write: bool) -> None:
         ValueError: the folder holds another run, or one that is not known.
     """
     path = folder / RUN
+    run = json.loads(json.dumps(run, default=str))
     if path.exists():
         with named_if_damaged(path, f"delete {folder} to start anew"):
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -280,9 +186,9 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The folders checkpoint-1, checkpoint-2, ..., newest first."""
-    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    folders = [path for path in found if path.is_dir()]
-    return sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    folders = [path for path, step in steps.items() if step.isdigit() and path.is_dir()]
+    return sorted(folders, key=lambda path: int(steps[path]), reverse=True)
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -290,23 +196,20 @@ def last_checkpoint(folder: Path) -> str | None:
     return next((str(path) for path in checkpoints(folder) if whole_state(path)), None)
 
 
-def whole_state(checkpoint: Path) -> dict | None:
+def whole_state(checkpoint: Path) -> TrainerState | None:
     """The Trainer's state, which it writes last; None where the checkpoint lacks something.
 
     Without the optimizer's, the schedule's and the random state a run would go on, to other
     weights.
     """
-    names = {path.name for path in checkpoint.iterdir()}
-    if not {WEIGHTS, "optimizer.pt", "scheduler.pt", STATE} <= names:
-        return None
-    if not any(name.startswith("rng_state") for name in names):
-        return None
+    for needed in (WEIGHTS, "optimizer.pt", "scheduler.pt", "rng_state*"):
+        if not any(checkpoint.glob(needed)):
+            return None
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        state = TrainerState.load_from_json(str(checkpoint / STATE))
+    except Exception:  # half-written, it may be anything
         return None
-    whole = isinstance(state, dict) and isinstance(state.get("global_step"), int)
-    return state if whole else None
+    return state if state.global_step else None
 
 
 @contextmanager

@@ -5,10 +5,12 @@ A run that is killed and started again ends with the same weights, bit for bit o
 
 from __future__ import annotations
 
+import copy
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -29,25 +31,13 @@ from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
 from qsft_lite.files import replace_folder
 from qsft_lite.models import check_packing, dummy_id, output_head
-from qsft_lite.trainer.config import QSFTConfig
-from qsft_lite.trainer.networks import saved_names, twin
-from qsft_lite.trainer.optimizer import muon
-from qsft_lite.trainer.runs import (
-    RUN,
-    STATE,
-    WEIGHTS,
-    bytes_of,
-    check_room,
-    check_same_run,
-    checkpoints,
-    describe_run,
-    last_checkpoint,
-    named_if_damaged,
-    whole_state,
-)
+from qsft_lite.trainer import runs
+from qsft_lite.trainer.config import STAGES, QSFTConfig
+from qsft_lite.trainer.networks import saved_names, separate, twin
+from qsft_lite.trainer.optimizer import MuonAdamW
 from qsft_lite.trainer.stages import BehaviorStage, Stage, ValueStage, check_stage
 
-__all__ = ["QSFTTrainer", "StageTrainer"]
+__all__ = ["QSFTTrainer", "StageTrainer", "TrainedQSFT", "train_q_sft"]
 
 
 class _AroundSteps(TrainerCallback):
@@ -61,24 +51,17 @@ class _AroundSteps(TrainerCallback):
 
 
 class StageTrainer(Trainer):
-    """transformers.Trainer for any Stage.
+    """transformers.Trainer for any Stage, which it trains in place.
 
     With several processes, each takes its share of every batch. Where they do not divide the number
     of rows, accelerate repeats a few rows at the end of an epoch. Statistics in the log are of the
     last batch before it, of the first process; evaluation is of all held-out rows. With
     disable_tqdm it prints nothing: what was logged is in ``state.log_history``.
 
-    Args:
-        stage: what is trained, in place.
-        args: a QSFTConfig.
-        train_dataset: packed rows (``data.pack``).
-        eval_dataset: packed rows, for the held-out loss.
-        processing_class: the tokenizer.
-        callbacks: further ones.
+    Both data sets are packed rows (``data.pack``), and processing_class is the tokenizer.
 
     Raises:
         ValueError: rows that are not packed; in train, a damaged checkpoint, which is named.
-        OSError: checkpoints do not fit into the output folder.
     """
 
     def __init__(
@@ -91,28 +74,23 @@ class StageTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         check_packed(train_dataset, eval_dataset)
-        check_room(args, *bytes_of(stage))
         callbacks = [_AroundSteps(), *(callbacks or ())]
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         self._found: dict[str, torch.Tensor] = {}
         self._processes = args.world_size
-        super().__init__(
-            model=stage,
-            args=args,
-            data_collator=collate,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-        )
+        rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        options = {"processing_class": processing_class, "callbacks": callbacks, **rows}
+        super().__init__(stage, args, collate, **options)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
 
     def create_optimizer(self, model=None):
         """AdamW as transformers makes it, or Muon where the args ask for it."""
         if self.optimizer is None and self.args.muon:
-            self.optimizer = muon(self.model, self.args)
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            rates = self.args.learning_rate, self.args.weight_decay
+            self.optimizer = MuonAdamW(self.model, *rates, betas)
         return super().create_optimizer(model)
 
     # The loss: a mean over all action tokens of a step, whatever the batches and processes
@@ -131,9 +109,8 @@ class StageTrainer(Trainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}. Look at the last "
-                "logged lines: at the gradient norm (lower learning_rate or max_grad_norm), at "
-                "target_mean and clamped (the range rewards were scaled by, a larger support, "
-                "clamp=True), and with fp16 at bf16 instead"
+                "logged lines: at the gradient norm (lower learning_rate or max_grad_norm), and at "
+                "target_mean and clamped (the range of rewards, a larger support, clamp=True)"
             )
         if found:
             self._found = found
@@ -164,14 +141,7 @@ class StageTrainer(Trainer):
         return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=collate)
 
     @torch.no_grad()
-    def evaluation_loop(
-        self,
-        dataloader,
-        description,
-        prediction_loss_only=None,
-        ignore_keys=None,
-        metric_key_prefix="eval",
-    ):
+    def evaluation_loop(self, dataloader, *_, metric_key_prefix="eval", **others):
         """Loss and statistics, each a mean over the action tokens of all rows."""
         module, device = self.model.to(self.args.device), self.args.device
         was_training = module.training
@@ -204,10 +174,11 @@ class StageTrainer(Trainer):
             _save_weights(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        _load_weights(self.model, Path(resume_from_checkpoint))
+        with _whole(resume_from_checkpoint):
+            _load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self):
-        _load_weights(self.model, Path(self.state.best_model_checkpoint))
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _whole(checkpoint):
@@ -217,55 +188,49 @@ class StageTrainer(Trainer):
         with _whole(checkpoint):
             super()._load_rng_state(checkpoint)
 
-    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+    def train(self, resume_from_checkpoint=None, **options):
         """As transformers.Trainer does; True resumes from the last complete checkpoint, if any."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = runs.last_checkpoint(Path(self.args.output_dir))
         if not resume_from_checkpoint:
-            return super().train(None, trial, ignore_keys_for_eval)
-        state = whole_state(Path(resume_from_checkpoint))
+            return super().train(None, **options)
+        state = runs.whole_state(Path(resume_from_checkpoint))
         if state is None:
             raise ValueError(
                 f"{resume_from_checkpoint} is no whole checkpoint: delete it, and go on from "
                 "another one with resume_from_checkpoint=True"
             )
-        control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+        control = state.stateful_callbacks.get("TrainerControl", {})
         if control.get("args", {}).get("should_training_stop"):
             # Killed after the last step: there is nothing to train, only what comes after it.
-            self._load_from_checkpoint(resume_from_checkpoint)
-            self.state = _read_state(Path(resume_from_checkpoint))
-            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-                self._load_best_model()
+            self.state = state
+            best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            self._load_from_checkpoint(best or resume_from_checkpoint)
             return None
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return super().train(resume_from_checkpoint, **options)
 
-    def run(self, *, resume: bool = True, data: tuple[Any, Any] | None = None, **more: Any) -> None:
+    def run(self, *, resume: bool = True, **more: Any) -> None:
         """Train to the end, in a folder that says what run it is.
 
         With resume it goes on from wherever the last call got to, whose finished weights are kept;
         without, whatever an older run left there is removed. In the end no checkpoint is left.
-
-        Args:
-            resume: whether to go on.
-            data: hashes of both data sets (``runs.rows_hash``), where they are known.
-            more: further things that make it another run.
-
-        Raises:
-            ValueError: with resume, the folder holds another run or a damaged file.
+        more: further things that make it another run. ValueError where, with resume, the folder
+        holds another run or a damaged file.
         """
         folder, main = Path(self.args.output_dir), self.args.should_save
         finished = folder / "finished"
-        rows = data or (self.train_dataset, self.eval_dataset)
-        run = describe_run(self.args, self.model, *rows, **more)
+        data = self.train_dataset, self.eval_dataset
+        run = runs.describe_run(self.args, self.model, *data, **more)
         if main and not resume:  # an older run's checkpoints must not be taken for this one's
-            (folder / RUN).unlink(missing_ok=True)
-            for old in (finished, *checkpoints(folder)):
+            (folder / runs.RUN).unlink(missing_ok=True)
+            for old in (finished, *runs.checkpoints(folder)):
                 shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        check_same_run(folder, run, write=main)
+        runs.check_same_run(folder, run, write=main)
         if finished.exists():
-            _load_weights(self.model, finished)
-            self.state = _read_state(finished)
+            with _whole(finished):
+                _load_weights(self.model, finished)
+                self.state = TrainerState.load_from_json(str(finished / runs.STATE))
             return
         self.train(resume_from_checkpoint=resume)
         if main:
@@ -274,8 +239,8 @@ class StageTrainer(Trainer):
                     shutil.rmtree(left_behind)
                 with replace_folder(finished) as aside:
                     self.save_model(str(aside))
-                    self.state.save_to_json(str(aside / STATE))
-            for checkpoint in checkpoints(folder):
+                    self.state.save_to_json(str(aside / runs.STATE))
+            for checkpoint in runs.checkpoints(folder):
                 shutil.rmtree(checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -286,13 +251,14 @@ class QSFTTrainer(StageTrainer):
     Args:
         model: the model to train, in place: pi_phi in stage one, p in stage two.
         args: a QSFTConfig; args.stage says which stage this is.
-        train_dataset, eval_dataset, callbacks: as in StageTrainer.
+        train_dataset, eval_dataset: packed rows.
         processing_class: the tokenizer; it knows the dummy token.
         behavior_model: pi_phi of stage two; by default a ``networks.twin`` of model as it is.
             Frozen, or with train_behavior trained in place.
+        callbacks: further ones.
 
     Raises:
-        TypeError, ValueError, OSError: what ``check_stage`` and StageTrainer refuse.
+        TypeError, ValueError: what ``check_stage`` and StageTrainer refuse.
     """
 
     def __init__(
@@ -305,47 +271,109 @@ class QSFTTrainer(StageTrainer):
         behavior_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        check_stage(model, args, processing_class, train_dataset, eval_dataset)
+        check_stage(model, args, processing_class)
+        if behavior_model is not None:
+            if output_head(behavior_model).out_features != output_head(model).out_features:
+                raise ValueError("model and behavior_model have vocabularies of different sizes.")
+            check_packing(behavior_model)
         if args.stage == "behavior":
             stage = BehaviorStage(model)
         else:
-            behavior = behavior_model
-            if behavior is None:
-                behavior = twin(model, "behavior")
-            elif output_head(behavior).out_features != output_head(model).out_features:
-                raise ValueError("model and behavior_model have vocabularies of different sizes.")
-            else:
-                check_packing(behavior)
+            behavior = twin(model, "behavior") if behavior_model is None else behavior_model
             dummy = dummy_id(processing_class) if args.leftover == "dummy" else None
             stage = ValueStage(model, behavior, args, dummy)
         super().__init__(stage, args, train_dataset, eval_dataset, processing_class, callbacks)
 
 
+class TrainedQSFT(NamedTuple):
+    """What training gives: both policies, and everything that was logged."""
+
+    behavior: PreTrainedModel
+    q_model: PreTrainedModel
+    logs: dict[str, list[dict[str, float]]]  # by stage, one entry each logging or evaluation
+
+
+def train_q_sft(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Any,
+    validation: Any,
+    behavior_args: QSFTConfig,
+    value_args: QSFTConfig,
+    callbacks: list[TrainerCallback] | None = None,
+) -> TrainedQSFT:
+    """Stage one, then stage two from the same weights. ``step.q_sft_step`` is its mathematics.
+
+    Called again with the same arguments after an interruption, it goes on where it was. The
+    output_dir of each stage keeps the run's description, checkpoints, and the finished weights;
+    delete it to start anew. After an interruption the first loss that is logged is a mean over the
+    steps since then; the weights are those of an unbroken run.
+
+    Args:
+        model: a causal language model; left as it is.
+        tokenizer: its tokenizer, with a dummy token for leftover="dummy".
+        train: packed rows (``data.pack``). Of a stream the rows are not compared to those of the
+            run that is gone on with.
+        validation: packed rows for the held-out loss, or None.
+        behavior_args: stage="behavior".
+        value_args: stage="values", with another output_dir.
+        callbacks: further callbacks, for both stages.
+
+    Raises:
+        ValueError: the stages or folders are mixed up, or a folder holds another run or a damaged
+            file; or what ``check_stage`` refuses, of either stage, before the first one is trained.
+        OSError: a folder cannot be written to.
+        RuntimeError: another process trains there.
+    """
+    if (behavior_args.stage, value_args.stage) != STAGES:
+        raise ValueError(
+            f'the stages must be "behavior" and "values", in this order, not '
+            f'"{behavior_args.stage}" and "{value_args.stage}"'
+        )
+    if os.path.abspath(behavior_args.output_dir) == os.path.abspath(value_args.output_dir):
+        raise ValueError(f"both stages have the output_dir {value_args.output_dir}: give each one")
+
+    for args in (behavior_args, value_args):
+        check_stage(model, args, tokenizer)
+    check_packed(train, validation)
+
+    def run(args: QSFTConfig, model: PreTrainedModel) -> QSFTTrainer:
+        trainer = QSFTTrainer(model, args, train, validation, tokenizer, callbacks=callbacks)
+        trainer.run()
+        return trainer
+
+    with runs.lock_folder(behavior_args), runs.lock_folder(value_args):
+        known = runs.run_settings(value_args)
+        known |= {"rows": runs.rows_hash(train), "validation": runs.rows_hash(validation)}
+        runs.check_same_run(Path(value_args.output_dir), known, write=False)
+        first = run(behavior_args, copy.deepcopy(model))
+        second = run(value_args, copy.deepcopy(first.model.behavior))
+    return TrainedQSFT(
+        behavior=separate(second.model.behavior.eval()),  # first: it may stand on the other's base
+        q_model=separate(second.model.q.eval()),
+        logs={"behavior": first.state.log_history, "values": second.state.log_history},
+    )
+
+
 def _whole(checkpoint):
-    return named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
+    return runs.named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
 
 
 def _save_weights(module: nn.Module, folder: Path) -> None:
     names, state = saved_names(module), module.state_dict()
     if len(names) == len(state):
-        safetensors.torch.save_model(module, str(folder / WEIGHTS))
+        safetensors.torch.save_model(module, str(folder / runs.WEIGHTS))
     else:  # a frozen base, where no weights are tied, stays out
         kept = {name: state[name].contiguous() for name in names}
-        safetensors.torch.save_file(kept, str(folder / WEIGHTS), metadata={"format": "pt"})
+        safetensors.torch.save_file(kept, str(folder / runs.WEIGHTS), metadata={"format": "pt"})
 
 
 def _load_weights(module: nn.Module, folder: Path) -> None:
     names = saved_names(module)
-    with _whole(folder):
-        if len(names) == len(module.state_dict()):
-            safetensors.torch.load_model(module, str(folder / WEIGHTS))
-            return
-        kept = safetensors.torch.load_file(folder / WEIGHTS)
-        if kept.keys() != {*names}:
-            raise ValueError(f"{WEIGHTS} holds other weights than those of this run")
-        module.load_state_dict(kept, strict=False)
-
-
-def _read_state(folder: Path) -> TrainerState:
-    with _whole(folder):
-        return TrainerState.load_from_json(str(folder / STATE))
+    if len(names) == len(module.state_dict()):
+        safetensors.torch.load_model(module, str(folder / runs.WEIGHTS))
+        return
+    kept = safetensors.torch.load_file(folder / runs.WEIGHTS)
+    if kept.keys() != {*names}:
+        raise ValueError(f"{runs.WEIGHTS} holds other weights than those of this run")
+    module.load_state_dict(kept, strict=False)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.data.packing import check_packed
 from qsft_lite.loss import Backup
 from qsft_lite.models import check_head, check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
@@ -23,18 +22,13 @@ __all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage"]
 
 
 class Stage(nn.Module):
-    """What a StageTrainer trains; every method of training is a subclass.
-
-    ``forward`` is the loss of a batch; ``before_step`` and ``after_step`` are called around each
-    step of the optimizer, the latter before anything is saved.
-    """
+    """What a StageTrainer trains; every method of training is a subclass."""
 
     def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The loss of a batch of packed rows, as data.collate gives them.
+        """The "loss" of a batch of packed rows, as data.collate gives them: a scalar.
 
-        Returns:
-            "loss": a scalar, the mean over the batch's action tokens, 0 where there are none. With
-            statistics also what to log about them, scalars by name; none without action tokens.
+        It is the mean over the batch's action tokens, 0 where there are none. With statistics also
+        what to log about them, scalars by name; none without action tokens.
         """
         raise NotImplementedError
 
@@ -42,23 +36,16 @@ class Stage(nn.Module):
         """Called before step number ``step``, from 0, of ``max_steps``."""
 
     def after_step(self) -> None:
-        """Called after each step."""
-
-    def trained(self) -> list[PreTrainedModel]:
-        """The models that have gradients; what the Trainer asks of a model goes to them."""
-        return [
-            model for model in self.children() if any(p.requires_grad for p in model.parameters())
-        ]
+        """Called after each step of the optimizer, before anything is saved."""
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        for model in self.trained():
-            model.activation_checkpointing_enable(**options)
+        """Recompute activations of what is trained in the backward pass, and do not keep them."""
+        for model in self.children():
+            if any(weight.requires_grad for weight in model.parameters()):
+                old = getattr(model, "gradient_checkpointing_enable", None)
+                getattr(model, "activation_checkpointing_enable", old)(**options)
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """The same, by the name it had before transformers 5."""
-        for model in self.trained():
-            model.gradient_checkpointing_enable(**options)
+    gradient_checkpointing_enable = activation_checkpointing_enable  # an older name of it
 
 
 class BehaviorStage(Stage):
@@ -74,22 +61,14 @@ class BehaviorStage(Stage):
 
 
 class ValueStage(Stage):
-    """Q-SFT, which is stage two: p_theta, its moving average, and the behavior policy.
+    """Q-SFT, which is stage two: p_theta (q), its moving average, and the behavior policy pi_phi.
 
-    Args:
-        q: p_theta.
-        behavior: pi_phi, perhaps a twin of q; frozen here, unless the config trains it along.
-        config: backup, support, beta, score, returns_first, target_rate, clamp and train_behavior
-            are read.
-        dummy: the dummy's token id, or None for the uniform leftover.
+    behavior: perhaps a twin of q; frozen here, unless the config trains it along. dummy: its token
+    id, or None for the uniform leftover.
     """
 
     def __init__(
-        self,
-        q: PreTrainedModel,
-        behavior: PreTrainedModel,
-        config: QSFTConfig,
-        dummy: int | None,
+        self, q: PreTrainedModel, behavior: PreTrainedModel, config: QSFTConfig, dummy: int | None
     ):
         super().__init__()
         self.q = q
@@ -104,17 +83,9 @@ class ValueStage(Stage):
 
     def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """``q_sft_step``."""
-        loss, found = q_sft_step(
-            self.q,
-            self.target,
-            self.behavior,
-            batch,
-            backup=self.backup,
-            dummy=self.dummy,
-            clamp=self.settings.clamp,
-            train_behavior=self.settings.train_behavior,
-            statistics=statistics,
-        )
+        options = {"clamp": self.settings.clamp, "train_behavior": self.settings.train_behavior}
+        options |= {"backup": self.backup, "dummy": self.dummy, "statistics": statistics}
+        loss, found = q_sft_step(self.q, self.target, self.behavior, batch, **options)
         return {"loss": loss, **found}
 
     def train(self, mode: bool = True) -> ValueStage:
@@ -136,20 +107,15 @@ class ValueStage(Stage):
 
 
 def check_stage(
-    model: PreTrainedModel,
-    args: QSFTConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-    train: Any,
-    validation: Any,
+    model: PreTrainedModel, args: QSFTConfig, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Refuse what a stage cannot train with, before anything is done.
 
     Raises:
-        TypeError: a model that is none, such as its name, or one without a linear head.
-        ValueError: a head with a bias, which the losses here leave out; a model that changes its
-            logits after the head, or does not keep packed episodes apart; one with nothing to
-            train, or with prompts in front of it; no dummy with leftover="dummy"; rows that are not
-            packed, or none.
+        TypeError: no model, such as its name, or one without a linear head.
+        ValueError: a head with a bias, or a model that changes its logits after the head; one that
+            does not keep packed episodes apart; nothing to train; learned prompts; no dummy with
+            leftover="dummy".
     """
     name = type(model).__name__
     head = output_head(model)
@@ -169,4 +135,3 @@ def check_stage(
                 f"{name} has {head.out_features} logits, and the dummy is token "
                 f"{dummy_id(tokenizer)}: call add_dummy(model, tokenizer)."
             )
-    check_packed(train, validation)

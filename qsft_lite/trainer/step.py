@@ -1,6 +1,9 @@
 """A training step of either stage, whole: from a batch of packed rows to the loss.
 
-Hidden states are computed once for each model, and heads are applied where an action is chosen.
+The logits that choose token i sit at position i - 1. So with an action at token i and the next one
+at token j, the state is position i - 1 and the next state position j - 1. Hidden states are
+computed once for each model, and heads are applied at these positions only. Positions count through
+the flattened batch (B * L,).
 """
 
 from __future__ import annotations
@@ -8,18 +11,14 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from qsft_lite.loss import Backup, linear_cross_entropy, linear_q_sft_loss
-from qsft_lite.models import output_head
-from qsft_lite.trainer.targets import (
-    Batch,
-    action_log_probs,
-    action_positions,
-    bellman_targets,
-    head_precision,
-    token_states,
-)
+from qsft_lite.data.packing import PACKED
+from qsft_lite.loss import Backup, linear_cross_entropy, linear_q_sft_loss, linear_state_value
+from qsft_lite.models import final_hidden, output_head
+from qsft_lite.trainer.networks import active
 
-__all__ = ["behavior_step", "q_sft_step"]
+__all__ = ["behavior_step", "bellman_targets", "q_sft_step"]
+
+Batch = dict[str, torch.Tensor]
 
 
 def q_sft_step(
@@ -61,7 +60,17 @@ def q_sft_step(
     if train_behavior or backup.asks_behavior:
         with torch.set_grad_enabled(train_behavior and torch.is_grad_enabled()):
             behavior_hidden = token_states(behavior, batch)
-    raw_target = _targets(target, behavior, behavior_hidden, batch, actions, backup, dummy)
+    if backup.kind == "random":
+        raw_target = torch.rand(len(actions), device=actions.device)
+    elif backup.kind == "returns":
+        raw_target = batch["return_to_go"].reshape(-1)[actions].float()
+    else:
+        with torch.no_grad():
+            hidden = token_states(target, batch)
+        head, pi_head = output_head(target).weight, output_head(behavior).weight
+        raw_target = bellman_targets(
+            hidden, head, behavior_hidden, pi_head, batch, actions, backup=backup, dummy=dummy
+        )
     y = raw_target.clamp(0, 1)
     if not clamp and bool((y != raw_target).any()):
         raise FloatingPointError(
@@ -75,34 +84,34 @@ def q_sft_step(
     with head_precision(hidden):
         loss = linear_q_sft_loss(hidden, weight, tokens, y, leftover=leftover, validate=False)
     if train_behavior:
-        loss = loss + _behavior_loss(behavior, behavior_hidden, actions, tokens)
+        loss = loss + behavior_step(behavior, batch, behavior_hidden)
     if not statistics or not len(actions):
         return loss, {}
 
     with torch.no_grad():
         if behavior_hidden is None:
             behavior_hidden = token_states(behavior, batch)
-        states, head = q_hidden[actions - 1], output_head(q).weight
-        pi_states, pi_head = behavior_hidden[actions - 1], output_head(behavior).weight
-        log_p = action_log_probs(states, head, tokens)
-        log_pi = action_log_probs(pi_states, pi_head, tokens)
+        of_p = q_hidden[actions - 1], output_head(q).weight
+        log_p = action_log_probs(*of_p, tokens)
+        of_pi = behavior_hidden[actions - 1], output_head(behavior).weight
+        log_pi = action_log_probs(*of_pi, tokens)
         log_dummy = None
         if dummy is not None:
-            log_dummy = action_log_probs(states, head, torch.full_like(tokens, dummy))
+            log_dummy = action_log_probs(*of_p, torch.full_like(tokens, dummy))
         returns = batch["return_to_go"].reshape(-1)[actions]
         return loss, _statistics(raw_target, log_p, log_pi, log_dummy, returns)
 
 
-def behavior_step(behavior: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Stage one: cross-entropy of pi_phi, mean over the batch's action tokens; a scalar."""
+def behavior_step(
+    behavior: PreTrainedModel, batch: Batch, hidden: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Stage one: cross-entropy of pi_phi, mean over the batch's action tokens; a scalar.
+
+    hidden: its token_states, where they are known.
+    """
     actions = action_positions(batch)
     tokens = batch["input_ids"].reshape(-1)[actions]
-    return _behavior_loss(behavior, token_states(behavior, batch), actions, tokens)
-
-
-def _behavior_loss(
-    behavior: PreTrainedModel, hidden: torch.Tensor, actions: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
+    hidden = token_states(behavior, batch) if hidden is None else hidden
     hidden, weight = _loss_inputs(hidden[actions - 1], behavior)
     with head_precision(hidden):
         return linear_cross_entropy(hidden, weight, tokens)
@@ -113,34 +122,6 @@ def _loss_inputs(hidden: torch.Tensor, model: PreTrainedModel) -> tuple[torch.Te
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return hidden.to(dtype), output_head(model).weight.to(dtype)
-
-
-def _targets(
-    target: PreTrainedModel,
-    behavior: PreTrainedModel,
-    behavior_hidden: torch.Tensor | None,
-    batch: Batch,
-    actions: torch.Tensor,
-    backup: Backup,
-    dummy: int | None,
-) -> torch.Tensor:
-    """y (N,) of the action tokens, not clamped."""
-    if backup.kind == "random":
-        return torch.rand(len(actions), device=actions.device)
-    if backup.kind == "returns":
-        return batch["return_to_go"].reshape(-1)[actions].float()
-    asked = behavior_hidden is not None
-    with torch.no_grad():
-        return bellman_targets(
-            token_states(target, batch),
-            output_head(target).weight,
-            behavior_hidden.detach() if asked else None,
-            output_head(behavior).weight if asked else None,
-            batch,
-            actions,
-            backup=backup,
-            dummy=dummy,
-        )
 
 
 def _statistics(
@@ -177,3 +158,91 @@ def _statistics(
     if log_dummy is not None:
         found["dummy"] = log_dummy.exp().mean()
     return found
+
+
+# Parts of a step
+
+
+def token_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Hidden states (B * L, H) that the model's head reads, each episode by itself.
+
+    Columns of the batch that are none of packed rows, such as pixel_values, go to the model as they
+    are, if it takes them.
+    """
+    further = {name: column for name, column in batch.items() if name not in PACKED.names}
+    place = (batch["input_ids"], batch["position_ids"], batch["segment_ids"])
+    with active(model) as running:
+        return final_hidden(running, *place, **further).flatten(0, 1)
+
+
+def action_positions(batch: Batch) -> torch.Tensor:
+    """Positions (N,) of the action tokens, int64, in order."""
+    return batch["action_mask"].reshape(-1).nonzero()[:, 0]
+
+
+def next_states(batch: Batch, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the actions have a next state (N,) bool, and the positions (M,) of those states."""
+    next_action = batch["next_action"].reshape(-1)[actions]  # an index within the row
+    has_next = next_action >= 0
+    length = batch["input_ids"].shape[1]
+    row_start = actions // length * length
+    return has_next, (row_start + next_action - 1)[has_next]
+
+
+@torch.no_grad()
+def bellman_targets(
+    target_hidden: torch.Tensor,
+    target_weight: torch.Tensor,
+    behavior_hidden: torch.Tensor | None,
+    behavior_weight: torch.Tensor | None,
+    batch: Batch,
+    actions: torch.Tensor,
+    *,
+    backup: Backup,
+    dummy: int | None,
+) -> torch.Tensor:
+    """y = r + discount * value(s') of each action token, r alone where the episode ends.
+
+    Hidden states (B * L, H) and head (V, H) of the target network, and those of the behavior
+    policy, None if the backup asks it nothing. actions (N,): positions. backup: of one of
+    loss.BACKUPS. dummy: its token id, or None for the uniform leftover.
+
+    Returns:
+        (N,), float32, or float64 if given that; not clamped.
+    """
+    has_next, states = next_states(batch, actions)
+    of_target = target_hidden[states], target_weight.to(target_hidden.dtype)
+    of_behavior = None, None
+    if behavior_hidden is not None:
+        of_behavior = behavior_hidden[states], behavior_weight.to(behavior_hidden.dtype)
+    with head_precision(target_hidden):
+        value = linear_state_value(*of_target, *of_behavior, backup=backup, dummy=dummy)
+    target = batch["reward"].reshape(-1)[actions].to(value.dtype)
+    discount = batch["discount"].reshape(-1)[actions].to(value.dtype)
+    largest = torch.finfo(value.dtype).max  # a discount of 0 meets no infinity
+    target[has_next] += discount[has_next] * value.clamp(max=largest)
+    return target
+
+
+@torch.no_grad()
+def action_log_probs(
+    hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor, *, chunk_size: int = 256
+) -> torch.Tensor:
+    """log softmax(hidden @ weight.T) at one token each: (N, H), (V, H), (N,) -> (N,) float32."""
+    weight = weight.to(hidden.dtype)
+    chosen = torch.empty(len(hidden), device=hidden.device)
+    with head_precision(hidden):
+        for start in range(0, len(hidden), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = (hidden[chunk] @ weight.T).float()
+            at_token = logits.gather(1, tokens[chunk, None])[:, 0]
+            chosen[chunk] = at_token - logits.logsumexp(-1)
+    return chosen
+
+
+def head_precision(hidden: torch.Tensor) -> torch.autocast:
+    """A context in which a head computes in the dtype of its inputs, mixed precision or not.
+
+    Logits rounded to bfloat16 err by up to .05 in log(p / pi), so ratios do without.
+    """
+    return torch.autocast(hidden.device.type, enabled=False)

@@ -768,18 +768,17 @@ LOGITS_ERRORS = {
     "logits NaN": (
         {"logits": changed(GOOD["logits"], (1, 0, 2), NAN)},
         ValueError,
-        "logits: 1 of 6 positions without a finite loss; the first is at (1, 0), nan. "
-        "There, entry 2 is nan.",
+        "logits: 1 of 6 positions without a finite loss; the first is at (1, 0), nan.",
     ),
     "logits infinite": (
         {"logits": changed(GOOD["logits"], (0, 0, 1), INF), "leftover": 3},
         ValueError,
-        "There, entry 1 is inf.",
+        "logits: 1 of 6 positions without a finite loss; the first is at (0, 0)",
     ),
     "logits -inf, uniform": (
         {"logits": changed(GOOD["logits"], (0, 0, 3), -INF)},
         ValueError,
-        "the first is at (0, 0), inf. There, entry 3 is -inf.",
+        "the first is at (0, 0), inf.",
     ),
     "logits -inf, action": (
         {
@@ -787,12 +786,12 @@ LOGITS_ERRORS = {
             "leftover": 3,
         },
         ValueError,
-        "the first is at (0, 1), inf. There, entry 1 is -inf.",
+        "the first is at (0, 1), inf.",
     ),
     "logits -inf, dummy": (
         {"logits": changed(GOOD["logits"], (1, 1, 3), -INF), "leftover": 3},
         ValueError,
-        "the first is at (1, 1), inf. There, entry 3 is -inf.",
+        "the first is at (1, 1), inf.",
     ),
     "logits integer": (
         {"logits": torch.zeros(2, 3, 4, dtype=torch.int64)},
@@ -831,8 +830,7 @@ LINEAR_ERRORS = {
     "hidden NaN": (
         {"hidden": changed(torch.zeros(2, 3, 5), (1, 1, 4), NAN)},
         ValueError,
-        "hidden: 1 of 6 positions without a finite loss; the first is at (1, 1), nan. "
-        "There, entry 4 is nan.",
+        "hidden: 1 of 6 positions without a finite loss; the first is at (1, 1), nan.",
     ),
     "product overflows": (
         {"hidden": torch.full((2, 3, 5), 1e30), "weight": torch.full((4, 5), 1e30)},

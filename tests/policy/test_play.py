@@ -13,7 +13,7 @@ from sample_tokenizers import MAKERS, byte_level
 from torch import nn
 
 from qsft_lite import data
-from qsft_lite.baselines.policies import ClonedPolicy
+from qsft_lite.baselines.trained import ClonedPolicy
 from qsft_lite.data.transcripts import ContextError, Transcript
 from qsft_lite.models import character_tokenizer, small_model, word_tokenizer
 from qsft_lite.policy import ActionList, LastLine, QSFTPolicy

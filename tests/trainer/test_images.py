@@ -13,7 +13,7 @@ from transformers import (
 from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.models import final_hidden
 from qsft_lite.trainer import BehaviorStage, ValueStage
-from qsft_lite.trainer.targets import token_states
+from qsft_lite.trainer.step import token_states
 
 IMAGE, PATCHES, WORDS, DUMMY = 3, 4, 20, 2
 

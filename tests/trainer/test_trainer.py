@@ -17,8 +17,7 @@ from qsft_lite.loss import bellman_target, q_sft_loss
 from qsft_lite.models import character_tokenizer, output_head, small_model
 from qsft_lite.tabular import TabularMDP, q_sft
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, train_q_sft
-from qsft_lite.trainer.step import behavior_step, q_sft_step
-from qsft_lite.trainer.targets import token_states
+from qsft_lite.trainer.step import behavior_step, q_sft_step, token_states
 
 TOKENIZER = character_tokenizer("abcdefghij")
 DUMMY = 2
