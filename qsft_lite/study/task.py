@@ -127,7 +127,7 @@ class Task:
         return float(np.mean([sum(reward) for reward in self.games["reward"]]))
 
     def config(self, stage: str, folder: str | Path | None = None, **changes: Any) -> QSFTConfig:
-        """Of a training, of stage "behavior" or "values"; without a folder nothing is kept."""
+        """What a training is set by; stage: "behavior" or "values". No folder: nothing is kept."""
         settings, first = self.settings, stage == "behavior"
         kept = {"save_strategy": "steps", "save_steps": settings.checkpoint_steps}
         muon = {"muon": True, "weight_decay": 0.1, "lr_scheduler_type": "cosine"}
