@@ -26,10 +26,11 @@ import torch
 
 from qsft_lite.loss import checks
 
-__all__ = ["BACKUPS", "SCORES", "Backup", "bellman_target", "q_sft_loss"]
+__all__ = ["BACKUPS", "FROM_DATA", "SCORES", "Backup", "bellman_target", "q_sft_loss"]
 
 BACKUPS = ("max", "support", "behavior", "policy")
-SCORES = ("p", "ratio")
+FROM_DATA = ("returns", "recorded", "random")
+SCORES = ("p", "ratio", "paired")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Backup:
     """How the value of the next state is worked out: the options of bellman_target as one.
 
     kind: one of BACKUPS; or, of training only, "returns" (the return that followed in the data is
-    the whole target) or "random" (a uniform random number is). ValueError for an option that cannot
-    be.
+    the whole target), "recorded" (the value of the next action as it was recorded, for the paired
+    form: SARSA) or "random" (a uniform random number is the target). ValueError for an option that
+    cannot be.
     """
 
     kind: str = "max"
@@ -47,7 +49,7 @@ class Backup:
     score: str = "ratio"
 
     def __post_init__(self):
-        checks.check_choice("backup", self.kind, (*BACKUPS, "returns", "random"))
+        checks.check_choice("backup", self.kind, (*BACKUPS, *FROM_DATA))
         checks.check_choice("score", self.score, SCORES)
         if not 0 <= self.support <= 1:
             raise ValueError(f"support must lie in [0, 1], not {self.support}.")
@@ -231,7 +233,7 @@ def state_value(
     if backup.kind == "behavior":
         return log_p.masked_fill_(ruled_out, -math.inf).exp_().sum(-1)
     if backup.kind != "max":
-        ruled_out = _outside_support(log_pi, ruled_out, backup.support)
+        ruled_out = unsupported(log_pi, ruled_out, backup.support)
     if backup.kind == "policy" and backup.score == "p":
         preference = log_p.exp()
     log_ratio = log_p.sub_(log_pi).masked_fill_(ruled_out, -math.inf)
@@ -252,7 +254,7 @@ def no_action(behavior_logits: torch.Tensor, dummy: int | None) -> torch.Tensor:
     return ruled_out
 
 
-def _outside_support(log_pi: torch.Tensor, ruled_out: torch.Tensor, support: float) -> torch.Tensor:
+def unsupported(log_pi: torch.Tensor, ruled_out: torch.Tensor, support: float) -> torch.Tensor:
     """(..., A) bool: ruled out or less likely than support; but never the likeliest action."""
     # An action at the very edge is in, whichever way its probability was rounded.
     edge = math.log(support) - 1e-5 if support > 0 else -math.inf
