@@ -33,9 +33,9 @@ class Method:
     score: str | None = None
 
 
-# Half of the steps on returns, then the value of the recorded next action: one step of policy
-# improvement over a well learned value of the behavior.
-_OURS = {"leftover": "paired", "backup": "recorded", "returns_first": 0.5}
+# Half of the steps on returns, then on the behavior's value of the next state: one step of policy
+# improvement over well learned values of the behavior.
+_OURS = {"leftover": "paired", "backup": "behavior", "returns_first": 0.5}
 _DUMMY = {"leftover": "dummy", "backup": "behavior", "train_behavior": True}
 _PAPER = {"leftover": "uniform", "backup": "max"}
 
