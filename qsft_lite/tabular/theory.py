@@ -86,7 +86,7 @@ def fit_records(actions: np.ndarray, outcomes: np.ndarray, n_actions: int) -> Re
     """
     taken = actions[..., None] == np.arange(n_actions)
     counts = taken.sum(axis=-2)
-    totals = (taken * outcomes[..., None]).sum(axis=-2)
+    totals = np.einsum("...na,...n->...a", taken, outcomes)
     behavior, p = counts / actions.shape[-1], totals / actions.shape[-1]
     q = np.divide(totals, counts, out=np.full_like(p, np.nan), where=counts > 0)
     return RecordFit(behavior, p, 1 - p.sum(axis=-1), q)
