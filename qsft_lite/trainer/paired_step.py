@@ -116,7 +116,8 @@ def _bellman_targets(
     """
     states = token_states(target, batch)
     has_next, places = next_states(batch, actions)
-    value = torch.zeros(len(actions), device=actions.device)
+    dtype = torch.promote_types(states.dtype, torch.float32)
+    value = torch.zeros(len(actions), dtype=dtype, device=actions.device)
     with head_precision(states):
         if backup.kind == "recorded":
             hidden, weight = _head_inputs(target, states[actions - 1])
