@@ -35,6 +35,9 @@ class HeadedModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.make_heads(width, vocabulary)
+        for name, head in self.named_children():
+            if name != "backbone":
+                head.to(backbone.dtype)
 
     @classmethod
     def on(cls, model: PreTrainedModel, *, seed: int = 0) -> HeadedModel:
