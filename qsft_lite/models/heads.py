@@ -35,9 +35,6 @@ class HeadedModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.make_heads(width, vocabulary)
-        for name, head in self.named_children():
-            if name != "backbone":
-                head.to(backbone.dtype)
 
     @classmethod
     def on(cls, model: PreTrainedModel, *, seed: int = 0) -> HeadedModel:
@@ -127,8 +124,8 @@ class NewHead(HeadedModel):
         nn.init.zeros_(self.output.weight)
 
     def features(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the output layer reads of hidden states: (..., H) -> (..., H)."""
-        return self.middle(hidden).relu()
+        """What the output layer reads of hidden states: (..., H) -> (..., H), in its own dtype."""
+        return self.middle(hidden.to(self.middle.weight.dtype)).relu()
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) -> (..., V)."""

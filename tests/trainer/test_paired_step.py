@@ -28,7 +28,7 @@ def networks(values: str = "logits"):
     """q, its target and the behavior policy, far from uniform and far from one another."""
     q, target, behavior = (model(seed, width=WIDTH).double().eval() for seed in range(3))
     if values == "head":
-        q, target = (NewHead.on(one, seed=seed) for seed, one in enumerate((q, target)))
+        q, target = (NewHead.on(one, seed=seed).double() for seed, one in enumerate((q, target)))
     with torch.no_grad():
         for seed, one in enumerate((q, target, behavior)):
             if isinstance(one, NewHead):
