@@ -92,7 +92,8 @@ def train(
         raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own_names}")
     options = {**own, **options}
     if isinstance(model, TrainedMethod):
-        forms = [(each.get("leftover"), each.get("values")) for each in (options, model.settings)]
+        of_both = options, model.settings
+        forms = [(each.get("leftover"), each.get("values", "logits")) for each in of_both]
         if forms[0] != forms[1] or forms[0][0] is None:
             raise ValueError(
                 f"{method} cannot go on from {model.method}: pass a model, such as its behavior. "
