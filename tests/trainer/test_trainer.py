@@ -580,6 +580,7 @@ def test_without_clamping_a_target_outside_stops(tmp_path):
         ({"prior": "mean"}, "prior must lie strictly between 0 and 1, not 'mean'"),
         ({"leftover": "dummy", "backup": "recorded"}, 'recorded" is for leftover="paired" alone'),
         ({"leftover": "uniform", "values": "head"}, 'head" is for leftover="paired" alone'),
+        ({"leftover": "dummy", "score": "paired"}, 'paired" is for leftover="paired" alone'),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, options, message):
