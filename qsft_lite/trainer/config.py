@@ -135,7 +135,7 @@ class QSFTConfig(TrainingArguments):
                     "in stage one"
                 )
             return
-        for name, meant in (("backup", "recorded"), ("values", "head")):
+        for name, meant in (("backup", "recorded"), ("values", "head"), ("score", "paired")):
             if getattr(self, name) == meant:
                 raise ValueError(f'{name}="{meant}" is for leftover="paired" alone')
 

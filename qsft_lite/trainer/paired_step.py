@@ -116,8 +116,7 @@ def _bellman_targets(
     """
     states = token_states(target, batch)
     has_next, places = next_states(batch, actions)
-    dtype = torch.promote_types(states.dtype, torch.float32)
-    value = torch.zeros(len(actions), dtype=dtype, device=actions.device)
+    value = torch.zeros_like(reference)
     with head_precision(states):
         if backup.kind == "recorded":
             hidden, weight = _head_inputs(target, states[actions - 1])
