@@ -86,9 +86,9 @@ SHOWN = {
     **METHODS,
     # Behavior cloning at the temperature that was best on validation games.
     "sharpened_bc": Method("Sharpened cloning", "#555555", "p", "--"),
-    # Rows of a study: ours with half of the steps on returns, before either backup.
-    "q_sft_returns_first": Method("Q-SFT (ours), returns first", "#6666FF", "H"),
-    "q_sft_support": Method("Q-SFT (ours), support backup", "#0072B2", "H"),
+    # Rows of recorded studies: one dummy with half of the steps on returns, before either backup.
+    "q_sft_returns_first": Method("Q-SFT, one dummy, returns first", "#6666FF", "H", "--"),
+    "q_sft_support": Method("Q-SFT, one dummy, support backup", "#6666FF", "8", ":"),
     "behavior": Method("Behavior policy", "#B0B0B0", "", ":"),
     "q_learning": Method("Q-learning", "#4B0082", "*"),
     "fitted_q": Method("Fitted Q", "#56B4E9", "d"),
