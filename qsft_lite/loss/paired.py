@@ -202,15 +202,17 @@ def linear_support(
 ) -> Support:
     """The actions with pi(a|s) >= support, and the likeliest, by the behavior policy's own head.
 
-    hidden (N, H) and weight (V, H), of one floating dtype; support in [0, 1], 0 for all actions.
+    hidden (N, H) and weight (V, H), of one floating dtype, are multiplied in float32 at least.
+    support in [0, 1], 0 for all actions. chunk_size: states at a time, of V numbers each.
     ValueError for a support outside it, or a chunk_size below 1.
     """
     Backup("support", support)  # refuses what is no support
     _check_chunk_size(chunk_size)
     dtype = checks.compute_dtype(hidden)
+    weight = weight.to(dtype)  # a logit rounded to bfloat16 may err by .06
     parts = []
     for start in range(0, len(hidden), chunk_size):
-        logits = (hidden[start : start + chunk_size] @ weight.T).to(dtype)
+        logits = hidden[start : start + chunk_size].to(dtype) @ weight.T
         log_pi = logits.log_softmax(-1)
         outside = unsupported(log_pi, log_pi == -math.inf, support)
         log_pi = log_pi.masked_fill_(outside, -math.inf)
@@ -246,9 +248,9 @@ def paired_state_value(
         "behavior"          sum_a pi q / sum_a pi
         "policy"            sum_a pi_hat q,     pi_hat proportional to pi exp(beta q)
 
-    hidden (N, H) and weight (V, H): of the target network. chunk_size: states at a time, which hold
-    about chunk_size * K * H numbers, or chunk_size * V where that is less. ValueError for another
-    backup, or a chunk_size below 1.
+    hidden (N, H) and weight (V, H): of the target network, multiplied in float32 at least.
+    chunk_size: states at a time, which hold about chunk_size * K * H numbers, or chunk_size * V
+    where that is less. ValueError for another backup, or a chunk_size below 1.
     """
     checks.check_choice("backup", backup.kind, BACKUPS)
     _check_chunk_size(chunk_size)
@@ -268,9 +270,10 @@ def paired_state_value(
 
 def _logits_at(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """(N, H), (V, H), (N, K) -> (N, K): by all logits or K rows of H, whichever holds less."""
+    hidden = hidden.to(checks.compute_dtype(hidden))
     if ids.shape[1] * hidden.shape[1] >= len(weight):
-        return (hidden @ weight.T).gather(1, ids).to(checks.compute_dtype(hidden))
-    return torch.einsum("nh,nkh->nk", hidden, weight[ids]).to(checks.compute_dtype(hidden))
+        return (hidden @ weight.to(hidden.dtype).T).gather(1, ids)
+    return torch.einsum("nh,nkh->nk", hidden, weight[ids].to(hidden.dtype))
 
 
 def _check_chunk_size(chunk_size: int) -> None:
