@@ -17,6 +17,18 @@ _GZIP = b"\x1f\x8b"  # the first bytes of every gzip file
 
 
 @contextmanager
+def named_if_damaged(path: Path | str, advice: str) -> Iterator[None]:
+    """Name the file or folder, and what to do, in whatever error comes of reading it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read, it seems damaged: {advice}. "
+            f"({type(error).__name__}: {str(error)[:300]})"
+        ) from error
+
+
+@contextmanager
 def open_unpacked(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file open for reading, unzipped whatever its name, and behind its byte order mark.
 

@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tabular": (),
     "nano": (),
     "data": ("checks", "files", "loss"),
-    "models": ("loss", "data.transcripts"),  # which says how a text starts and stops
+    "models": ("files", "loss", "data.transcripts"),  # which says how a text starts and stops
     "evaluate": ("data",),
     "policy": METHOD,
     "trainer": METHOD,

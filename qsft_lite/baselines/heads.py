@@ -7,105 +7,40 @@ head. HeadStage adds the target heads and the loss; it is what a StageTrainer tr
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
-from qsft_lite.models import check_packing, output_head, refuse_missing
+from qsft_lite.models import HeadedModel, check_packing
 from qsft_lite.trainer.networks import move_average
-from qsft_lite.trainer.runs import named_if_damaged
 from qsft_lite.trainer.stages import Stage
 from qsft_lite.trainer.step import action_positions, head_precision, next_states, token_states
 
-HEADS_FILE = "heads.safetensors"
-COPY = "copy the whole folder again"
 
-
-class ActionValues(nn.Module):
+class ActionValues(HeadedModel):
     """Two Q heads and a V head on a copy of a language model's transformer.
 
-    Called like a transformers model, it returns logits (B, L, V) = min_j Q_j(s, .) of the state at
-    each position, and past_key_values, so that a policy can run it with a cache.
+    Its logits (B, L, V) are min_j Q_j(s, .) of the state at each position.
     """
 
-    def __init__(self, backbone: PreTrainedModel, vocabulary: int, *, seed: int = 0):
-        super().__init__()
-        self.backbone = backbone
-        width = backbone.config.get_text_config().hidden_size
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.q_heads = nn.ModuleList(_head(width, vocabulary) for _ in range(2))
-            self.v_head = _head(width, 1)
-
-    @classmethod
-    def on(cls, model: PreTrainedModel, *, seed: int = 0) -> ActionValues:
-        """New heads on a copy of a causal language model; the model itself stays as it is."""
-        vocabulary = output_head(model).out_features
-        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-        return cls(copy.deepcopy(whole.base_model), vocabulary, seed=seed)
-
-    def forward(
-        self, input_ids: torch.Tensor, *, logits_to_keep: int | torch.Tensor = 0, **options
-    ) -> CausalLMOutputWithPast:
-        """Values of the next action.
-
-        logits_to_keep: how many of the last positions, 0 for all, or which ones (n,). The other
-        options are the backbone's.
-        """
-        outputs = self.backbone(input_ids=input_ids, **options)
-        if isinstance(logits_to_keep, int):
-            logits_to_keep = slice(-logits_to_keep, None)
-        values = self.q_values(outputs.last_hidden_state[:, logits_to_keep]).amin(0)
-        return CausalLMOutputWithPast(logits=values, past_key_values=outputs.past_key_values)
+    def make_heads(self, width: int, vocabulary: int) -> None:
+        """Heads of two layers, which answer 0 until they are trained."""
+        self.q_heads = nn.ModuleList(_head(width, vocabulary) for _ in range(2))
+        self.v_head = _head(width, 1)
 
     def q_values(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) -> (2, ..., V)."""
         return torch.stack([head(hidden) for head in self.q_heads])
 
-    # What is asked of a transformers model
+    def scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., H) -> (..., V)."""
+        return self.q_values(hidden).amin(0)
 
-    def get_decoder(self) -> nn.Module:
-        """The backbone without anything on it."""
-        return self.backbone.get_decoder()
-
-    base_model = property(lambda self: self.backbone)
-    config = property(lambda self: self.backbone.config)
-    device = property(lambda self: self.backbone.device)
-    dtype = property(lambda self: self.backbone.dtype)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """The backbone, adapters merged, as a transformers model, and the heads beside it."""
-        folder = Path(folder)
-        _without_adapters(self.backbone).save_pretrained(folder)
-        state = self.state_dict()
-        heads = {name: state[name] for name in state if not name.startswith("backbone.")}
-        save_file(heads, folder / HEADS_FILE, metadata={"format": "pt"})
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> ActionValues:
-        """What save_pretrained wrote.
-
-        FileNotFoundError for a folder without heads, OSError for one that lacks weights, ValueError
-        for damaged heads.
-        """
-        path = Path(folder) / HEADS_FILE
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no {HEADS_FILE}: was it saved by ActionValues?")
-        backbone, info = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
-        refuse_missing(info["missing_keys"], folder)
-        with named_if_damaged(path, COPY):
-            heads = load_file(path)
-            values = cls(backbone, len(heads["q_heads.0.2.bias"]))
-            of_backbone = {f"backbone.{name}": w for name, w in backbone.state_dict().items()}
-            values.load_state_dict(of_backbone | heads)
-        return values
+    @staticmethod
+    def vocabulary_of(heads: dict[str, torch.Tensor]) -> int:
+        """V."""
+        return len(heads["q_heads.0.2.bias"])
 
 
 class HeadStage(Stage):
@@ -186,18 +121,6 @@ class HeadStage(Stage):
 
     def _rule_out(self, q: torch.Tensor) -> torch.Tensor:
         return q.index_fill(-1, self.ruled_out, -torch.inf)
-
-
-def _without_adapters(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The backbone, or where layers of it have adapters of peft, a copy with them merged."""
-    if not any(hasattr(module, "base_layer") for module in backbone.modules()):
-        return backbone
-    backbone = copy.deepcopy(backbone)
-    for name, module in list(backbone.named_modules()):
-        if hasattr(module, "base_layer"):
-            module.merge()
-            backbone.set_submodule(name, module.base_layer)
-    return backbone
 
 
 def _head(width: int, outputs: int) -> nn.Sequential:

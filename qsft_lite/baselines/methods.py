@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 
 import datasets
 import pyarrow.compute as pc
-import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from qsft_lite.baselines.episodes import (
@@ -93,11 +91,11 @@ def train(
         raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own_names}")
     options = {**own, **options}
     if isinstance(model, TrainedMethod):
-        forms = {options.get("leftover"), model.settings.get("leftover")}
-        if len(forms) > 1 or None in forms or METHODS[method].new_head:
+        forms = [(each.get("leftover"), each.get("values")) for each in (options, model.settings)]
+        if forms[0] != forms[1] or forms[0][0] is None:
             raise ValueError(
                 f"{method} cannot go on from {model.method}: pass a model, such as its behavior. "
-                "Only methods of Q-SFT's loss with the same leftover go on from one another"
+                "Only methods of Q-SFT's loss of the same form go on from one another"
             )
     args = dataclasses.replace(args, output_dir=str(Path(args.output_dir) / method))
     job = _Job(method, model, tokenizer, episodes, validation, args, length, options, callbacks)
@@ -175,15 +173,12 @@ def _longest(job: _Job) -> int:
 
 def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
     """The loss of Q-SFT with the method's leftover and backup."""
+    q_model, behavior = copy.deepcopy(job.model), None
     if isinstance(job.model, TrainedMethod):
-        q_model, behavior = copy.deepcopy(job.model.values), copy.deepcopy(job.model.behavior)
-    else:
-        new = METHODS[job.method].new_head
-        q_model = with_new_head(job.model, job.args.seed) if new else copy.deepcopy(job.model)
-        behavior = copy.deepcopy(job.model) if new else None
+        q_model, behavior = q_model.values, q_model.behavior
     args = job.value_args(**job.options)
     trainer = QSFTTrainer(q_model, args, behavior_model=behavior, **job.of_trainer())
-    return trainer, job.trained(trainer.model.behavior, q_model)
+    return trainer, job.trained(trainer.model.behavior, trainer.model.q)
 
 
 def _heads(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
@@ -204,15 +199,3 @@ def no_actions(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[int]
     special = {*tokenizer.all_special_ids, *range(len(tokenizer), vocabulary)}
     dummy = tokenizer.get_vocab().get(DUMMY)
     return sorted(special if dummy is None else special | {dummy})
-
-
-def with_new_head(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """A copy of the model with an output head from scratch, tied to nothing."""
-    model = copy.deepcopy(model)
-    old = output_head(model)
-    head = nn.Linear(old.in_features, old.out_features, bias=False)
-    generator = torch.Generator().manual_seed(seed)
-    nn.init.normal_(head.weight, std=model.config.initializer_range, generator=generator)
-    model.set_output_embeddings(head.to(old.weight))
-    model.config.tie_word_embeddings = False
-    return model

@@ -21,8 +21,7 @@ class Method:
     family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
         Q-SFT), or None for what is only shown.
     options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
-    score: what a method of "q_sft" acts by, "p" or "ratio".
-    new_head: whether the output head of p starts from scratch.
+    score: what a method of "q_sft" acts by, "p", "ratio" or "paired".
     """
 
     title: str
@@ -32,10 +31,12 @@ class Method:
     family: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     score: str | None = None
-    new_head: bool = False
 
 
-_OURS = {"leftover": "dummy", "backup": "support"}
+# Half of the steps on returns, then the value of the recorded next action: one step of policy
+# improvement over a well learned value of the behavior.
+_OURS = {"leftover": "paired", "backup": "recorded", "returns_first": 0.5}
+_DUMMY = {"leftover": "dummy", "backup": "behavior", "train_behavior": True}
 _PAPER = {"leftover": "uniform", "backup": "max"}
 
 # The methods that can be trained, by the key that baselines.train takes.
@@ -46,9 +47,15 @@ METHODS = {
     "return_conditioned": Method(
         "Return-conditioned", "#8B5A2B", "<", "-", "cloning", {"levels": 10}
     ),
-    # p / pi is the mean return that followed the action in the data
+    # The value is the mean return that followed the action in the data.
     "mc_returns": Method(
-        "Monte-Carlo returns", "#D55EA8", "P", "-", "q_sft", {**_OURS, "backup": "returns"}, "ratio"
+        "Monte-Carlo returns",
+        "#D55EA8",
+        "P",
+        "-",
+        "q_sft",
+        {"leftover": "paired", "backup": "returns"},
+        "paired",
     ),
     # Snell et al., 2023. Conservatism is in units of a normalised return: for Wordle's six points,
     # .002 is the .01 that ILQL was published with.
@@ -56,13 +63,21 @@ METHODS = {
     # Kumar et al., 2020
     "cql": Method("CQL", "#009E73", "D", "-", "heads", {"conservatism": 0.01}),
     "q_sft_paper": Method("Q-SFT (paper)", "#D55E00", "s", "-", "q_sft", _PAPER, "p"),
-    "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", "-", "q_sft", _OURS, "ratio"),
+    "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", "-", "q_sft", _OURS, "paired"),
+    # The form before it, whose value is the quotient of two networks.
+    "q_sft_dummy": Method("Q-SFT, one dummy", "#6666FF", ">", "-", "q_sft", _DUMMY, "ratio"),
     # Two controls: is it the reuse of the logits that helps? Is it more than label smoothing?
     "q_sft_new_head": Method(
-        "Q-SFT, new head", "#0072B2", "h", ":", "q_sft", _OURS, "ratio", new_head=True
+        "Q-SFT, new head", "#0072B2", "h", ":", "q_sft", {**_OURS, "values": "head"}, "paired"
     ),
     "random_targets": Method(
-        "Random targets", "#C2B280", "x", ":", "q_sft", {**_OURS, "backup": "random"}, "ratio"
+        "Random targets",
+        "#C2B280",
+        "x",
+        ":",
+        "q_sft",
+        {"leftover": "paired", "backup": "random"},
+        "paired",
     ),
 }
 

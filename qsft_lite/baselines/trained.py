@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.baselines.heads import COPY, ActionValues
+from qsft_lite.baselines.heads import ActionValues
 from qsft_lite.baselines.registry import METHODS
-from qsft_lite.files import replace_folder
-from qsft_lite.models import dummy_id, final_hidden, output_head
+from qsft_lite.files import named_if_damaged, replace_folder
+from qsft_lite.models import HeadedModel, NewHead, dummy_id, final_hidden, output_head
+from qsft_lite.models.heads import COPY_AGAIN
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.policy.cached import CachedPolicy, check_support, check_temperature, outside_support
-from qsft_lite.policy.q_sft import load_or_name, merge_adapters
-from qsft_lite.trainer.runs import named_if_damaged
+from qsft_lite.policy.q_sft import action_values, load_or_name, load_values, merge_adapters
 
 __all__ = ["ClonedPolicy", "TrainedMethod", "ValuePolicy"]
 
@@ -100,7 +100,7 @@ class TrainedMethod:
     method: str
     settings: dict[str, Any]
     behavior: PreTrainedModel
-    values: PreTrainedModel | ActionValues | None
+    values: PreTrainedModel | HeadedModel | None
     tokenizer: PreTrainedTokenizerBase
     prompt: str
     logs: list[dict[str, float]]
@@ -117,7 +117,7 @@ class TrainedMethod:
 
         Args:
             beta: weight of the values against log pi; where there are values, it must be given.
-            score: "p" or "ratio", where Q-SFT's loss was trained; the method's own if None.
+            score: "p", "ratio" or "paired", as Q-SFT's loss was trained; the method's own if None.
             options: temperature of pi, relative_support, and CachedPolicy's: greedy, stop,
                 max_new_tokens, constraint, seed.
 
@@ -156,22 +156,27 @@ class TrainedMethod:
 
         Returns:
             Two lists with an array (actions,), float32, for each prefix: log pi of the actions, and
-            their learned values: min(p / pi, 1) of Q-SFT's loss, the smaller Q of new heads. None
-            in place of the second list for a method without values.
+            their learned values: the paired value, or min(p / pi, 1) of the other forms of Q-SFT's
+            loss, the smaller Q of ILQL's and CQL's heads. None in place of the second list for a
+            method without values.
         """
         if len(prefixes) != len(actions) or not all(map(len, prefixes)):
             raise ValueError("values_of needs one list of actions for each prefix, none empty")
         log_pi = [np.empty(0)] * len(prefixes)
         values = None if self.values is None else list(log_pi)
+        paired = self.settings.get("leftover") == "paired"
         order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
         for start in range(0, len(order), PREFIXES_AT_ONCE):
             part = order[start : start + PREFIXES_AT_ONCE]
             ids = [prefixes[i] for i in part]
-            all_log_pi = _next_scores(self.behavior, ids).log_softmax(-1)
+            behavior_logits = _next_scores(self.behavior, ids)
+            all_log_pi = behavior_logits.log_softmax(-1)
             if values is not None:
                 scores = _next_scores(self.values, ids)
                 if METHODS[self.method].family == "q_sft":
-                    scores = (scores.log_softmax(-1) - all_log_pi).exp().clamp(max=1)
+                    prior = getattr(self.values.config, "q_sft_prior", 0.5) if paired else None
+                    new_head = isinstance(self.values, NewHead)
+                    scores = action_values(behavior_logits, scores, prior, new_head=new_head)
             for row, i in enumerate(part):
                 chosen = torch.tensor(list(actions[i]), dtype=torch.long)
                 log_pi[i] = all_log_pi[row, chosen].numpy()
@@ -194,7 +199,7 @@ class TrainedMethod:
         with replace_folder(folder) as aside:
             for name, model in (("behavior", self.behavior), ("values", self.values)):
                 if model is not None:
-                    whole = model if isinstance(model, ActionValues) else merge_adapters(model)
+                    whole = merge_adapters(model)
                     whole.save_pretrained(aside / name)
                     self.tokenizer.save_pretrained(aside / name)
             said = {"method": self.method, "settings": self.settings, "prompt": self.prompt}
@@ -211,22 +216,22 @@ class TrainedMethod:
         path = folder / SETTINGS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no method: there is no {SETTINGS_FILE} in it.")
-        with named_if_damaged(path, COPY):
+        with named_if_damaged(path, COPY_AGAIN):
             said = json.loads(path.read_text(encoding="utf-8"))
             method, settings, prompt = said["method"], dict(said["settings"]), str(said["prompt"])
             family = METHODS[method].family
         behavior, tokenizer = load_or_name(folder / "behavior")
         values = None
         if family == "heads":
-            with named_if_damaged(folder / "values", COPY):
+            with named_if_damaged(folder / "values", COPY_AGAIN):
                 values = ActionValues.from_pretrained(folder / "values").eval()
         elif family == "q_sft":
-            values, _ = load_or_name(folder / "values")
+            values, _ = load_values(folder / "values", tokenizer)
         return cls(method, settings, behavior, values, tokenizer, prompt, [])
 
 
 @torch.inference_mode()
-def _next_scores(model: PreTrainedModel | ActionValues, rows: list[Sequence[int]]) -> torch.Tensor:
+def _next_scores(model: PreTrainedModel | HeadedModel, rows: list[Sequence[int]]) -> torch.Tensor:
     """(B, V) float32, on the CPU: logits, or values of heads, of what follows each row of ids."""
     longest = max(map(len, rows))
     padded = [[*row, *[0] * (longest - len(row))] for row in rows]

@@ -29,6 +29,15 @@ _DTYPES = {  # of a batch
     **dict.fromkeys(("reward", "discount", "return_to_go"), torch.float32),
 }
 
+# Further columns of rows that come with what a behavior policy says of them, see
+# ``trainer.behavior_cache``: two as long as the row, and three that are as long as they are.
+BEHAVIOR = {"behavior_logit": torch.float32, "support_sizes": torch.int64}
+SUPPORT = {
+    "support_ids": torch.int32,
+    "support_logits": torch.float32,
+    "support_log_pi": torch.float32,
+}
+
 # Episodes packed at a time: plenty to choose from, and memory stays bounded for any data.
 WINDOW = 5_000
 
@@ -229,13 +238,20 @@ def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[i
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of B packed rows of length L: every column as a (B, L) tensor.
 
-    int64, but for action_mask (bool) and reward, discount and return_to_go (float32). Raises
-    ValueError for rows of different lengths.
+    int64, but for action_mask (bool) and reward, discount and return_to_go (float32). What a
+    behavior policy says of the rows, if it is there, comes along. Raises ValueError for rows of
+    different lengths.
     """
     sizes = {len(row["input_ids"]) for row in rows}
     if len(sizes) != 1:
         raise ValueError(f"rows of one batch must be of one length, got {sorted(sizes)}: pack them")
-    return {
+    stacked = {**_DTYPES, **{name: kind for name, kind in BEHAVIOR.items() if name in rows[0]}}
+    batch = {
         name: torch.from_numpy(np.stack([row[name] for row in rows])).to(dtype)
-        for name, dtype in _DTYPES.items()
+        for name, dtype in stacked.items()
+    }
+    flat = {name: dtype for name, dtype in SUPPORT.items() if name in rows[0]}
+    return batch | {
+        name: torch.from_numpy(np.concatenate([row[name] for row in rows])).to(dtype)
+        for name, dtype in flat.items()
     }

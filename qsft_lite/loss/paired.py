@@ -169,8 +169,8 @@ def single_logits(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor)
 
 def prior_logit(prior: float) -> float:
     """c = logit(prior). ValueError for a prior outside (0, 1)."""
-    if not 0 < prior < 1:
-        raise ValueError(f"prior must lie strictly between 0 and 1, not {prior}.")
+    if isinstance(prior, str) or not 0 < prior < 1:
+        raise ValueError(f"prior must lie strictly between 0 and 1, not {prior!r}.")
     return math.log(prior) - math.log1p(-prior)
 
 

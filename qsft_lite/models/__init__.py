@@ -3,6 +3,7 @@
 Everything here is a plain transformers model or tokenizer.
 """
 
+from qsft_lite.models.heads import HeadedModel, NewHead
 from qsft_lite.models.pretrained import add_dummy, load_model, refuse_missing, smollm2
 from qsft_lite.models.reading import (
     attention_mask,
@@ -20,6 +21,8 @@ from qsft_lite.models.tokenizers import (
 )
 
 __all__ = [
+    "HeadedModel",
+    "NewHead",
     "add_dummy",
     "attention_mask",
     "character_tokenizer",

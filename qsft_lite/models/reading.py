@@ -62,13 +62,15 @@ def final_hidden(
     if further:
         known = inspect.signature(getattr(decoder, "forward", decoder)).parameters
         further = {name: value for name, value in further.items() if name in known}
-    return decoder(
+    hidden = decoder(
         input_ids=input_ids,
         attention_mask=attention_mask(model, same_segment & not_later, position_ids, position_ids),
         position_ids=position_ids,
         use_cache=False,
         **further,
     ).last_hidden_state
+    features = getattr(model, "features", None)  # of a NewHead, whose own layer comes after it
+    return hidden if features is None else features(hidden)
 
 
 def attention_mask(

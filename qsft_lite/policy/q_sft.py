@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import shutil
@@ -17,8 +18,12 @@ import tokenizers
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from qsft_lite.data import RewardScale
 from qsft_lite.files import replace_file, replace_folder
-from qsft_lite.models import final_hidden, load_model, output_head
+from qsft_lite.loss import SCORES, paired_values
+from qsft_lite.loss.paired import prior_logit
+from qsft_lite.models import HeadedModel, NewHead, final_hidden, load_model, output_head
+from qsft_lite.models.heads import HEADS_FILE
 from qsft_lite.policy.cached import (
     CachedPolicy,
     History,
@@ -39,7 +44,11 @@ SAVED = (
     "greedy",
     "temperature",
     "relative_support",
+    "prior",
     "dummy",
+    "scale",
+    "gamma",
+    "data_hash",
     "stop",
     "max_new_tokens",
     "chat_template",
@@ -47,20 +56,50 @@ SAVED = (
 CANDIDATES_AT_ONCE = 64
 
 
+def action_values(
+    behavior_logits: torch.Tensor,
+    q_logits: torch.Tensor,
+    prior: float | None,
+    *,
+    new_head: bool = False,
+) -> torch.Tensor:
+    """Values in [0, 1] of all actions, (..., V) float32, of the logits of pi and p (..., V).
+
+    Paired values with this prior, where a new head's are its scores alone; or with no prior, p / pi
+    clamped to at most 1. 0 where the behavior policy rules an action out.
+    """
+    if prior is not None:
+        reference = torch.zeros_like(q_logits) if new_head else behavior_logits
+        return paired_values(q_logits.float(), reference.float(), prior).nan_to_num(0.0)
+    log_pi = behavior_logits.log_softmax(-1, dtype=torch.float32)
+    log_ratio = q_logits.log_softmax(-1, dtype=torch.float32) - log_pi
+    return log_ratio.exp().clamp(max=1.0)
+
+
 class QSFTPolicy(CachedPolicy):
     """pi_hat(a|s), proportional to pi(a|s)^(1/temperature) * exp(beta * score(s, a)), by token.
 
-    The score is a probability in [0, 1] with p the value network's and pi the behavior policy's:
+    The score is a number in [0, 1], with p = softmax(z_theta) the value network's and pi the
+    behavior policy's, the softmax of z_phi:
 
         "p"        p(a|s)                                                       (the paper's)
         "ratio"    p(a|s) / pi(a|s), clamped to [0, 1], as the value is there   (ours)
+        "paired"   q(a|s) = sigmoid(z_theta(a|s) - z_phi(a|s) + logit(prior)), the value (ours)
+
+    Each is of the form of the loss that trained the network: "paired" of leftover="paired".
 
     Args:
-        behavior: pi.
+        behavior: pi. For "paired" the one that values were trained beside.
         q_model: p; None for beta=0, where it is not run: pi at a temperature, so behavior cloning.
+            A models.NewHead for "paired" with values="head": then q = sigmoid(z_theta + ...).
         tokenizer: the models'.
         beta: weight of the score, at least 0.
         score: one of the above.
+        prior: of "paired", as in training; None for what training has written into the config of
+            the q_model (q_sft_prior), or 0.5.
+        scale: how rewards came to [0, 1], if values are to be told in the task's own units, too.
+        gamma, data_hash: the discount and the data.data_hash of what values were learned from; they
+            are only kept, with all else, by save_pretrained.
         temperature: above 0; of pi alone.
         relative_support: only actions with pi(a|s) >= relative_support * max_b pi(b|s) are played,
             see cached.outside_support; 0 for all. (QSFTConfig's support is another one: absolute.)
@@ -76,18 +115,22 @@ class QSFTPolicy(CachedPolicy):
         q_model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
-        score: Literal["p", "ratio"] = "ratio",
+        score: Literal["p", "ratio", "paired"] = "ratio",
         greedy: bool = False,
         *,
         temperature: float = 1.0,
         relative_support: float = 0.0,
         dummy: int | None = None,
+        prior: float | None = None,
+        scale: RewardScale | dict[str, Any] | None = None,
+        gamma: float | None = None,
+        data_hash: str | None = None,
         **options: Any,
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
-        if score not in ("p", "ratio"):
-            raise ValueError(f"score must be 'p' or 'ratio', not {score!r}.")
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}.")
         if beta > 0 and q_model is None:
             raise ValueError("beta is above 0, so a q_model is needed.")
         self.behavior = behavior
@@ -101,6 +144,13 @@ class QSFTPolicy(CachedPolicy):
             if dummy >= len(tokenizer):
                 raise ValueError(f"dummy must be a token id below {len(tokenizer)}, not {dummy}.")
         self.dummy = dummy
+        self.prior = getattr(getattr(q_model, "config", None), "q_sft_prior", 0.5)
+        if prior is not None:
+            self.prior = prior
+        if score == "paired":
+            prior_logit(self.prior)
+        self.scale = RewardScale(**scale) if isinstance(scale, dict) else scale
+        self.gamma, self.data_hash = gamma, data_hash
         models = [behavior, q_model] if beta > 0 else [behavior]
         super().__init__(models, tokenizer, greedy=greedy, **options)
 
@@ -113,9 +163,14 @@ class QSFTPolicy(CachedPolicy):
         log_weights = (log_pi / self.temperature).masked_fill(outside, -math.inf)
         if self.beta == 0:
             return log_weights
-        log_p = logits[1].log_softmax(-1, dtype=torch.float32)
-        log_score = log_p if self.score == "p" else log_p - log_pi
-        return log_weights + self.beta * log_score.exp().clamp(max=1.0)
+        if self.score == "p":
+            return log_weights + self.beta * logits[1].softmax(-1, dtype=torch.float32)
+        return log_weights + self.beta * self._action_values(logits)
+
+    def _action_values(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Values of all actions (..., V), of the logits of both models."""
+        prior = self.prior if self.score == "paired" else None
+        return action_values(*logits, prior, new_head=isinstance(self.q_model, NewHead))
 
     @torch.inference_mode()
     def values(self, transcript: History) -> pd.DataFrame:
@@ -125,9 +180,10 @@ class QSFTPolicy(CachedPolicy):
             transcript: segments or a text, as of `act`.
 
         Returns:
-            One row a token: ``token``; ``is_action`` where the segments say it; ``pi``, ``p`` and
-            ``ratio`` = p / pi of the token; with a dummy also ``V`` = 1 - p(dummy), the value of
-            the state that the token was chosen in.
+            One row a token: ``token``; ``is_action`` where the segments say it; and its ``pi``. Of
+            score "paired" ``Q``, its value, and ``V``, that of the state that it was chosen in:
+            sum_a pi q. With a scale also ``Q_task`` and ``V_task``, in the task's own units. Of the
+            other scores ``p`` and ``ratio`` = p / pi; with a dummy also ``V`` = 1 - p(dummy|s).
 
         Raises:
             ValueError: there is no q_model or no token, or the tokenizer does not know the text.
@@ -136,24 +192,31 @@ class QSFTPolicy(CachedPolicy):
         sequence = row.ids
         if len(sequence) == len(self._start):
             raise ValueError("The transcript is empty: there is no token to say anything of.")
-        log_pi, log_p = self._log_probabilities([sequence], 1)
+        logits = [each[0] for each in self._logits([sequence], 1)]
         taken = torch.tensor(sequence[1:], device=self.device)[:, None]
-        taken_log_pi = log_pi[0].gather(-1, taken)[:, 0]
-        taken_log_p = log_p[0].gather(-1, taken)[:, 0]
-        columns = {
+
+        def of_taken(each: torch.Tensor) -> list[float]:
+            return each.gather(-1, taken)[:, 0].tolist()
+
+        log_pi = logits[0].log_softmax(-1)
+        columns: dict[str, list] = {
             "token": [self.tokenizer.decode([token_id]) for token_id in sequence[1:]],
-            "pi": taken_log_pi.exp().tolist(),
-            "p": taken_log_p.exp().tolist(),
-            "ratio": (taken_log_p - taken_log_pi).exp().tolist(),
         }
         if not isinstance(self._form(transcript), str):
             sizes = map(len, self._reader.read(row.segments))
             whose = zip(row.segments, sizes, strict=True)
-            is_action = [is_action for (_, is_action), size in whose for _ in range(size)]
-            columns = {"token": columns.pop("token"), "is_action": is_action, **columns}
-        if self.dummy is not None:
-            columns["V"] = (-log_p[0, :, self.dummy].expm1()).tolist()
-        return pd.DataFrame(columns)
+            columns["is_action"] = [action for (_, action), size in whose for _ in range(size)]
+        columns["pi"] = of_taken(log_pi.exp())
+        if self.score == "paired":
+            q = self._action_values(logits)
+            columns["Q"] = of_taken(q)
+            columns["V"] = (log_pi.exp() * q).sum(-1).tolist()
+        else:
+            log_p = logits[1].log_softmax(-1)
+            columns |= {"p": of_taken(log_p.exp()), "ratio": of_taken((log_p - log_pi).exp())}
+            if self.dummy is not None:
+                columns["V"] = (-log_p[:, self.dummy].expm1()).tolist()
+        return self._with_units(pd.DataFrame(columns))
 
     @torch.inference_mode()
     def candidates(self, history: History, actions: Sequence[str]) -> pd.DataFrame:
@@ -166,8 +229,11 @@ class QSFTPolicy(CachedPolicy):
 
         Returns:
             One row an action, in the order given: ``action``; ``log_pi`` and ``log_pi_hat``, sums
-            over its tokens, before special tokens or a constraint rule any out; ``p`` of its last
-            token, and ``Q`` = p / pi there, clamped to [0, 1]: the value of the whole action.
+            over its tokens, before special tokens or a constraint rule any out; ``in_support``,
+            whether relative_support lets all of its tokens be played: of others the value is hardly
+            more than a guess; ``Q``, the value of the whole action, which is that of its last token
+            (p / pi clamped to [0, 1], or the paired value); with a scale ``Q_task``, in the task's
+            own units; and of the other scores than "paired" ``p`` of the last token.
 
         Raises:
             ValueError: no actions, one that is not whole, no q_model, or an unknown text.
@@ -188,28 +254,38 @@ class QSFTPolicy(CachedPolicy):
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
             part = action_ids[first : first + CANDIDATES_AT_ONCE]
-            log_pi, log_p = self._log_probabilities([prefix + ids for ids in part], len(prefix))
-            log_pi_hat = self.log_weights([log_pi, log_p]).log_softmax(-1)
+            logits = self._logits([prefix + ids for ids in part], len(prefix))
+            log_pi, log_p = (each.log_softmax(-1) for each in logits)
+            log_pi_hat = self.log_weights(logits).log_softmax(-1)
+            q = self._action_values(logits)
             for row, ids in enumerate(part):
                 last, count = ids[-1], len(ids)
                 steps = torch.arange(count, device=self.device)
                 taken = torch.tensor(ids, device=self.device)
-                log_ratio = log_p[row, count - 1, last] - log_pi[row, count - 1, last]
-                rows.append(
-                    {
-                        "action": actions[first + row],
-                        "log_pi": log_pi[row, steps, taken].sum().item(),
-                        "log_pi_hat": log_pi_hat[row, steps, taken].sum().item(),
-                        "p": log_p[row, count - 1, last].exp().item(),
-                        "Q": log_ratio.exp().clamp(max=1.0).item(),
-                    }
-                )
-        return pd.DataFrame(rows)
+                of_action = log_pi_hat[row, steps, taken].sum().item()
+                found = {
+                    "action": actions[first + row],
+                    "log_pi": log_pi[row, steps, taken].sum().item(),
+                    "log_pi_hat": of_action,
+                    "in_support": of_action > -math.inf,
+                    "p": log_p[row, count - 1, last].exp().item(),
+                    "Q": q[row, count - 1, last].item(),
+                }
+                if self.score == "paired":
+                    del found["p"]
+                rows.append(found)
+        return self._with_units(pd.DataFrame(rows))
 
-    def _log_probabilities(
-        self, sequences: list[list[int]], first: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log pi and log p (B, L - first, V), float32, of the tokens from place ``first`` on."""
+    def _with_units(self, table: pd.DataFrame) -> pd.DataFrame:
+        """With Q and V in the task's own units beside them, where the scale is known."""
+        for name in ("Q", "V") if self.scale is not None else ():
+            if name in table:
+                place = table.columns.get_loc(name) + 1
+                table.insert(place, f"{name}_task", self.scale.to_raw(table[name]))
+        return table
+
+    def _logits(self, sequences: list[list[int]], first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of pi and p (B, L - first, V), float32, of the tokens from place ``first`` on."""
         if self.q_model is None:
             raise ValueError("This policy has no q_model, and so no values.")
         longest = max(map(len, sequences))
@@ -219,14 +295,14 @@ class QSFTPolicy(CachedPolicy):
         input_ids = torch.tensor(padded, device=self.device)[:, :-1]
         position_ids = torch.arange(longest - 1, device=self.device).expand_as(input_ids)
         segment_ids = torch.ones_like(input_ids)
-        log_probabilities = []
+        found = []
         for model in (self.behavior, self.q_model):
             hidden = final_hidden(model, input_ids, position_ids, segment_ids)[:, first - 1 :]
             logits = output_head(model)(hidden)
             if logits.isnan().any():
                 raise FloatingPointError("A model's logits are NaN: look at its weights.")
-            log_probabilities.append(logits.log_softmax(-1, dtype=torch.float32))
-        return log_probabilities[0], log_probabilities[1]
+            found.append(logits.float())
+        return found[0], found[1]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write both models, the tokenizer and the settings, as from_pretrained reads them.
@@ -251,6 +327,8 @@ class QSFTPolicy(CachedPolicy):
             name: merge_adapters(model) for name, model in models.items() if model is not None
         }
         settings = {name: getattr(self, name) for name in SAVED}
+        if self.scale is not None:
+            settings["scale"] = dataclasses.asdict(self.scale)
         text = json.dumps(settings, indent=1, default=lambda number: number.item()) + "\n"
         with ExitStack() as complete:
             for name, model in merged.items():
@@ -299,7 +377,7 @@ class QSFTPolicy(CachedPolicy):
         behavior, tokenizer = load_or_name(folder / "behavior")
         q_model = None
         if (folder / "q_model").exists():
-            q_model, its_tokenizer = load_or_name(folder / "q_model")
+            q_model, its_tokenizer = load_values(folder / "q_model", tokenizer)
             if its_tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise ValueError(f"{folder}: behavior and q_model have different tokenizers.")
         for model in (behavior, q_model):
@@ -314,7 +392,12 @@ class QSFTPolicy(CachedPolicy):
 
 
 def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, or where it has adapters of peft, a copy with them merged into its weights."""
+    """The model, or where it has adapters of peft, a copy with them merged into its weights.
+
+    One with new heads sees to its own adapters when it is saved.
+    """
+    if isinstance(model, HeadedModel):
+        return model
     adapted = any(hasattr(module, "base_layer") for module in model.modules())
     if isinstance(model, PreTrainedModel) and not adapted:
         return model
@@ -349,6 +432,15 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or "beta" not in settings or not set(settings) <= set(SAVED):
         raise ValueError(f"{path} does not hold the settings of a policy: {', '.join(SAVED)}.")
     return settings
+
+
+def load_values(
+    folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel | NewHead, PreTrainedTokenizerBase]:
+    """What values are read from, and its tokenizer; of a NewHead, which has none, the one given."""
+    if (folder / HEADS_FILE).is_file():
+        return NewHead.from_pretrained(folder).eval(), tokenizer
+    return load_or_name(folder)
 
 
 def load_or_name(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -3,14 +3,13 @@
 ``python -m qsft_lite.study TASK --profile P`` runs a study; chapters call the same functions.
 """
 
-from qsft_lite.study.rows import ABLATION, ALONG, CLONING, ROWS, Row
+from qsft_lite.study.rows import ABLATION, CLONING, ROWS, Row
 from qsft_lite.study.run import TASKS, Study, module_of, run
 from qsft_lite.study.settings import Settings, changed
-from qsft_lite.study.task import Task, evenly, with_behavior
+from qsft_lite.study.task import Task, evenly
 
 __all__ = [
     "ABLATION",
-    "ALONG",
     "CLONING",
     "ROWS",
     "TASKS",
@@ -22,5 +21,4 @@ __all__ = [
     "evenly",
     "module_of",
     "run",
-    "with_behavior",
 ]

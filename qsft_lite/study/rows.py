@@ -9,7 +9,7 @@ from typing import Any
 from qsft_lite.baselines import METHODS
 from qsft_lite.baselines.choosing import CLONING_GRID, GREEDY_BETA, VALUE_GRID, Grid
 
-__all__ = ["ABLATION", "ALONG", "CLONING", "ROWS", "Row"]
+__all__ = ["ABLATION", "CLONING", "ROWS", "Row"]
 
 
 FEW_TEMPERATURES: Grid = {"temperature": (0.5, 1.0), "relative_support": (0.5,)}
@@ -42,10 +42,9 @@ def _of_method(key: str) -> Row:
     return Row(key, METHODS[key].title, key)
 
 
-# At its best temperature: what every other row is compared with, and begins with.
+# At its best temperature: what every other row is compared with, and begins with. All act with its
+# pi but the one whose loss trains pi along.
 CLONING = Row("bc", "Sharpened cloning", "bc")
-ALONG = {"train_behavior": True}  # pi goes on with the games that p learns from
-_OURS = {"backup": "behavior", **ALONG}
 ROWS = {
     row.key: row
     for row in (
@@ -54,43 +53,43 @@ ROWS = {
         _of_method("ilql"),
         _of_method("cql"),
         Row("q_sft_paper", "Q-SFT (paper)", "q_sft_paper", {}, ("p",)),
-        Row("q_sft", "Q-SFT (ours)", "q_sft", _OURS, ("p", "ratio")),
-        # Half of the steps on returns, then the backup: p begins as pi, which is too high a value.
-        Row(
-            "q_sft_returns_first",
-            "Q-SFT (ours), returns first",
-            "q_sft",
-            {**_OURS, "returns_first": 0.5},
-            ("ratio",),
-        ),
-        Row("mc_returns", "Monte-Carlo returns", "mc_returns", ALONG, ("ratio",)),
-        Row("random_targets", "Random targets", "random_targets", ALONG, ("ratio",)),
+        _of_method("q_sft"),
+        Row("q_sft_dummy", METHODS["q_sft_dummy"].title, "q_sft_dummy", {}, ("p", "ratio")),
+        _of_method("mc_returns"),
+        _of_method("random_targets"),
         # The last control, for those who name it: is it the reuse of the logits that helps?
-        Row("q_sft_new_head", "Q-SFT, new head", "q_sft_new_head", _OURS, ("ratio",)),
+        _of_method("q_sft_new_head"),
     )
 }
 """The rows that every task has."""
 
+
+def _part(key: str, title: str, score: str = "paired", **options: Any) -> Row:
+    return Row(key, title, "q_sft", options, (score,))
+
+
+_TRUSTED = {"support": 0.01}
+_ONE_DUMMY = {"leftover": "dummy", "backup": "behavior", "returns_first": 0.5}
 ABLATION = {
     row.key: row
     for row in (
-        Row(
-            f"{leftover}_{backup}_{'along' if along else 'frozen'}",
-            f"{leftover}, {backup}, pi {'trained along' if along else 'frozen'}",
-            "q_sft",
-            {"leftover": leftover, "backup": backup, "train_behavior": along, **options},
-            ("p", "ratio"),
-        )
-        for leftover, backup, along, options in (
-            ("uniform", "max", False, {}),
-            ("uniform", "support", True, {"support": 0.01}),
-            ("dummy", "max", True, {}),
-            ("dummy", "support", True, {"support": 0.01}),
-            ("dummy", "policy", True, {"support": 0.01, "beta": 32.0}),
-            ("dummy", "behavior", False, {}),
-            ("dummy", "behavior", True, {}),
-            ("dummy", "returns", True, {}),
-        )
+        Row("ilql", "ILQL", "ilql"),
+        _part(
+            "uniform_max", "Eq. 3, max", "p", leftover="uniform", backup="max", returns_first=0.0
+        ),
+        _part("dummy_frozen", "one dummy, pi frozen", "ratio", **_ONE_DUMMY),
+        _part(
+            "dummy_along", "one dummy, pi trained along", "ratio", **_ONE_DUMMY, train_behavior=True
+        ),
+        _part("paired_returns", "paired, returns", backup="returns", returns_first=0.0),
+        _part("paired_recorded", "paired, recorded next action"),
+        _part("paired_at_once", "paired, recorded, no returns first", returns_first=0.0),
+        _part("paired_prior", "paired, recorded, prior from returns", prior="returns"),
+        _part("paired_expectation", "paired, expectation", backup="behavior", **_TRUSTED),
+        _part("paired_support", "paired, largest of the support", backup="support", **_TRUSTED),
+        _part("paired_policy", "paired, policy", backup="policy", beta=32.0, **_TRUSTED),
+        _part("head_returns", "head, returns", values="head", backup="returns", returns_first=0.0),
+        _part("head_recorded", "head, recorded next action", values="head"),
     )
 }
-"""The parts of Q-SFT one by one, for any task: ``--study ablation``."""
+"""The parts of Q-SFT one by one, for any task, beside ILQL: ``--study ablation``."""

@@ -79,7 +79,7 @@ def score_rows(found: list[dict[str, Any]], units: list[Any] | None = None) -> l
         counts = {edge: f"{edge} ({edges.count(edge)} of {len(found)})" for edge in sorted(edges)}
         rows.append(
             {
-                "method": title + {"": "", "p": ", by p", "ratio": ", by p/pi"}[score],
+                "method": title + {"p": ", by p", "ratio": ", by p/pi"}.get(score, ""),
                 "score": interval(games, units),
                 "over sharpened cloning": interval(games - cloning, units),
                 "seeds": ", ".join(f"{mean:.2f}" for mean in games.mean(1)),

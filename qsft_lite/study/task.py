@@ -2,8 +2,8 @@
 
     task = WordleTask(PROFILES["laptop"], seed=0)
     cloned = task.clone()
-    ours = task.train("q_sft", cloned, backup="behavior", train_behavior=True)
-    choice = task.choose(ours, score="ratio")
+    ours = task.train("q_sft", cloned)
+    choice = task.choose(ours)
     result = task.play(task.policy(ours, **choice.options), test=True)
 
 ``run.run`` does this for all methods and seeds, in a folder, from wherever it was stopped.
@@ -221,7 +221,7 @@ class Task:
     ) -> Choice:
         """The best options of its policy by validation games; see baselines.choosing.
 
-        score: which one it acts by, "p" or "ratio", where Q-SFT's loss was trained.
+        score: which one it acts by, "p" or "ratio", of Q-SFT's forms with no or one dummy.
         """
         if grid is None:
             grid = CLONING_GRID if METHODS[trained.method].family == "cloning" else VALUE_GRID
@@ -232,11 +232,6 @@ class Task:
 
         choice = choose(validated, grid, widenings=widenings)
         return dataclasses.replace(choice, options={**choice.options, **by})
-
-
-def with_behavior(trained: TrainedMethod, behavior: PreTrainedModel) -> TrainedMethod:
-    """A method's values, weighing another pi: so that all methods act with the same one."""
-    return dataclasses.replace(trained, behavior=behavior)
 
 
 def evenly(starts: Sequence[dict[str, Any]], games: int) -> list[dict[str, Any]]:

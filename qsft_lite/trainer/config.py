@@ -9,11 +9,13 @@ import torch
 from transformers import TrainingArguments
 
 from qsft_lite.loss import Backup
+from qsft_lite.loss.paired import prior_logit
 
 __all__ = ["QSFTConfig"]
 
 STAGES = ("behavior", "values")
-LEFTOVERS = ("dummy", "uniform")
+LEFTOVERS = ("paired", "dummy", "uniform")
+READ_OUTS = ("logits", "head")
 
 
 @dataclass
@@ -24,18 +26,30 @@ class QSFTConfig(TrainingArguments):
     differ from transformers' keep runs quiet, resumable and exact.
 
     stage: "behavior" (one) or "values" (two).
-    leftover: where the loss puts 1 - y: on the "dummy" token (section 4.1), or "uniform" over all
-        others (Eq. 3, what the paper trains).
-    backup: the value of the next state, see ``loss.bellman_target``: "max" (the paper's),
-        "support", "behavior", "policy". Two more are controls: "returns" uses the discounted return
-        that followed in the data, and "random" a uniform random y, which is label smoothing.
-    support: least pi of an action that "support" and "policy" trust.
+    leftover: where the loss puts 1 - y: on a dummy of the action's own ("paired", ours, see
+        ``loss.paired``), on one "dummy" token for all actions (section 4.1), or "uniform" over all
+        other tokens (Eq. 3, what the paper trains).
+    prior: the paired value where training has changed nothing, in (0, 1); "returns" for the mean of
+        the returns in the data. It is kept in the config of the network, as q_sft_prior.
+    values: what the paired value is read from: the "logits" of the network (the method), or a new
+        "head" of two layers (the control: is it the reuse of the logits that helps?).
+    backup: the value of the next state. Of the paired form, "recorded" (that of the next action as
+        it was recorded, which is SARSA; by default), or, over the actions that the behavior policy
+        gives at least ``support``: "behavior" (their expectation), "support" (the largest),
+        "policy" (that of the extracted policy); "max" is the largest of all tokens. Of the other
+        forms see ``loss.bellman_target``: "max" (the paper's), "support" (by default), "behavior",
+        "policy". Two more are controls: "returns" uses the discounted return that followed in the
+        data, and "random" a uniform random y, which is label smoothing.
+    support: least pi of an action that the backups trust, see there.
     returns_first: share of the steps, at the start, whose targets are the returns that followed in
-        the data, whatever the backup. Ours: every ratio starts at 1 (p = pi), so backups start out
-        optimistic, and a target network takes many steps to forget it.
+        the data, whatever the backup. Ours: backups start from values that say nothing yet, and a
+        target network takes many steps to forget them.
     beta, score: of the extracted policy, for backup="policy".
     target_rate: alpha of theta_bar <- (1 - alpha) theta_bar + alpha theta, after each step.
-    train_behavior: whether pi_phi goes on training beside p, by its own cross-entropy.
+    train_behavior: whether pi_phi goes on training beside p, by its own cross-entropy. Not of the
+        paired form, whose reference must stand still.
+    cache_behavior: whether the paired form reads the behavior policy once for all rows that are met
+        more than once, see ``trainer.behavior_cache``; the numbers are the same.
     clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training. Each
         sampled target is clamped by itself: where those of one action lie on both sides of 1, their
         mean falls below the clamped mean, which is what ``tabular.q_sft`` has.
@@ -46,14 +60,17 @@ class QSFTConfig(TrainingArguments):
     """
 
     stage: str = "values"
-    leftover: str = "dummy"
-    backup: str = "support"
+    leftover: str = "paired"
+    prior: float | str = 0.5
+    values: str = "logits"
+    backup: str | None = None
     support: float = 1e-3
     returns_first: float = 0.0
     beta: float = 1.0
     score: str = "ratio"
     target_rate: float = 0.005
     train_behavior: bool = False
+    cache_behavior: bool = True
     clamp: bool = True
     muon: bool = False
     early_stopping_patience: int | None = None
@@ -68,10 +85,14 @@ class QSFTConfig(TrainingArguments):
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self):
-        for name, choices in (("stage", STAGES), ("leftover", LEFTOVERS)):
+        known = (("stage", STAGES), ("leftover", LEFTOVERS), ("values", READ_OUTS))
+        for name, choices in known:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+        if self.backup is None:
+            self.backup = "recorded" if self.leftover == "paired" else "support"
         self.as_backup()
+        self._check_form()
         if not 0 < self.target_rate <= 1:
             raise ValueError(f"target_rate must lie in (0, 1], not {self.target_rate}")
         if not 0 <= self.returns_first <= 1:
@@ -81,8 +102,6 @@ class QSFTConfig(TrainingArguments):
         for name in (*refused, "save_only_model"):  # whose checkpoints no run can go on from
             if getattr(self, name, None):
                 raise ValueError(f"{name} is not supported here: leave it out")
-        if self.backup == "behavior" and self.leftover == "uniform":
-            raise ValueError('backup="behavior" needs leftover="dummy": by Eq. 3 it is always 1')
         if self.early_stopping_patience is not None:
             if self.stage != "behavior":
                 raise ValueError(
@@ -100,6 +119,24 @@ class QSFTConfig(TrainingArguments):
     def as_backup(self) -> Backup:
         """The backup that these settings name. ValueError for one that cannot be."""
         return Backup(self.backup, self.support, self.beta, self.score)
+
+    def _check_form(self) -> None:
+        """ValueError for settings that the form of the loss does not have."""
+        if self.backup == "behavior" and self.leftover == "uniform":
+            raise ValueError('backup="behavior" needs a dummy: by Eq. 3 it is always 1')
+        if self.leftover == "paired":
+            if self.prior != "returns":
+                prior_logit(self.prior)
+            if self.train_behavior:
+                raise ValueError(
+                    'train_behavior is not for leftover="paired": its values are what is added to '
+                    "the logits of the behavior policy, which must stand still. Train that longer "
+                    "in stage one"
+                )
+            return
+        for name, meant in (("backup", "recorded"), ("values", "head")):
+            if getattr(self, name) == meant:
+                raise ValueError(f'{name}="{meant}" is for leftover="paired" alone')
 
     def _check_whole_numbers(self) -> None:
         """ValueError for counts that are no whole numbers of at least 1."""

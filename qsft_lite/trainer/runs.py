@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainerState
 
 from qsft_lite.data.packing import PACKED, collate
-from qsft_lite.files import replace_file
+from qsft_lite.files import named_if_damaged, replace_file
 from qsft_lite.trainer.config import QSFTConfig
 
 RUN = "run.json"
@@ -73,10 +73,15 @@ NO_EFFECT = set(
     ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
     skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
     restore_callback_states_from_checkpoint local_rank remove_unused_columns label_names
+    cache_behavior
     """.split()
 )
 # Settings of stage two, which stage one does not read.
-OF_VALUES = {*"leftover backup support returns_first beta score target_rate train_behavior".split()}
+OF_VALUES = set(
+    """
+    leftover prior values backup support returns_first beta score target_rate train_behavior
+    """.split()
+)
 # Settings that say when something is looked at or kept: they decide only what is best.
 OF_EVALUATION = set(
     """
@@ -86,6 +91,12 @@ OF_EVALUATION = set(
 )
 
 
+def asks_support(args: QSFTConfig) -> bool:
+    """Whether its least probability changes the targets."""
+    paired = args.leftover == "paired" and args.backup in ("recorded", "behavior")
+    return paired or args.backup in ("support", "policy")
+
+
 def run_settings(args: QSFTConfig) -> dict[str, Any]:
     """Every setting that changes the weights."""
     left_out = set(NO_EFFECT)
@@ -93,8 +104,10 @@ def run_settings(args: QSFTConfig) -> dict[str, Any]:
         left_out |= OF_VALUES
     if args.backup != "policy":
         left_out |= {"beta", "score"}
-    if args.backup not in ("support", "policy"):
+    if not asks_support(args):
         left_out |= {"support"}
+    if args.leftover != "paired":
+        left_out |= {"prior", "values"}
     if args.max_steps > 0:
         left_out |= {"num_train_epochs"}
     # Random targets are drawn in evaluations, too, from the same stream.
@@ -210,15 +223,3 @@ def whole_state(checkpoint: Path) -> TrainerState | None:
     except Exception:  # half-written, it may be anything
         return None
     return state if state.global_step else None
-
-
-@contextmanager
-def named_if_damaged(path: Path | str, advice: str) -> Iterator[None]:
-    """Name the file or folder, and what to do, in whatever error comes of reading it."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read, it seems damaged: {advice}. "
-            f"({type(error).__name__}: {str(error)[:300]})"
-        ) from error

@@ -29,13 +29,14 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
-from qsft_lite.files import replace_folder
-from qsft_lite.models import check_packing, dummy_id, output_head
+from qsft_lite.files import named_if_damaged, replace_folder
+from qsft_lite.models import NewHead, check_packing, dummy_id, output_head
 from qsft_lite.trainer import runs
+from qsft_lite.trainer.behavior_cache import cache_rows
 from qsft_lite.trainer.config import STAGES, QSFTConfig
 from qsft_lite.trainer.networks import saved_names, separate, twin
 from qsft_lite.trainer.optimizer import MuonAdamW
-from qsft_lite.trainer.stages import BehaviorStage, Stage, ValueStage, check_stage
+from qsft_lite.trainer.stages import BehaviorStage, PairedStage, Stage, ValueStage, check_stage
 
 __all__ = ["QSFTTrainer", "StageTrainer", "TrainedQSFT", "train_q_sft"]
 
@@ -190,9 +191,17 @@ class StageTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **options):
         """As transformers.Trainer does; True resumes from the last complete checkpoint, if any."""
+        rows = self.train_dataset
+        try:
+            return self._train(resume_from_checkpoint, **options)
+        finally:
+            self.train_dataset = rows
+
+    def _train(self, resume_from_checkpoint, **options):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = runs.last_checkpoint(Path(self.args.output_dir))
         if not resume_from_checkpoint:
+            self._cache_rows()
             return super().train(None, **options)
         state = runs.whole_state(Path(resume_from_checkpoint))
         if state is None:
@@ -207,7 +216,27 @@ class StageTrainer(Trainer):
             best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
             self._load_from_checkpoint(best or resume_from_checkpoint)
             return None
+        self._cache_rows()
         return super().train(resume_from_checkpoint, **options)
+
+    def _cache_rows(self) -> None:
+        """Keep what the stage says is the same whenever a row is met, if rows are met again."""
+        args, rows = self.args, self.train_dataset
+        if not hasattr(rows, "__len__"):
+            return
+        batch = args.train_batch_size * args.gradient_accumulation_steps * self._processes
+        met = args.max_steps * batch / len(rows) if args.max_steps > 0 else args.num_train_epochs
+        first = self._prepare_inputs(collate([rows[0]]))
+        if met <= 1 or self.model.columns(first) is None:
+            return
+        self.model.to(args.device).eval()
+
+        def read(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                return self.model.columns(self._prepare_inputs(batch))
+
+        share = {"process": args.process_index, "processes": self._processes}
+        self.train_dataset = cache_rows(rows, read, batch=args.train_batch_size, **share)
 
     def run(self, *, resume: bool = True, **more: Any) -> None:
         """Train to the end, in a folder that says what run it is.
@@ -249,12 +278,14 @@ class QSFTTrainer(StageTrainer):
     """A StageTrainer for either stage of Q-SFT.
 
     Args:
-        model: the model to train, in place: pi_phi in stage one, p in stage two.
+        model: the model to train, in place: pi_phi in stage one, p in stage two. With
+            values="head" a NewHead on a copy of it is trained, and is ``trainer.model.q``.
         args: a QSFTConfig; args.stage says which stage this is.
         train_dataset, eval_dataset: packed rows.
         processing_class: the tokenizer; it knows the dummy token.
         behavior_model: pi_phi of stage two; by default a ``networks.twin`` of model as it is.
-            Frozen, or with train_behavior trained in place.
+            Frozen, or with train_behavior trained in place. Of the paired form with
+            values="logits", what the model began as.
         callbacks: further ones.
 
     Raises:
@@ -271,7 +302,8 @@ class QSFTTrainer(StageTrainer):
         behavior_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        check_stage(model, args, processing_class)
+        has_head = isinstance(model, NewHead)  # which goes on from an earlier training
+        check_stage(behavior_model if has_head else model, args, processing_class)
         if behavior_model is not None:
             if output_head(behavior_model).out_features != output_head(model).out_features:
                 raise ValueError("model and behavior_model have vocabularies of different sizes.")
@@ -279,10 +311,35 @@ class QSFTTrainer(StageTrainer):
         if args.stage == "behavior":
             stage = BehaviorStage(model)
         else:
-            behavior = twin(model, "behavior") if behavior_model is None else behavior_model
-            dummy = dummy_id(processing_class) if args.leftover == "dummy" else None
-            stage = ValueStage(model, behavior, args, dummy)
+            head = args.values == "head" and not has_head
+            q = NewHead.on(model, seed=args.seed) if head else model
+            behavior = behavior_model
+            if behavior is None:
+                behavior = copy.deepcopy(model) if head else twin(model, "behavior")
+            if args.leftover == "paired":
+                stage = PairedStage(q, behavior, args, prior_of(args, train_dataset))
+            else:
+                dummy = dummy_id(processing_class) if args.leftover == "dummy" else None
+                stage = ValueStage(q, behavior, args, dummy)
         super().__init__(stage, args, train_dataset, eval_dataset, processing_class, callbacks)
+
+
+def prior_of(args: QSFTConfig, rows: Any) -> float:
+    """The prior that the args name; of "returns" the mean return of the rows' actions.
+
+    It is kept within [.01, .99]. ValueError for "returns" of a stream, which would have to be read
+    to its end.
+    """
+    if args.prior != "returns":
+        return args.prior
+    if not hasattr(rows, "__len__"):
+        raise ValueError('prior="returns" needs rows with a length, not a stream: give a number')
+    total = count = 0.0
+    for start in range(0, len(rows), 1_000):
+        part = collate([rows[i] for i in range(start, min(start + 1_000, len(rows)))])
+        returns = part["return_to_go"][part["action_mask"]].clamp(0, 1)
+        total, count = total + float(returns.double().sum()), count + len(returns)
+    return min(max(total / max(count, 1), 0.01), 0.99)
 
 
 class TrainedQSFT(NamedTuple):
@@ -356,7 +413,7 @@ def train_q_sft(
 
 
 def _whole(checkpoint):
-    return runs.named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
+    return named_if_damaged(checkpoint, "delete it to go on from the one before it, or anew")
 
 
 def _save_weights(module: nn.Module, folder: Path) -> None:

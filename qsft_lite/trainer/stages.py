@@ -13,12 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.loss import Backup
-from qsft_lite.models import check_head, check_packing, dummy_id, output_head
+from qsft_lite.models import NewHead, check_head, check_packing, dummy_id, output_head
 from qsft_lite.trainer.config import QSFTConfig
 from qsft_lite.trainer.networks import move_average, twin
+from qsft_lite.trainer.paired_step import behavior_columns, paired_step
 from qsft_lite.trainer.step import behavior_step, q_sft_step
 
-__all__ = ["BehaviorStage", "Stage", "ValueStage", "check_stage"]
+__all__ = ["BehaviorStage", "PairedStage", "Stage", "ValueStage", "check_stage"]
 
 
 class Stage(nn.Module):
@@ -37,6 +38,9 @@ class Stage(nn.Module):
 
     def after_step(self) -> None:
         """Called after each step of the optimizer, before anything is saved."""
+
+    def columns(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        """What is the same whenever a row is met, to be kept, see ``behavior_cache``; or None."""
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Recompute activations of what is trained in the backward pass, and do not keep them."""
@@ -104,6 +108,63 @@ class ValueStage(Stage):
     def after_step(self) -> None:
         """Move the target network."""
         move_average(self.target, self.q, self.settings.target_rate)
+
+
+class PairedStage(Stage):
+    """Q-SFT with a dummy for every action: q, its moving average, and the behavior policy, frozen.
+
+    q: a language model that begins as the behavior, or a NewHead. prior: its value at first. It is
+    written into the config of q, so that whoever reads values has it.
+    """
+
+    def __init__(
+        self,
+        q: PreTrainedModel | NewHead,
+        behavior: PreTrainedModel,
+        config: QSFTConfig,
+        prior: float,
+    ):
+        super().__init__()
+        self.q = q
+        self.q.config.q_sft_prior = prior
+        self.backup = self.main_backup = config.as_backup()
+        self.target = None  # nothing is asked of it
+        if self.backup.kind not in ("returns", "random"):
+            self.target = twin(q, "average").requires_grad_(False)
+        self.behavior = behavior.requires_grad_(False)
+        self.settings = config
+        self.prior = prior
+
+    def forward(self, statistics: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``paired_step``."""
+        options = {"clamp": self.settings.clamp, "statistics": statistics, "prior": self.prior}
+        networks = self.q, self.target, self.behavior
+        loss, found = paired_step(*networks, batch, backup=self.backup, **options)
+        return {"loss": loss, **found}
+
+    def train(self, mode: bool = True) -> PairedStage:
+        """As ever, but what is not trained never drops out."""
+        super().train(mode)
+        self.behavior.eval()
+        if self.target is not None:
+            self.target.eval()
+        return self
+
+    def before_step(self, step: int, max_steps: int) -> None:
+        """The returns that followed in the data come first, where that is asked for."""
+        first = step < self.settings.returns_first * max_steps
+        self.backup = Backup("returns") if first else self.main_backup
+
+    def after_step(self) -> None:
+        """Move the target network."""
+        if self.target is not None:
+            move_average(self.target, self.q, self.settings.target_rate)
+
+    def columns(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        """What the frozen behavior policy says of a batch."""
+        if not self.settings.cache_behavior:
+            return None
+        return behavior_columns(self.behavior, batch, self.main_backup)
 
 
 def check_stage(

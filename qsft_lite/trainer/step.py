@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from qsft_lite.data.packing import PACKED
+from qsft_lite.data.packing import BEHAVIOR, PACKED, SUPPORT
 from qsft_lite.loss import Backup, linear_cross_entropy, linear_q_sft_loss, linear_state_value
 from qsft_lite.models import final_hidden, output_head
 from qsft_lite.trainer.networks import active
@@ -71,12 +71,7 @@ def q_sft_step(
         raw_target = bellman_targets(
             hidden, head, behavior_hidden, pi_head, batch, actions, backup=backup, dummy=dummy
         )
-    y = raw_target.clamp(0, 1)
-    if not clamp and bool((y != raw_target).any()):
-        raise FloatingPointError(
-            f"targets reach from {raw_target.min():.3g} to {raw_target.max():.3g}, outside [0, 1]: "
-            "check the range that rewards were scaled by, raise support, or set clamp=True"
-        )
+    y = in_range(raw_target, clamp)
 
     q_hidden = token_states(q, batch)
     hidden, weight = _loss_inputs(q_hidden[actions - 1], q)
@@ -100,6 +95,17 @@ def q_sft_step(
             log_dummy = action_log_probs(*of_p, torch.full_like(tokens, dummy))
         returns = batch["return_to_go"].reshape(-1)[actions]
         return loss, _statistics(raw_target, log_p, log_pi, log_dummy, returns)
+
+
+def in_range(raw_target: torch.Tensor, clamp: bool) -> torch.Tensor:
+    """Targets in [0, 1]. FloatingPointError for one outside that must not be clamped."""
+    y = raw_target.clamp(0, 1)
+    if not clamp and bool((y != raw_target).any()):
+        raise FloatingPointError(
+            f"targets reach from {raw_target.min():.3g} to {raw_target.max():.3g}, outside [0, 1]: "
+            "check the range that rewards were scaled by, raise support, or set clamp=True"
+        )
+    return y
 
 
 def behavior_step(
@@ -139,25 +145,36 @@ def _statistics(
         value is V = 1 - p(dummy) with a dummy and Q = min(p / pi, 1) without.
     dummy: mean p(dummy), with a dummy only.
     """
-    y = raw_target.clamp(0, 1)
     ratio = (log_p - log_pi.to(log_p.dtype)).exp()
-    low, middle, high = ratio.quantile(torch.tensor([0.05, 0.5, 0.95], device=ratio.device))
     value = ratio.clamp(max=1) if log_dummy is None else 1 - log_dummy.exp()
-    spread = value.std(correction=0) * returns.std(correction=0)
-    covariance = ((value - value.mean()) * (returns - returns.mean())).mean()
-    found = {
-        "target_mean": y.mean(),
-        "target_std": y.std(correction=0),
-        "clamped": (y != raw_target).float().mean(),
-        "ratio_05": low,
-        "ratio_50": middle,
-        "ratio_95": high,
-        "value_bias": (value - returns).mean(),
-        "value_correlation": torch.where(spread > 0, covariance / spread, 0),
-    }
+    found = of_targets(raw_target, value, returns) | quantiles("ratio", ratio)
     if log_dummy is not None:
         found["dummy"] = log_dummy.exp().mean()
     return found
+
+
+def of_targets(
+    raw_target: torch.Tensor, value: torch.Tensor, returns: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Mean and spread of y, its clamped share, and values beside the returns that followed."""
+    y = raw_target.clamp(0, 1)
+    spread = value.std(correction=0) * returns.std(correction=0)
+    covariance = ((value - value.mean()) * (returns - returns.mean())).mean()
+    return {
+        "target_mean": y.mean(),
+        "target_std": y.std(correction=0),
+        "clamped": (y != raw_target).float().mean(),
+        "value_bias": (value - returns).mean(),
+        "value_correlation": torch.where(spread > 0, covariance / spread, 0),
+    }
+
+
+def quantiles(name: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The 5 %, 50 % and 95 % quantiles of values (N,), as name_05 and so on."""
+    shares = torch.tensor([0.05, 0.5, 0.95], device=values.device, dtype=values.dtype)
+    return dict(
+        zip((f"{name}_05", f"{name}_50", f"{name}_95"), values.quantile(shares), strict=True)
+    )
 
 
 # Parts of a step
@@ -169,7 +186,8 @@ def token_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     Columns of the batch that are none of packed rows, such as pixel_values, go to the model as they
     are, if it takes them.
     """
-    further = {name: column for name, column in batch.items() if name not in PACKED.names}
+    known = {*PACKED.names, *BEHAVIOR, *SUPPORT}
+    further = {name: column for name, column in batch.items() if name not in known}
     place = (batch["input_ids"], batch["position_ids"], batch["segment_ids"])
     with active(model) as running:
         return final_hidden(running, *place, **further).flatten(0, 1)

@@ -25,8 +25,7 @@ from qsft_lite.data import RewardScale, cut_turns, encode, start_id
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.models import share_embeddings, small_model, word_tokenizer
 from qsft_lite.policy import LastLine
-from qsft_lite.study import ALONG, Row, Settings, Task
-from qsft_lite.study.rows import ROWS as SHARED_ROWS
+from qsft_lite.study import Settings, Task
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.endgames.data import generate_endgames
 from qsft_lite.tasks.endgames.env import Endgames, check_materials
@@ -36,7 +35,7 @@ from qsft_lite.tasks.endgames.starts import test_positions, validation_positions
 from qsft_lite.tasks.endgames.text import parts, read_board
 from qsft_lite.tasks.endgames.values import exact_q
 
-__all__ = ["PROFILES", "ROWS", "TASK", "EndgameSettings", "EndgameTask"]
+__all__ = ["PROFILES", "TASK", "EndgameSettings", "EndgameTask"]
 
 PARTS = {"behavior": 1, "values": 2, "held out": 4}  # of the games, each drawn by its own seed
 
@@ -116,24 +115,6 @@ PROFILES = {
         validation_games=300,
         test_games=645,
     ),
-}
-ROWS = {
-    **SHARED_ROWS,
-    **{
-        key: Row(
-            key,
-            f"Q-SFT (ours), support backup{title}",
-            "q_sft",
-            {"backup": "support", "support": support, "returns_first": 0.5, **ALONG},
-            ("ratio",),
-        )
-        # A perfect move has pi_beta .58, or a share of it, a random one about .02.
-        for key, title, support in (
-            ("q_sft_support", "", 0.05),
-            ("q_sft_support_wide", ", wide", 0.01),
-            ("q_sft_support_narrow", ", narrow", 0.3),
-        )
-    },
 }
 
 
