@@ -74,9 +74,9 @@ PROFILES = {
         test_games=8,
         longest_game=6,
     ),
-    # So many games are 400 steps of cloning and 150 of what goes on from it.
+    # So many games are 550 steps of cloning and 150 of what goes on from it.
     "laptop": EndgameSettings(
-        games=10_078,
+        games=13_856,
         value_games=3_778,
         row_tokens=50,
         learning_rate=5e-3,
