@@ -18,7 +18,7 @@ def trainer_of(folder, network=None, rows=ROWS, behavior=None, **options) -> QSF
     return QSFTTrainer(network or model(), args, rows, None, TOKENIZER, behavior)
 
 
-@pytest.mark.parametrize("options", [{}, {"values": "head"}, {"backup": "support"}])
+@pytest.mark.parametrize("options", [{}, {"values": "head"}, {"backup": "recorded"}])
 def test_the_behavior_policy_stands_still(tmp_path, options):
     behavior = model(seed=1)
     before = weights(behavior)
