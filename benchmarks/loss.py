@@ -98,9 +98,14 @@ def gradients(loss: Loss, leaves: list[torch.Tensor]) -> tuple[torch.Tensor | No
 
 def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
     """Peak bytes that a forward and backward pass allocates and frees again, on the CPU."""
-    for _ in range(2):  # the first pass warms up
+    return peak_bytes(partial(gradients, loss, leaves), count_kept=False)
+
+
+def peak_bytes(call: Callable[[], object], *, count_kept: bool) -> int:
+    """Peak bytes that a call allocates on the CPU, with or without those that outlive it."""
+    for _ in range(2):  # the first call warms up
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            _kept = gradients(loss, leaves)
+            _kept = call()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
@@ -117,7 +122,7 @@ def workspace_bytes(loss: Loss, leaves: list[torch.Tensor]) -> int:
         elif allocated.pop(address, None) is None:
             continue  # freed here, but allocated before
         changes.append(size)
-    for index in allocated.values():  # never freed: the gradients
+    for index in allocated.values() if not count_kept else ():  # never freed: the gradients
         changes[index] = 0
     return int(max(np.cumsum(changes)))
 

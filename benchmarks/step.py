@@ -1,9 +1,20 @@
 """What a training step of Q-SFT costs beside supervised fine-tuning: ``python -m benchmarks.step``.
 
 A step is a forward and a backward pass, AdamW, and for Q-SFT the moving average of the target, in
-float32 on the CPU. Ratios of times are those of `benchmarks.common`; FLOPs are counted, not timed.
-Supervised fine-tuning is this project's stage one on the same packed rows: chunked cross-entropy on
-the action tokens.
+float32 on the CPU. Supervised fine-tuning is this project's stage one on the same packed rows:
+chunked cross-entropy on the action tokens. Beside it stand the steps of stage two:
+
+    one dummy          trains p, and runs the target network and the behavior policy; each has a
+                       head over the whole vocabulary
+    paired, live       trains theta, and runs the target network and the behavior policy; each for
+                       single logits of the recorded actions
+    paired, cached     the same with the behavior policy's logits cached: it is not run
+    paired, returns    neither of the two is run
+
+Ratios of times are those of `benchmarks.common`; FLOPs are counted, not timed. Memory is the peak
+of what a forward and a backward pass allocates, gradients included: what a step needs beyond
+weights and the optimizer's moments. Token ids are random over the vocabulary; the rest of the rows
+is that of games of Wordle.
 
 The last row sets this project's trainer beside TRL's SFTTrainer on the same model, rows and labels.
 TRL reads a packed row as one text; here episodes do not see each other, which costs a mask.
@@ -13,13 +24,14 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +39,13 @@ import transformers
 from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import Sides, interleaved_seconds, ratio, record, row, start
+from benchmarks.common import interleaved_seconds, ratio, record, row, start
+from benchmarks.loss import peak_bytes
 from qsft_lite import data, envs
-from qsft_lite.models import character_tokenizer, dummy_id, small_model
-from qsft_lite.trainer import QSFTTrainer, ValueStage
+from qsft_lite.models import character_tokenizer, small_model
+from qsft_lite.trainer import QSFTTrainer
 from qsft_lite.trainer.config import QSFTConfig
-from qsft_lite.trainer.step import behavior_step
+from qsft_lite.trainer.stages import BehaviorStage, PairedStage, Stage, ValueStage
 
 SMOKE = {
     "layers": 1,
@@ -40,6 +53,7 @@ SMOKE = {
     "heads": 2,
     "length": 160,
     "rows": 2,
+    "vocabularies": [64, 500],
     "repetitions": 3,
     "trainer steps": 2,
 }
@@ -49,8 +63,17 @@ LAPTOP = {
     "heads": 4,
     "length": 256,
     "rows": 16,
+    "vocabularies": [64, 2048, 50_257],  # characters, words, the byte pairs of GPT-2
     "repetitions": 20,
     "trainer steps": 4,
+}
+
+BASELINE = "fine-tuning"
+TIME_GOALS = {  # of the ratio to fine-tuning, by step and vocabulary
+    ("one dummy", 64): 1.75,
+    ("paired, live", 50_257): 1.35,
+    ("paired, cached", 50_257): 1.0,
+    ("paired, returns", 50_257): 1.0,
 }
 
 
@@ -62,37 +85,64 @@ def packed_games(tokenizer: Any, length: int, rows: int) -> list[dict[str, np.nd
     return [packed[i] for i in range(rows)]
 
 
-def untrained(settings: dict[str, int]) -> tuple[Any, Any]:
+def untrained(settings: dict[str, Any]) -> tuple[Any, Any]:
     """The tokenizer of these games and a small model of the settings' shape."""
     tokenizer = character_tokenizer("Wordle:" + ascii_lowercase)
     shape = {name: settings[name] for name in ("layers", "width", "heads")}
     return tokenizer, small_model(tokenizer, **shape, context=settings["length"], seed=0)
 
 
-def training_steps(settings: dict[str, int], folder: Path) -> Sides:
-    """A step of either kind."""
-    tokenizer, start = untrained(settings)
+class Step(NamedTuple):
+    """A training step on one batch."""
+
+    stage: Stage
+    optimizer: torch.optim.Optimizer
+    batch: dict[str, torch.Tensor]
+
+    def differentiate(self) -> None:
+        """A forward and a backward pass."""
+        self.optimizer.zero_grad()
+        self.stage(**self.batch)["loss"].backward()
+
+    def whole(self) -> None:
+        """All of the step."""
+        self.differentiate()
+        self.optimizer.step()
+        self.stage.after_step()
+
+
+def training_steps(settings: dict[str, Any], vocabulary: int, folder: Path) -> dict[str, Step]:
+    """A step of each kind, by name."""
+    tokenizer, model = untrained(settings)
+    model.resize_token_embeddings(vocabulary, mean_resizing=False)
     batch = data.collate(packed_games(tokenizer, settings["length"], settings["rows"]))
-    config = QSFTConfig(output_dir=str(folder), backup="support", use_cpu=True)
-    model = copy.deepcopy(start).train()
-    stage = ValueStage(start, copy.deepcopy(start), config, dummy_id(tokenizer)).train()
-    for_model, for_q = (torch.optim.AdamW(m.parameters(), fused=True) for m in (model, stage.q))
+    dummy = vocabulary - 1
+    batch["input_ids"] = torch.randint(dummy, batch["input_ids"].shape)
 
-    def supervised() -> None:
-        for_model.zero_grad()
-        behavior_step(model, batch).backward()
-        for_model.step()
+    def new_stage(backup: str, **options: Any) -> Stage:
+        config = QSFTConfig(output_dir=str(folder), backup=backup, use_cpu=True, **options)
+        networks = copy.deepcopy(model), copy.deepcopy(model), config
+        if config.leftover == "dummy":
+            return ValueStage(*networks, dummy)
+        return PairedStage(*networks, 0.5)
 
-    def q_sft() -> None:
-        for_q.zero_grad()
-        stage(**batch)["loss"].backward()
-        for_q.step()
-        stage.after_step()
+    stages = {
+        BASELINE: BehaviorStage(copy.deepcopy(model)),
+        "one dummy": new_stage("support", leftover="dummy"),
+        "paired, live": new_stage("recorded"),
+        "paired, cached": new_stage("recorded"),
+        "paired, returns": new_stage("returns"),
+    }
+    steps = {}
+    for name, stage in stages.items():
+        stage.train()
+        trained = [weight for weight in stage.parameters() if weight.requires_grad]
+        cached = stage.columns(batch) if name in ("paired, cached", "paired, returns") else {}
+        steps[name] = Step(stage, torch.optim.AdamW(trained, fused=True), {**batch, **cached})
+    return steps
 
-    return {"SFT": supervised, "Q-SFT": q_sft}
 
-
-def trainer_seconds(settings: dict[str, int], folder: Path) -> dict[str, list[float]]:
+def trainer_seconds(settings: dict[str, Any], folder: Path) -> dict[str, list[float]]:
     """Seconds of a few steps of stage one by either trainer, without its set-up, by turns."""
     import trl
 
@@ -147,39 +197,62 @@ def trainer_seconds(settings: dict[str, int], folder: Path) -> dict[str, list[fl
 
 def flops(step: Callable[[], None]) -> int:
     """Floating-point operations of the matrix products of one step."""
-    with FlopCounterMode(display=False) as counter:
+
+    def in_place(_added_to: Any, a: Any, b: Any, **_options: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    unknown = {torch.ops.aten.addmm_: in_place}  # the counter knows only addmm
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         step()
     return counter.get_total_flops()
 
 
-def compare(settings: dict[str, int], folder: Path) -> tuple[list[dict], dict]:
+def compare(settings: dict[str, Any], folder: Path) -> tuple[list[dict], dict]:
     """The rows of the table, and what they were made from."""
-    steps = training_steps(settings, folder)
-    counted = {name: flops(step) for name, step in steps.items()}
-    seconds = interleaved_seconds(steps, settings["repetitions"])
     tokens, width = settings["rows"] * settings["length"], settings["width"]
-    rows = []
-    value = ratio(seconds["Q-SFT"], seconds["SFT"])
-    rows.append(row("time: Q-SFT / SFT", tokens, width, value, 1.75))
-    value = counted["Q-SFT"] / counted["SFT"]
-    rows.append(row("FLOPs: Q-SFT / SFT", tokens, width, value, 1.75))
-    raw: dict[str, Any] = {"seconds": seconds, "flops": counted}
+    rows: list[dict] = []
+    raw: dict[str, Any] = {}
+
+    def add(what: str, vocabulary: int | None, value: dict | float, goal: float | None) -> None:
+        new = row(what, tokens, width, value, goal)
+        rows.append({"ratio": new.pop("ratio"), "vocabulary": vocabulary, **new})
+
+    for vocabulary in settings["vocabularies"]:
+        steps = training_steps(settings, vocabulary, folder)
+        counted = {name: flops(step.whole) for name, step in steps.items()}
+        peaks = {n: peak_bytes(step.differentiate, count_kept=True) for n, step in steps.items()}
+        whole = {name: step.whole for name, step in steps.items()}
+        seconds = interleaved_seconds(whole, settings["repetitions"])
+        raw[f"vocabulary {vocabulary}"] = {"seconds": seconds, "flops": counted, "bytes": peaks}
+        others = [name for name in steps if name != BASELINE]
+        for name in others:
+            value, goal = ratio(seconds[name], seconds[BASELINE]), (name, vocabulary)
+            add(f"time: {name} / {BASELINE}", vocabulary, value, TIME_GOALS.get(goal))
+        for what, numbers in (("FLOPs", counted), ("memory", peaks)):
+            for name in others:
+                value = numbers[name] / numbers[BASELINE]
+                add(f"{what}: {name} / {BASELINE}", vocabulary, value, None)
+
     if importlib.util.find_spec("trl") is None:
         print("TRL is not installed, so its row is left out: pip install trl\n")
         return rows, raw
     seconds = raw["trainer seconds"] = trainer_seconds(settings, folder)
-    value = ratio(seconds["own"], seconds["TRL"])
-    rows.append(row("time: own SFT / TRL's SFTTrainer", tokens, width, value, 1.0))
+    add("time: own SFT / TRL's SFTTrainer", None, ratio(seconds["own"], seconds["TRL"]), 1.0)
     return rows, raw
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     transformers.logging.set_verbosity_error()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     run = replace(start("step", arguments, SMOKE, LAPTOP), device=torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         rows, raw = compare(run.settings, Path(folder))
-    record(run, rows, {row["ratio"]: row["median [95 % interval]"] for row in rows}, raw)
+    headline = {
+        f"{row['ratio']}, vocabulary {row['vocabulary']}": row["median [95 % interval]"]
+        for row in rows
+    }
+    record(run, rows, headline, raw)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Q-SFT on one page: from packed rows to a policy. The package does the same, faster and checked.
 
-    settings = Settings(dummy=2)
+    settings = Settings()
     pi, _ = train_behavior(model, batches, settings)  # a list of what data.collate gives
-    p, _ = train_values(pi, batches, settings)
-    action = act(pi, p, ids, settings, stop)
+    q, _ = train_values(pi, batches, settings)
+    action = act(pi, q, ids, settings, stop)
 
-pi is the behavior policy, p the network whose p / pi is the value Q, in [0, 1] as rewards are.
-A batch has B rows of L tokens, N of them actions; the vocabulary has V tokens.
+pi is the behavior policy. q begins as pi: what training adds to the logit of an action is the logit
+of its value Q, in (0, 1) as rewards are. A batch has B rows of L tokens, N of them actions; the
+vocabulary has V tokens.
 """
 
 import copy
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.functional import cross_entropy, logsigmoid
 
 Batch = dict[str, Tensor]
 
@@ -24,15 +26,14 @@ Batch = dict[str, Tensor]
 class Settings:
     """Every setting is a line with its reason."""
 
-    dummy: int | None  # id of a token that is never an action; None for the paper's loss, Eq. 3
-    backup: str = "support"  # "max" is the paper's; "behavior" is the value of pi, without a max
-    support: float = 1e-3  # least pi that "support" trusts: of rarer tokens, p / pi is noise
-    returns_first: float = 0.0  # share of steps on returns: p / pi starts at 1, which is too good
+    prior: float = 0.5  # the value before training, in (0, 1); best near the mean return
+    backup: str = "recorded"  # the value of pi, easy to learn; "support", a maximum, aims at Q*
+    support: float = 1e-3  # least pi that a backup trusts: rarer tokens were hardly ever valued
+    returns_first: float = 0.5  # share of steps on returns, before values are built on values
     target_rate: float = 0.005  # of the moving average: a target that moves slowly can be reached
     learning_rate: float = 1e-3  # for a small new model; a pretrained one bears about 1e-5
     max_grad_norm: float = 1.0  # one strange batch moves the weights no further than others do
     beta: float = 16.0  # how much a value weighs in play: 0 is pi, a large number is greedy
-    score: str = "ratio"  # play goes by the value p / pi; "p", the paper's, still weighs the habit
     play_support: float = 0.2  # least pi in play, as a share of the likeliest token's
 
 
@@ -47,16 +48,20 @@ def logits_of(model: Module, batch: Batch) -> Tensor:
     return model(input_ids=batch["input_ids"], **options).logits
 
 
-def log_probabilities(model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """At each action token: log-probabilities of all tokens (N, V), and of the one taken (N,)."""
+def logits_at_actions(model: Module, batch: Batch) -> Tensor:
+    """The logits (N, V) that each action token is chosen by: token i at position i - 1."""
     row, place = batch["action_mask"].nonzero(as_tuple=True)
-    every = logits_of(model, batch)[row, place - 1].log_softmax(-1)  # token i is chosen at i - 1
-    return every, every.gather(1, batch["input_ids"][row, place][:, None])[:, 0]
+    return logits_of(model, batch)[row, place - 1]
+
+
+def value_logits(q_logits: Tensor, pi_logits: Tensor, settings: Settings) -> Tensor:
+    """The logit of Q: what training has added to an action's logit, and the prior's own logit."""
+    return q_logits - pi_logits + math.log(settings.prior / (1 - settings.prior))
 
 
 def behavior_loss(pi: Module, batch: Batch) -> Tensor:
     """Stage one: plain cross-entropy, on what the agent chose and not on what it was told."""
-    return -log_probabilities(pi, batch)[1].mean()
+    return cross_entropy(logits_at_actions(pi, batch), batch["input_ids"][batch["action_mask"]])
 
 
 @torch.no_grad()  # the target is a number to come close to: nothing is learned through it
@@ -64,31 +69,30 @@ def bellman_target(target: Module, pi: Module, batch: Batch, settings: Settings)
     """y (N,) = r + discount * value(s'), in [0, 1], where s' is where the next action is chosen."""
     row, place = batch["action_mask"].nonzero(as_tuple=True)
     following = batch["next_action"][row, place]  # -1: the episode ended, there is no next state
-    log_p = logits_of(target, batch)[row, following - 1].log_softmax(-1)
-    if settings.backup == "behavior":  # sum of pi * p / pi over all actions: all of p but the dummy
-        value = 1 - log_p.select(1, settings.dummy).exp()
-    else:
-        log_pi = logits_of(pi, batch)[row, following - 1].log_softmax(-1)
-        if settings.dummy is not None:
-            log_pi[:, settings.dummy] = -math.inf  # no action
-        # An action at the very edge is in, however it was rounded; and the likeliest always is.
-        edge = {"support": math.log(settings.support) - 1e-5, "max": -math.inf}[settings.backup]
-        least = log_pi.amax(-1, keepdim=True).clamp(max=edge)
-        outside = (log_pi < least) | (log_pi == -math.inf)
-        # Exponentiated last: both probabilities underflow long before their quotient does.
-        value = (log_p - log_pi).masked_fill(outside, -math.inf).amax(-1).exp()
+    q_logits, pi_logits = (logits_of(model, batch)[row, following - 1] for model in (target, pi))
+    q = value_logits(q_logits, pi_logits, settings).sigmoid()
+    log_pi = pi_logits.log_softmax(-1)
+    # An action at the very edge is in, however it was rounded; and the likeliest always is.
+    outside = log_pi.exp() < log_pi.exp().amax(-1, True).clamp(max=settings.support * (1 - 1e-5))
+    best = q.masked_fill(outside, 0.0).amax(-1)
+    expected = (log_pi.masked_fill(outside, -math.inf).softmax(-1) * q).sum(-1)
+    column = following.clamp(0, batch["input_ids"].shape[1] - 1)
+    recorded = q.gather(1, batch["input_ids"][row, column][:, None])[:, 0]
+    # Where an episode was cut off, the next action is not known: there it is what pi expects.
+    known = (following == column) & batch["action_mask"][row, column]
+    recorded = torch.where(known, recorded, expected)
+    value = {"recorded": recorded, "support": best}[settings.backup]
     to_come = torch.where(following < 0, 0.0, batch["discount"][row, place] * value)
     return (batch["reward"][row, place] + to_come).clamp(0, 1)
 
 
-def q_sft_loss(p: Module, batch: Batch, y: Tensor, settings: Settings) -> Tensor:
-    """Stage two: y goes to the action, 1 - y elsewhere. With a dummy, p comes to pi * E[y]."""
-    log_p, taken = log_probabilities(p, batch)
-    if settings.dummy is None:  # in equal parts to all other tokens (Eq. 3)
-        other = (log_p.sum(-1) - taken) / (log_p.shape[1] - 1)
-    else:
-        other = log_p[:, settings.dummy]
-    return -(y * taken + (1 - y) * other).mean()
+def q_sft_loss(q: Module, pi: Module, batch: Batch, y: Tensor, settings: Settings) -> Tensor:
+    """Stage two: -[y log Q + (1 - y) log(1 - Q)] at the actions taken. Q comes to E[y | s, a]."""
+    taken = batch["input_ids"][batch["action_mask"]][:, None]
+    with torch.no_grad():
+        pi_logits = logits_at_actions(pi, batch)  # pi stands still
+    added = value_logits(logits_at_actions(q, batch), pi_logits, settings).gather(1, taken)[:, 0]
+    return -(y * logsigmoid(added) + (1 - y) * logsigmoid(-added)).mean()
 
 
 def train_behavior(model: Module, batches: list[Batch], settings: Settings) -> tuple[Module, list]:
@@ -97,54 +101,50 @@ def train_behavior(model: Module, batches: list[Batch], settings: Settings) -> t
     optimizer = torch.optim.AdamW(pi.parameters(), settings.learning_rate, weight_decay=0.0)
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / len(batches))
-        loss = behavior_loss(pi, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(pi.parameters(), settings.max_grad_norm)
-        optimizer.step()
-        losses.append(loss.item())
+        losses.append(descend(behavior_loss(pi, batch), optimizer, settings))
     return pi.eval(), losses
 
 
 def train_values(pi: Module, batches: list[Batch], settings: Settings) -> tuple[Module, list]:
-    """Stage two: p, which begins as pi, and the loss of each step. pi stays as it is."""
-    p, target, losses = copy.deepcopy(pi).train(), copy.deepcopy(pi), []
-    optimizer = torch.optim.AdamW(p.parameters(), settings.learning_rate, weight_decay=0.0)
+    """Stage two: q, which begins as pi, and the loss of each step. pi stays as it is."""
+    q, target, losses = copy.deepcopy(pi).train(), copy.deepcopy(pi), []
+    optimizer = torch.optim.AdamW(q.parameters(), settings.learning_rate, weight_decay=0.0)
     for step, batch in enumerate(batches):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / len(batches))
         if step < settings.returns_first * len(batches):  # what followed in the data
             y = batch["return_to_go"][batch["action_mask"]].clamp(0, 1)
         else:
             y = bellman_target(target, pi, batch, settings)
-        loss = q_sft_loss(p, batch, y, settings)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(p.parameters(), settings.max_grad_norm)
-        optimizer.step()
+        losses.append(descend(q_sft_loss(q, pi, batch, y, settings), optimizer, settings))
         with torch.no_grad():
-            for slow, fast in zip(target.parameters(), p.parameters(), strict=True):
+            for slow, fast in zip(target.parameters(), q.parameters(), strict=True):
                 slow.lerp_(fast, settings.target_rate)  # slow + rate * (fast - slow)
-        losses.append(loss.item())
-    return p.eval(), losses
+    return q.eval(), losses
 
 
-def extract_policy(pi_logits: Tensor, p_logits: Tensor, settings: Settings) -> Tensor:
-    """log pi_hat (..., V): pi_hat is proportional to pi * exp(beta * score), on a support."""
-    log_pi, log_p = pi_logits.log_softmax(-1), p_logits.log_softmax(-1)
-    if settings.dummy is not None:
-        log_pi[..., settings.dummy] = -math.inf  # never played
-    log_score = {"ratio": log_p - log_pi, "p": log_p}[settings.score]
-    share = (log_pi - log_pi.amax(-1, keepdim=True)).exp()  # of the likeliest action's pi
-    log_weights = log_pi + settings.beta * log_score.exp().clamp(max=1)  # no value is above 1
-    return log_weights.masked_fill(share < settings.play_support, -math.inf).log_softmax(-1)
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, settings: Settings) -> float:
+    """One step down the gradient of the loss, whose number it gives."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.max_grad_norm)
+    optimizer.step()
+    return loss.item()
+
+
+def extract_policy(pi_logits: Tensor, q_logits: Tensor, settings: Settings) -> Tensor:
+    """log pi_hat (..., V): pi_hat is proportional to pi * exp(beta * Q), on a support."""
+    log_pi = pi_logits.log_softmax(-1)
+    q = value_logits(q_logits, pi_logits, settings).sigmoid()
+    outside = log_pi.exp() < settings.play_support * log_pi.amax(-1, keepdim=True).exp()
+    return (log_pi + settings.beta * q).masked_fill(outside, -math.inf).log_softmax(-1)
 
 
 @torch.no_grad()
-def act(pi: Module, p: Module, ids: list[int], settings: Settings, stop: int, most: int = 32):
+def act(pi: Module, q: Module, ids: list[int], settings: Settings, stop: int, most: int = 32):
     """The tokens of an action after those of a history, sampled one by one up to the stop token."""
     action = []
     while action[-1:] != [stop] and len(action) < most:
         history = torch.tensor([ids + action], device=next(pi.parameters()).device)
-        logits = [model(input_ids=history).logits[0, -1] for model in (pi, p)]
+        logits = [model(input_ids=history).logits[0, -1] for model in (pi, q)]
         action += torch.multinomial(extract_policy(*logits, settings).exp(), 1).tolist()
     return action

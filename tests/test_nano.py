@@ -13,24 +13,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from qsft_lite import data, envs, models, nano, tabular
+from qsft_lite.loss import Backup
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.trainer import QSFTConfig, QSFTTrainer, q_sft_step, train_q_sft
+from qsft_lite.trainer import QSFTConfig, QSFTTrainer, paired_step, train_q_sft
 
 STEPS, ROWS = 6, 3  # of training, and of a batch
 GAMMA = 0.5  # its powers are exact in the data's float32, as are the returns
 LAYOUT = ("S..", ".#.", "T.G")
 ENV = envs.make("gridworld", maze=LAYOUT)
 TOKENIZER = models.word_tokenizer(ENV.texts)
-DUMMY = models.dummy_id(TOKENIZER)
-# Of each form of the loss, the backups that nano has and that mean something with it.
-FORMS = [
-    ("dummy", "support"),
-    ("dummy", "max"),
-    ("dummy", "behavior"),
-    ("dummy", "returns"),
-    ("uniform", "support"),
-    ("uniform", "max"),
-]
+# nano's backups; "returns" is returns_first=1, and "max" is "support" that leaves nothing out.
+BACKUPS = ("recorded", "support", "returns", "max")
 
 
 def packed(episodes: int, seed: int, max_steps: int = 6, length: int = 40, **options) -> list[dict]:
@@ -69,19 +62,17 @@ def new_model(seed: int, sharp: float = 1.0):
     return model.double()
 
 
-def nano_settings(leftover: str, backup: str, **options) -> nano.Settings:
-    options = {"support": 0.06, "target_rate": 0.3, "learning_rate": 5e-3, **options}
-    on_returns = {"returns_first": 1.0} if backup == "returns" else {"backup": backup}
-    return nano.Settings(DUMMY if leftover == "dummy" else None, **on_returns, **options)
+def nano_settings(backup: str, **options) -> nano.Settings:
+    usual = {"support": 0.06, "target_rate": 0.3, "learning_rate": 5e-3, "returns_first": 0.0}
+    known = {
+        "returns": {"returns_first": 1.0},
+        "max": {"backup": "support", "support": 0.0},
+    }
+    return nano.Settings(**(usual | known.get(backup, {"backup": backup}) | options))
 
 
-def step_options(config):
-    """What a stage of these settings hands to q_sft_step."""
-    return {"backup": config.as_backup(), "dummy": DUMMY if config.leftover == "dummy" else None}
-
-
-def package_settings(folder: Path, stage: str, leftover: str, backup: str, **options) -> QSFTConfig:
-    options = {
+def package_settings(folder: Path, stage: str, backup: str, **options) -> QSFTConfig:
+    usual = {
         "support": 0.06,
         "target_rate": 0.3,
         "learning_rate": 5e-3,
@@ -92,11 +83,9 @@ def package_settings(folder: Path, stage: str, leftover: str, backup: str, **opt
         "save_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
-        **options,
     }
-    return QSFTConfig(
-        output_dir=str(folder / stage), stage=stage, leftover=leftover, backup=backup, **options
-    )
+    usual |= {"leftover": "paired", "backup": backup}
+    return QSFTConfig(output_dir=str(folder / stage), stage=stage, **(usual | options))
 
 
 def flat(tensors) -> torch.Tensor:
@@ -143,95 +132,127 @@ def assert_same_training(ours, theirs, start) -> None:
 # A step of either stage
 
 
+@pytest.mark.parametrize("prior", [0.5, 0.2])
 @pytest.mark.parametrize(
-    ("leftover", "backup", "support"),
+    ("backup", "support"),
     # With .9 no action has enough, and the likeliest one is taken.
-    [*((*form, 0.06) for form in FORMS), ("dummy", "support", 0.9), ("uniform", "support", 0.9)],
+    [
+        ("recorded", 0.06),
+        ("recorded", 0.9),
+        ("recorded", 0.0),
+        ("support", 0.06),
+        ("support", 0.9),
+        ("max", 0.0),
+        ("returns", 0.06),
+    ],
 )
-def test_the_loss_and_its_gradient_are_those_of_the_package(
-    tmp_path, batches, leftover, backup, support
-):
+def test_the_loss_and_its_gradient_are_those_of_the_package(batches, backup, support, prior):
     q, target, pi = (new_model(seed, sharp=3.0) for seed in range(3))
-    settings = nano_settings(leftover, backup, support=support)
-    config = package_settings(tmp_path, "values", leftover, backup, support=support)
+    settings = nano_settings(backup, support=support, prior=prior)
     for batch in batches:
-        expected, _ = q_sft_step(q, target, pi, batch, **step_options(config))
+        kind = Backup(backup, support)
+        expected, _ = paired_step(q, target, pi, batch, backup=kind, prior=prior)
         expected_gradient = flat(torch.autograd.grad(expected, list(q.parameters())))
         if backup == "returns":
             y = batch["return_to_go"][batch["action_mask"]]
         else:
             y = nano.bellman_target(target, pi, batch, settings)
-        loss = nano.q_sft_loss(q, batch, y, settings)
+        loss = nano.q_sft_loss(q, pi, batch, y, settings)
         gradient = flat(torch.autograd.grad(loss, list(q.parameters())))
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-7, atol=1e-12)
 
 
-def test_the_support_leaves_actions_out_in_these_tests(batches):
-    """Else the test above could not tell "support" from "max"."""
+def test_backups_and_their_settings_differ_in_these_tests(batches):
+    """Else the test above could not tell them apart."""
     target, pi = new_model(1, sharp=3.0), new_model(2, sharp=3.0)
-    targets = [
-        nano.bellman_target(target, pi, batches[0], nano_settings("dummy", backup, support=support))
-        for backup, support in (("support", 0.06), ("support", 1e-9), ("max", 0.06))
-    ]
-    assert (targets[0] - targets[1]).abs().max() > 0.01
-    torch.testing.assert_close(targets[1], targets[2])
-    for y in targets:
-        assert ((y > 0) & (y < 1)).float().mean() > 0.3  # nor a target if all were clamped
+
+    def targets(backup, **options):
+        return nano.bellman_target(target, pi, batches[0], nano_settings(backup, **options))
+
+    usual = targets("support")
+    torch.testing.assert_close(targets("support", support=1e-9), targets("max"))
+    others = (targets("max"), targets("recorded"), targets("support", prior=0.2))
+    for y in (usual, *others):
+        assert ((y > 0) & (y < 1)).float().mean() > 0.3
+    for y in others:
+        assert (y - usual).abs().max() > 0.01
+
+
+def test_cut_off_episodes_and_they_alone_take_the_expectation(batches):
+    """The support plays a role in "recorded" only where no next action was recorded."""
+    target, pi = new_model(1, sharp=3.0), new_model(2, sharp=3.0)
+    cut = 0
+    for batch in batches:
+        one, other = (
+            nano.bellman_target(target, pi, batch, nano_settings("recorded", support=support))
+            for support in (0.0, 0.2)
+        )
+        row, place = batch["action_mask"].nonzero(as_tuple=True)
+        following = batch["next_action"][row, place]
+        episode = batch["segment_ids"]
+        same = following.clamp(0, episode.shape[1] - 1)
+        beyond = (same != following) | (episode[row, same] != episode[row, place])
+        is_cut = (following >= 0) & beyond
+        assert torch.equal(one == other, ~is_cut)
+        cut += int(is_cut.sum())
+    assert cut > 3
 
 
 @torch.no_grad()
-def test_an_action_at_the_very_edge_of_the_support_is_in(tmp_path, batches):
+def test_an_action_at_the_very_edge_of_the_support_is_in(batches):
     target, pi = new_model(1, sharp=3.0), new_model(2, sharp=3.0)
     batch = batches[0]
     row, place = batch["action_mask"].nonzero(as_tuple=True)
     following = batch["next_action"][row, place]
-    log_p, log_pi = (
-        nano.logits_of(model, batch)[row, following - 1].log_softmax(-1) for model in (target, pi)
-    )
-    ratio = (log_p - log_pi).index_fill(1, torch.tensor(DUMMY), -torch.inf)
-    best = ratio.argmax(-1, keepdim=True)
+    z, z_pi = (nano.logits_of(model, batch)[row, following - 1] for model in (target, pi))
+    best = (z - z_pi).argmax(-1, keepdim=True)
     # Where the best action is not the likeliest, and the target depends on it.
-    changed = (following >= 0) & (log_pi.argmax(-1) != best[:, 0]) & (ratio.amax(-1).exp() < 2)
+    changed = (following >= 0) & (z_pi.argmax(-1) != best[:, 0])
     action = int(changed.nonzero()[0])
-    edge = float(log_pi[action, best[action]].exp())
+    edge = float(z_pi.softmax(-1)[action, best[action]])
     found = []
     for support in (0.99 * edge, edge * (1 + 5e-6), 1.01 * edge):
-        settings = nano_settings("dummy", "support", support=support)
+        settings = nano_settings("support", support=support)
         y = nano.bellman_target(target, pi, batch, settings)
-        config = package_settings(tmp_path, "values", "dummy", "support", support=support)
-        expected, _ = q_sft_step(target, target, pi, batch, **step_options(config))
-        loss = nano.q_sft_loss(target, batch, y, settings)
+        kind = Backup("support", support)
+        expected, _ = paired_step(target, target, pi, batch, backup=kind, prior=0.5)
+        loss = nano.q_sft_loss(target, pi, batch, y, settings)
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
         found.append(y[action].item())
     assert found[0] == found[1] > found[2]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_other_models_too_and_in_float32(tmp_path, batches, attention):
+@pytest.mark.parametrize("backup", ["recorded", "support"])
+def test_other_models_too_and_in_float32(batches, attention, backup):
     size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40, "resid_pdrop": 0.0}
     tokens = {"vocab_size": len(TOKENIZER), "bos_token_id": None, "eos_token_id": None}
     config = GPT2Config(attn_implementation=attention, **tokens, **size)
     torch.manual_seed(0)
     q, target, pi = (GPT2LMHeadModel(config).eval() for _ in range(3))
-    values = package_settings(tmp_path, "values", "dummy", "support")
-    settings = nano_settings("dummy", "support")
-    expected, _ = q_sft_step(q, target, pi, batches[0], **step_options(values))
+    settings = nano_settings(backup)
+    kind = Backup(backup, settings.support)
+    expected, _ = paired_step(q, target, pi, batches[0], backup=kind, prior=0.5)
     y = nano.bellman_target(target, pi, batches[0], settings)
-    loss = nano.q_sft_loss(q, batches[0], y, settings)
+    loss = nano.q_sft_loss(q, pi, batches[0], y, settings)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"dummy": DUMMY, "backup": "supprot"}, KeyError),
-        ({"dummy": None, "backup": "behavior"}, TypeError),  # by Eq. 3 it would be 1 everywhere
-    ],
-)
-def test_a_backup_that_means_nothing_is_refused(batches, options, error):
-    with pytest.raises(error):
-        nano.bellman_target(new_model(0), new_model(1), batches[0], nano.Settings(**options))
+def test_values_begin_as_the_prior(batches):
+    pi = new_model(0, sharp=3.0)
+    settings = nano_settings("support", prior=0.3)
+    y = nano.bellman_target(pi, pi, batches[0], settings)
+    row, place = batches[0]["action_mask"].nonzero(as_tuple=True)
+    goes_on = batches[0]["next_action"][row, place] >= 0
+    reward, discount = (batches[0][name][row, place].double() for name in ("reward", "discount"))
+    torch.testing.assert_close(y[goes_on], (reward + discount * 0.3)[goes_on])
+    torch.testing.assert_close(y[~goes_on], reward[~goes_on])
+
+
+def test_a_backup_that_means_nothing_is_refused(batches):
+    with pytest.raises(KeyError):
+        nano.bellman_target(new_model(0), new_model(1), batches[0], nano.Settings(backup="supprot"))
 
 
 # Whole training
@@ -240,7 +261,7 @@ def test_a_backup_that_means_nothing_is_refused(batches, options, error):
 def test_stage_one_is_the_trainers_step_for_step(tmp_path, rows, batches):
     start = new_model(0)
     before = flat(start.parameters())
-    settings = nano_settings("dummy", "support", max_grad_norm=0.5)
+    settings = nano_settings("support", max_grad_norm=0.5)
     (pi, losses), weights = weights_after_each_step(
         lambda: nano.train_behavior(start, batches, settings)
     )
@@ -248,82 +269,77 @@ def test_stage_one_is_the_trainers_step_for_step(tmp_path, rows, batches):
     assert torch.equal(flat(pi.parameters()), weights[-1])
 
     theirs = copy.deepcopy(start)
-    args = package_settings(tmp_path, "behavior", "dummy", "support", max_grad_norm=0.5)
+    args = package_settings(tmp_path, "behavior", "support", max_grad_norm=0.5)
     trainer = Noting(theirs, args, rows, None, TOKENIZER)
     _, expected = weights_after_each_step(trainer.train, list(theirs.parameters()))
     assert_same_training((losses, weights), (trainer.losses, expected), before)
 
 
-@pytest.mark.parametrize(("leftover", "backup"), FORMS)
-def test_stage_two_is_the_trainers_step_for_step(tmp_path, rows, batches, leftover, backup):
+@pytest.mark.parametrize("backup", BACKUPS)
+def test_stage_two_is_the_trainers_step_for_step(tmp_path, rows, batches, backup):
     pi = new_model(0, sharp=3.0)
     before = flat(pi.parameters())
-    settings = nano_settings(leftover, backup)
-    (p, losses), weights = weights_after_each_step(lambda: nano.train_values(pi, batches, settings))
+    settings = nano_settings(backup, prior=0.3, max_grad_norm=0.5)
+    (q, losses), weights = weights_after_each_step(lambda: nano.train_values(pi, batches, settings))
     assert torch.equal(flat(pi.parameters()), before)
-    assert torch.equal(flat(p.parameters()), weights[-1])
+    assert torch.equal(flat(q.parameters()), weights[-1])
 
     theirs = copy.deepcopy(pi)
-    args = package_settings(tmp_path, "values", leftover, backup)
+    args = package_settings(tmp_path, "values", backup, prior=0.3, max_grad_norm=0.5)
     trainer = Noting(theirs, args, rows, None, TOKENIZER)
     _, expected = weights_after_each_step(trainer.train, list(theirs.parameters()))
     assert_same_training((losses, weights), (trainer.losses, expected), before)
 
 
-def test_both_stages_end_with_the_weights_of_train_q_sft(tmp_path, rows, batches):
+@pytest.mark.parametrize("backup", ["recorded", "support"])
+def test_both_stages_end_with_the_weights_of_train_q_sft(tmp_path, rows, batches, backup):
     start = new_model(0)
-    settings = nano_settings("dummy", "support", returns_first=0.5)
+    settings = nano_settings(backup, returns_first=0.5)
     pi, _ = nano.train_behavior(start, batches, settings)
-    p, _ = nano.train_values(pi, batches, settings)
+    q, _ = nano.train_values(pi, batches, settings)
     args = [
-        package_settings(tmp_path, stage, "dummy", "support", returns_first=0.5)
+        package_settings(tmp_path, stage, backup, returns_first=0.5)
         for stage in ("behavior", "values")
     ]
     trained = train_q_sft(start, TOKENIZER, rows, None, *args)
-    for ours, theirs in ((pi, trained.behavior), (p, trained.q_model)):
+    for ours, theirs in ((pi, trained.behavior), (q, trained.q_model)):
         expected = flat(theirs.parameters())
         torch.testing.assert_close(flat(ours.parameters()), expected, rtol=1e-7, atol=1e-9)
-    assert (flat(p.parameters()) - flat(pi.parameters())).abs().max() > 1e-2
-    assert not pi.training and not p.training
+    assert (flat(q.parameters()) - flat(pi.parameters())).abs().max() > 1e-2
+    assert not pi.training and not q.training
 
 
 # The policy
 
 
-@pytest.mark.parametrize("score", ["p", "ratio"])
+@pytest.mark.parametrize("prior", [0.5, 0.2])
 @pytest.mark.parametrize(("beta", "support"), [(0.0, 0.0), (3.0, 0.0), (16.0, 0.2), (1e3, 0.6)])
-@pytest.mark.parametrize("dummy", [DUMMY, None])
-def test_the_extracted_policy_is_the_packages(score, beta, support, dummy):
+def test_the_extracted_policy_is_the_packages(prior, beta, support):
     generator = torch.Generator().manual_seed(0)
     logits = [3 * torch.randn(50, len(TOKENIZER), generator=generator) for _ in range(2)]
-    logits[0][:25, DUMMY] = 9.0  # where the dummy is the likeliest, the support is of the others
-    policy = QSFTPolicy(
-        new_model(0), new_model(1), TOKENIZER, beta, score, relative_support=support, dummy=dummy
-    )
-    ruled_out = torch.zeros(len(TOKENIZER), dtype=torch.bool)
-    if dummy is not None:
-        ruled_out[dummy] = True
-    weights = policy.log_weights(logits, ruled_out).masked_fill(ruled_out, -torch.inf)
-    settings = nano.Settings(dummy, beta=beta, score=score, play_support=support)
+    options = {"relative_support": support, "prior": prior}
+    policy = QSFTPolicy(new_model(0), new_model(1), TOKENIZER, beta, "paired", **options)
+    expected = policy.log_weights(logits).log_softmax(-1)
+    settings = nano.Settings(beta=beta, prior=prior, play_support=support)
     found = nano.extract_policy(*logits, settings)
-    torch.testing.assert_close(found, weights.log_softmax(-1), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(found.exp().sum(-1), torch.ones(50))
 
 
 def test_play_draws_from_the_extracted_policy():
     """Actions of up to two tokens, against the policy's probabilities of each token."""
-    pi, p = new_model(0, sharp=2.0), new_model(1, sharp=2.0)
-    settings = nano.Settings(DUMMY, beta=2.0, play_support=0.3)
+    pi, q = new_model(0, sharp=2.0), new_model(1, sharp=2.0)
+    settings = nano.Settings(beta=2.0, play_support=0.3)
     ids = TOKENIZER.convert_tokens_to_ids([TOKENIZER.bos_token, ENV.state_texts[0]])
 
     def probabilities(history):
-        logits = [model(input_ids=torch.tensor([history])).logits[0, -1] for model in (pi, p)]
+        logits = [model(input_ids=torch.tensor([history])).logits[0, -1] for model in (pi, q)]
         return nano.extract_policy(*logits, settings).exp().detach()
 
     first = probabilities(ids)
     stop, other = first.topk(2).indices.tolist()
     torch.manual_seed(0)
-    actions = [nano.act(pi, p, ids, settings, stop, most=2) for _ in range(200)]
+    actions = [nano.act(pi, q, ids, settings, stop, most=2) for _ in range(200)]
     assert all(len(action) == (1 if action[0] == stop else 2) for action in actions)
     second = [action[1] for action in actions if action[0] == other]
     drawn = [([action[0] for action in actions], first), (second, probabilities([*ids, other]))]
@@ -360,48 +376,65 @@ def recorded():
     counts = np.zeros((size, size))
     np.add.at(counts, (batch["input_ids"][row, place - 1], batch["input_ids"][row, place]), 1)
     counted = counts[state_ids] / counts[state_ids].sum(1, keepdims=True)
-    pi, losses = nano.train_behavior(
-        Table(size), [batch] * 300, nano.Settings(DUMMY, learning_rate=0.3)
-    )
+    pi, _ = nano.train_behavior(Table(size), [batch] * 300, nano.Settings(learning_rate=0.3))
     found = pi.table.weight[state_ids].softmax(-1).detach().numpy()
     assert np.abs(found - counted).max() < 1e-3
     return batch, pi, counted, state_ids
 
 
-@pytest.mark.parametrize(
-    ("leftover", "backup"),
-    [("dummy", "support"), ("dummy", "behavior"), ("uniform", "support")],
-)
-def test_values_land_on_the_exact_fixed_point(recorded, leftover, backup, record_property):
-    """Of the maze with every token of the vocabulary as an action, since Eq. 3 spreads over all."""
+def exact_recorded(batch, moves, state_ids, action_ids) -> np.ndarray:
+    """Q (S, 4) that equals, on average over the data, r + GAMMA Q of the recorded next move.
+
+    A linear system, with a row for each pair of cell and move. Of a walk that was cut off, the next
+    move is spread as in all the data, moves (S, 4).
+    """
+    n_states, n_moves = moves.shape
+    at_next = np.zeros((n_states, n_moves, n_states, n_moves))
+    rewards, visits = np.zeros_like(moves), np.zeros_like(moves)
+    columns = ("input_ids", "action_mask", "segment_ids", "next_action", "reward")
+    for ids, is_action, episode, following, reward in zip(
+        *(batch[name].tolist() for name in columns), strict=True
+    ):
+        for i in np.flatnonzero(is_action):
+            pair = state_ids.index(ids[i - 1]), action_ids.index(ids[i])
+            visits[pair] += 1
+            rewards[pair] += reward[i]
+            if following[i] < 0:
+                continue
+            there = state_ids.index(ids[following[i] - 1])
+            if episode[following[i] : following[i] + 1] == [episode[i]]:
+                at_next[pair][there, action_ids.index(ids[following[i]])] += 1
+            else:
+                at_next[pair][there] += moves[there]
+    size = n_states * n_moves
+    system = np.diag(visits.ravel()) - GAMMA * at_next.reshape(size, size)
+    return np.linalg.solve(system, rewards.ravel()).reshape(n_states, n_moves)
+
+
+@pytest.mark.parametrize("backup", ["support", "recorded"])
+def test_values_land_on_the_exact_fixed_point(recorded, backup, record_property):
     batch, pi, counted, state_ids = recorded
     action_ids = TOKENIZER.convert_tokens_to_ids(list(ENV.action_texts))
-    n_states, size = counted.shape
-    transitions = np.zeros((n_states, size, n_states))
-    transitions[:, action_ids] = ENV.mdp.P
-    rewards = np.zeros((n_states, size))
-    rewards[:, action_ids] = ENV.mdp.R
-    mdp = tabular.TabularMDP(transitions, rewards, GAMMA)
-    exact = tabular.q_sft(mdp, counted, leftover=leftover, backup=backup, support=0.02)
-    assert counted[:, action_ids].min() > 0.03  # no move is near the edge of the support
+    moves = counted[:, action_ids]
+    np.testing.assert_allclose(moves.sum(1), 1)
+    assert moves.min() > 0.03  # no move is near the edge of the support
+    mdp = tabular.TabularMDP(ENV.mdp.P, ENV.mdp.R, GAMMA)
+    if backup == "support":
+        exact = tabular.value_iteration(mdp)
+    else:
+        exact = exact_recorded(batch, moves, state_ids, action_ids)
+        of_policy = tabular.q_sft(mdp, moves, leftover="dummy", backup="behavior").target
+        assert np.abs(exact - of_policy).max() < 0.05  # the same, but for the luck of the data
 
-    settings = nano.Settings(
-        DUMMY if leftover == "dummy" else None,
-        backup,
-        support=0.02,
-        target_rate=0.3,
-        learning_rate=0.5,
-    )
-    p, _ = nano.train_values(pi, [batch] * 400, settings)
-    learned = p.table.weight[state_ids].softmax(-1).detach().numpy()
-    expected = exact.p.copy()
-    if leftover == "dummy":
-        expected[:, DUMMY] = exact.dummy
-    error = np.abs(learned - expected).max()
+    settings = nano_settings(backup, support=0.02, learning_rate=0.5, returns_first=0.25, prior=0.2)
+    q, _ = nano.train_values(pi, [batch] * 400, settings)
+    added = nano.value_logits(q.table.weight, pi.table.weight, settings)
+    learned = added.sigmoid()[state_ids][:, action_ids].detach().numpy()
+    error = np.abs(learned - exact).max()
     record_property("largest_error", error)
-    print(f"largest error of p, {leftover}, {backup}: {error:.1e}")
+    print(f"largest error of Q, {backup}: {error:.1e}")
     assert error < 3e-3
-    assert np.abs(expected - counted).max() > 0.2  # far from where training began
+    assert np.abs(exact - settings.prior).max() > 0.3  # far from where training began
 
 
 # One page

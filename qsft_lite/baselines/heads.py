@@ -30,7 +30,8 @@ class ActionValues(HeadedModel):
         self.v_head = _head(width, 1)
 
     def q_values(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., H) -> (2, ..., V)."""
+        """(..., H) -> (2, ..., V), in the dtype of the heads."""
+        hidden = hidden.to(self.v_head[0].weight.dtype)
         return torch.stack([head(hidden) for head in self.q_heads])
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,8 @@ def train(
         method: its name.
         model: the weights to start from, left as they are: for "bc" of an untrained or pretrained
             model, for the other methods the cloned ones, which also are the pi they act with. A
-            method of Q-SFT's loss can also go on from another one: from its pi and its p.
+            method of Q-SFT's loss can also go on from another one: from its pi and its p, and with
+            its prior.
         tokenizer: the model's; methods of Q-SFT's loss need its dummy token.
         episodes: as of data.encode.
         validation: likewise, for the held-out loss, or None.
@@ -91,7 +92,8 @@ def train(
         raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own_names}")
     options = {**own, **options}
     if isinstance(model, TrainedMethod):
-        forms = [(each.get("leftover"), each.get("values")) for each in (options, model.settings)]
+        of_both = options, model.settings
+        forms = [(each.get("leftover"), each.get("values", "logits")) for each in of_both]
         if forms[0] != forms[1] or forms[0][0] is None:
             raise ValueError(
                 f"{method} cannot go on from {model.method}: pass a model, such as its behavior. "
@@ -174,9 +176,12 @@ def _longest(job: _Job) -> int:
 def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
     """The loss of Q-SFT with the method's leftover and backup."""
     q_model, behavior = copy.deepcopy(job.model), None
+    options = dict(job.options)
     if isinstance(job.model, TrainedMethod):
         q_model, behavior = q_model.values, q_model.behavior
-    args = job.value_args(**job.options)
+        if options["leftover"] == "paired":
+            options["prior"] = q_model.config.q_sft_prior
+    args = job.value_args(**options)
     trainer = QSFTTrainer(q_model, args, behavior_model=behavior, **job.of_trainer())
     return trainer, job.trained(trainer.model.behavior, trainer.model.q)
 

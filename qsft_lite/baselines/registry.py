@@ -33,9 +33,9 @@ class Method:
     score: str | None = None
 
 
-# Half of the steps on returns, then the value of the recorded next action: one step of policy
-# improvement over a well learned value of the behavior.
-_OURS = {"leftover": "paired", "backup": "recorded", "returns_first": 0.5}
+# Half of the steps on returns, then on the behavior's value of the next state: one step of policy
+# improvement over well learned values of the behavior.
+_OURS = {"leftover": "paired", "backup": "behavior", "returns_first": 0.5}
 _DUMMY = {"leftover": "dummy", "backup": "behavior", "train_behavior": True}
 _PAPER = {"leftover": "uniform", "backup": "max"}
 
@@ -86,9 +86,9 @@ SHOWN = {
     **METHODS,
     # Behavior cloning at the temperature that was best on validation games.
     "sharpened_bc": Method("Sharpened cloning", "#555555", "p", "--"),
-    # Rows of a study: ours with half of the steps on returns, before either backup.
-    "q_sft_returns_first": Method("Q-SFT (ours), returns first", "#6666FF", ">"),
-    "q_sft_support": Method("Q-SFT (ours), support backup", "#0072B2", "H"),
+    # Rows of recorded studies: one dummy with half of the steps on returns, before either backup.
+    "q_sft_returns_first": Method("Q-SFT, one dummy, returns first", "#6666FF", "H", "--"),
+    "q_sft_support": Method("Q-SFT, one dummy, support backup", "#6666FF", "8", ":"),
     "behavior": Method("Behavior policy", "#B0B0B0", "", ":"),
     "q_learning": Method("Q-learning", "#4B0082", "*"),
     "fitted_q": Method("Fitted Q", "#56B4E9", "d"),

@@ -122,7 +122,8 @@ class TrainedMethod:
                 max_new_tokens, constraint, seed.
 
         Raises:
-            ValueError: a beta for a method without values, or none for one with them.
+            ValueError: a beta for a method without values, or none for one with them; a score of
+                another form of the loss than it was trained with.
         """
         method = METHODS[self.method]
         if (beta is None) != (self.values is None):
@@ -134,15 +135,18 @@ class TrainedMethod:
             return ClonedPolicy(self.behavior, self.tokenizer, prompt=self.prompt, **options)
         if method.family == "heads":
             return ValuePolicy(self.behavior, self.values, self.tokenizer, beta, **options)
-        return QSFTPolicy(
-            self.behavior,
-            self.values,
-            self.tokenizer,
-            beta,
-            score or method.score,
-            dummy=dummy_id(self.tokenizer) if self.settings["leftover"] == "dummy" else None,
-            **options,
-        )
+        leftover = self.settings["leftover"]
+        paired = leftover == "paired"
+        if score is None:  # an older version's method of this name may be of another form
+            score = "paired" if paired else "p" if method.score == "p" else "ratio"
+        if (score == "paired") != paired:
+            raise ValueError(
+                f"score={score!r} is not for {self.method}, which was trained with "
+                f'leftover={leftover!r}: "paired" goes with "paired" alone'
+            )
+        dummy = dummy_id(self.tokenizer) if leftover == "dummy" else None
+        models = self.behavior, self.values
+        return QSFTPolicy(*models, self.tokenizer, beta, score, dummy=dummy, **options)
 
     def values_of(
         self, prefixes: Sequence[Sequence[int]], actions: Sequence[Sequence[int]]

@@ -40,8 +40,7 @@ def dummy_of(leftover: str | int, vocabulary: int) -> int | None:
 
 def check_tensors(name: str, scores: torch.Tensor, **others: torch.Tensor | None) -> None:
     """Scores (..., V or H) must be floating, and the others (...) on the same device."""
-    if not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
-        raise TypeError(f"{name} must be a floating tensor, not {_kind(scores)}.")
+    check_floating(name, scores)
     if scores.ndim == 0:
         raise ValueError(f"{name} must have a last dimension to score tokens; it has none.")
     for other_name, other in others.items():
@@ -57,6 +56,12 @@ def check_tensors(name: str, scores: torch.Tensor, **others: torch.Tensor | None
                 f"{tuple(scores.shape)}: expected {tuple(scores.shape[:-1])}."
             )
         _check_device(other_name, other, name, scores)
+
+
+def check_floating(name: str, values: object) -> None:
+    """TypeError for anything but a floating tensor."""
+    if not isinstance(values, torch.Tensor) or not values.is_floating_point():
+        raise TypeError(f"{name} must be a floating tensor, not {_kind(values)}.")
 
 
 def check_head(hidden: torch.Tensor, weight: torch.Tensor) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 
 from qsft_lite.loss import checks
-from qsft_lite.loss.q_sft import Backup, unsupported
+from qsft_lite.loss.q_sft import BACKUPS, Backup, unsupported
 
 __all__ = [
     "Support",
@@ -134,10 +134,9 @@ def linear_paired_q_sft_loss(
     Raises:
         TypeError, ValueError: as paired_q_sft_loss, for hidden and weight in place of logits.
     """
-    reference = behavior_logits_taken.detach()
-    checks.check_tensors(
-        "hidden", hidden, actions=actions, behavior_logits_taken=reference, target=target, mask=mask
-    )
+    checks.check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
+    checks.check_floating("behavior_logits_taken", behavior_logits_taken)
+    checks.check_tensors("hidden", hidden, behavior_logits_taken=behavior_logits_taken)
     checks.check_head(hidden, weight)
     if validate is None:
         validate = hidden.device.type == "cpu"
@@ -148,7 +147,8 @@ def linear_paired_q_sft_loss(
     if rows is not None:
         hidden = hidden.index_select(0, rows)
     logits = single_logits(hidden, weight, _taken(actions, rows).long())
-    losses = _losses(logits, _taken(reference, rows), _taken(target, rows), prior)
+    reference = _taken(behavior_logits_taken.detach(), rows)
+    losses = _losses(logits, reference, _taken(target, rows), prior)
     if validate:
         remedy = "Hidden states, weight and behavior logits must be finite."
         checks.check_losses("hidden", losses, rows, actions.shape, remedy)
@@ -161,7 +161,10 @@ def single_logits(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor)
     The gradient of the weight is 0 but for the rows taken.
     """
     dtype = checks.compute_dtype(hidden)
-    return (hidden.to(dtype) * embedding(ids, weight).to(dtype)).sum(-1)
+    # A row is read once, so that the gradients of a token taken often add up in float32.
+    taken, place = ids.unique(return_inverse=True)
+    rows = embedding(taken, weight).to(dtype)
+    return (hidden.to(dtype) * embedding(place, rows)).sum(-1)
 
 
 def prior_logit(prior: float) -> float:
@@ -199,12 +202,17 @@ def linear_support(
 ) -> Support:
     """The actions with pi(a|s) >= support, and the likeliest, by the behavior policy's own head.
 
-    hidden (N, H) and weight (V, H), of one floating dtype; support in [0, 1], 0 for all actions.
+    hidden (N, H) and weight (V, H), of one floating dtype, are multiplied in float32 at least.
+    support in [0, 1], 0 for all actions. chunk_size: states at a time, of V numbers each.
+    ValueError for a support outside it, or a chunk_size below 1.
     """
+    Backup("support", support)  # refuses what is no support
+    _check_chunk_size(chunk_size)
     dtype = checks.compute_dtype(hidden)
+    weight = weight.to(dtype)  # a logit rounded to bfloat16 may err by .06
     parts = []
     for start in range(0, len(hidden), chunk_size):
-        logits = (hidden[start : start + chunk_size] @ weight.T).to(dtype)
+        logits = hidden[start : start + chunk_size].to(dtype) @ weight.T
         log_pi = logits.log_softmax(-1)
         outside = unsupported(log_pi, log_pi == -math.inf, support)
         log_pi = log_pi.masked_fill_(outside, -math.inf)
@@ -240,10 +248,12 @@ def paired_state_value(
         "behavior"          sum_a pi q / sum_a pi
         "policy"            sum_a pi_hat q,     pi_hat proportional to pi exp(beta q)
 
-    hidden (N, H) and weight (V, H): of the target network. chunk_size: states at a time, which hold
-    a few times chunk_size * K * H numbers, or chunk_size * V where that is less.
+    hidden (N, H) and weight (V, H): of the target network, multiplied in float32 at least.
+    chunk_size: states at a time, which hold about chunk_size * K * H numbers, or chunk_size * V
+    where that is less. ValueError for another backup, or a chunk_size below 1.
     """
-    checks.check_choice("backup", backup.kind, ("max", "support", "behavior", "policy"))
+    checks.check_choice("backup", backup.kind, BACKUPS)
+    _check_chunk_size(chunk_size)
     values = torch.empty(len(hidden), dtype=checks.compute_dtype(hidden), device=hidden.device)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
@@ -259,10 +269,16 @@ def paired_state_value(
 
 
 def _logits_at(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """(N, H), (V, H), (N, K) -> (N, K): whichever way is less work."""
-    if ids.shape[1] * 4 >= len(weight):
-        return (hidden @ weight.T).to(checks.compute_dtype(hidden)).gather(1, ids)
-    return torch.einsum("nh,nkh->nk", hidden, weight[ids]).to(checks.compute_dtype(hidden))
+    """(N, H), (V, H), (N, K) -> (N, K): by all logits or K rows of H, whichever holds less."""
+    hidden = hidden.to(checks.compute_dtype(hidden))
+    if ids.shape[1] * hidden.shape[1] >= len(weight):
+        return (hidden @ weight.to(hidden.dtype).T).gather(1, ids)
+    return torch.einsum("nh,nkh->nk", hidden, weight[ids].to(hidden.dtype))
+
+
+def _check_chunk_size(chunk_size: int) -> None:
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
 
 
 def _losses(

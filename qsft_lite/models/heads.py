@@ -124,8 +124,8 @@ class NewHead(HeadedModel):
         nn.init.zeros_(self.output.weight)
 
     def features(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the output layer reads of hidden states: (..., H) -> (..., H)."""
-        return self.middle(hidden).relu()
+        """What the output layer reads of hidden states: (..., H) -> (..., H), in its own dtype."""
+        return self.middle(hidden.to(self.middle.weight.dtype)).relu()
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) -> (..., V)."""

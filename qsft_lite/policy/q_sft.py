@@ -70,10 +70,12 @@ def action_values(
     """
     if prior is not None:
         reference = torch.zeros_like(q_logits) if new_head else behavior_logits
-        return paired_values(q_logits.float(), reference.float(), prior).nan_to_num(0.0)
-    log_pi = behavior_logits.log_softmax(-1, dtype=torch.float32)
-    log_ratio = q_logits.log_softmax(-1, dtype=torch.float32) - log_pi
-    return log_ratio.exp().clamp(max=1.0)
+        values = paired_values(q_logits.float(), reference.float(), prior)
+    else:
+        log_pi = behavior_logits.log_softmax(-1, dtype=torch.float32)
+        log_ratio = q_logits.log_softmax(-1, dtype=torch.float32) - log_pi
+        values = log_ratio.exp().clamp(max=1.0)
+    return values.masked_fill(behavior_logits == -math.inf, 0.0)
 
 
 class QSFTPolicy(CachedPolicy):

@@ -82,14 +82,14 @@ ABLATION = {
             "dummy_along", "one dummy, pi trained along", "ratio", **_ONE_DUMMY, train_behavior=True
         ),
         _part("paired_returns", "paired, returns", backup="returns", returns_first=0.0),
-        _part("paired_recorded", "paired, recorded next action"),
-        _part("paired_at_once", "paired, recorded, no returns first", returns_first=0.0),
-        _part("paired_prior", "paired, recorded, prior from returns", prior="returns"),
-        _part("paired_expectation", "paired, expectation", backup="behavior", **_TRUSTED),
+        _part("paired_behavior", "paired, value of the behavior"),
+        _part("paired_at_once", "paired, no returns first", returns_first=0.0),
+        _part("paired_prior", "paired, prior from returns", prior="returns"),
+        _part("paired_recorded", "paired, recorded next action", backup="recorded"),
         _part("paired_support", "paired, largest of the support", backup="support", **_TRUSTED),
         _part("paired_policy", "paired, policy", backup="policy", beta=32.0, **_TRUSTED),
         _part("head_returns", "head, returns", values="head", backup="returns", returns_first=0.0),
-        _part("head_recorded", "head, recorded next action", values="head"),
+        _part("head_behavior", "head, value of the behavior", values="head"),
     )
 }
 """The parts of Q-SFT one by one, for any task, beside ILQL: ``--study ablation``."""

@@ -10,11 +10,11 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-Leftover = Literal["uniform", "dummy"]
+Leftover = Literal["uniform", "dummy", "paired"]
 Backup = Literal["max", "support", "behavior"]
 
 
@@ -74,9 +74,9 @@ class TabularMDP:
 class QSFTFixedPoint:
     """What Q-SFT converges to on a known MDP.
 
-    p: (S, A) the trained probabilities. dummy: (S,) the mass on the dummy action, zero for the
-    uniform leftover. target: (S, A) the weight y of the loss. residual: max |y - next y|.
-    converged: residual <= tol.
+    p: (S, A) the trained probabilities. dummy: (S,) the mass on the dummy action, or on all of them
+    ("paired"), zero for the uniform leftover. target: (S, A) the weight y of the loss. residual:
+    max |y - next y|. converged: residual <= tol.
     """
 
     p: np.ndarray
@@ -141,14 +141,19 @@ def q_sft_probabilities(
     """The minimiser of the expected Q-SFT loss when the data's actions follow `behavior`.
 
     dummy:    p(a) = pi(a) y(a),   p(dummy) = 1 - sum_a p(a)
+    paired:   p(a) = pi(a) y(a),   p(d_a) = pi(a) (1 - y(a)),   p(dummy) = sum_a p(d_a)   (ours)
     uniform:  p(a) = pi(a) y(a) + sum_{b != a} pi(b) (1 - y(b)) / (A - 1),   p(dummy) = 0
 
-    behavior, target (S, A) -> p (S, A) and p(dummy) (S,).
+    "paired" gives every action a dummy d_a of its own and q(a) = p(a) / pi(a). Since pi sums to 1,
+    its dummies together hold what the one dummy holds: both forms have the same p and p(dummy).
+
+    behavior, target (S, A) -> p (S, A) and p(dummy) (S,). Raises ValueError for another leftover.
     """
+    _check_choice(leftover, get_args(Leftover), "leftover")
     weighted = behavior * target
-    if leftover == "dummy":
-        return weighted, 1 - weighted.sum(axis=1)
-    return weighted + leaked_mass(behavior, target), np.zeros(len(behavior))
+    if leftover == "uniform":
+        return weighted + leaked_mass(behavior, target), np.zeros(len(behavior))
+    return weighted, 1 - weighted.sum(axis=1)
 
 
 def leaked_mass(behavior: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -173,16 +178,18 @@ def q_sft(
       backup="max"       max of p/pi over the actions with pi > 0      (the paper's)
       backup="support"   the same over the actions with pi >= support  (ours)
       backup="behavior"  sum_a p(a|s) over the real actions            (ours)
-    and y is clipped to [0, 1] when `clamp`. In a state where no action reaches `support`, the most
-    likely one (all of them in a tie) is used. With the uniform leftover p always sums to 1, so its
-    "behavior" backup is 1 whatever the rewards: Eq. 3 cannot say what a state is worth.
+    and y is clipped to [0, 1] when `clamp`. With leftover="paired", p/pi is q(a|s) and sum_a p(a|s)
+    its expectation under pi: target and fixed point are those of "dummy", for every backup.
+    In a state where no action reaches `support`, the most likely one (all of them in a tie) is
+    used. With the uniform leftover p always sums to 1, so its "behavior" backup is 1 whatever the
+    rewards: Eq. 3 cannot say what a state is worth.
 
     A fixed point that is not reached to `tol` is returned with a RuntimeWarning and
     `converged=False`: with the uniform leftover the map is no contraction once pi is small.
     """
     behavior = check_policy(mdp, behavior, "behavior")
-    _check_choice(leftover, ("uniform", "dummy"), "leftover")
-    _check_choice(backup, ("max", "support", "behavior"), "backup")
+    _check_choice(leftover, get_args(Leftover), "leftover")
+    _check_choice(backup, get_args(Backup), "backup")
     if not 0 <= support <= 1:
         raise ValueError(f"support must be a probability in [0, 1], got {support}")
     if leftover == "uniform" and mdp.n_actions < 2:
@@ -225,9 +232,9 @@ def _linear_state_value(
     n_states, n_actions = behavior.shape
     states = np.arange(n_states)
     if backup == "behavior":
-        if leftover == "dummy":
-            return behavior, np.zeros(n_states)
-        return np.zeros_like(behavior), np.ones(n_states)
+        if leftover == "uniform":
+            return np.zeros_like(behavior), np.ones(n_states)
+        return behavior, np.zeros(n_states)
     p, _ = q_sft_probabilities(behavior, target, leftover)
     best = probability_ratio(p, behavior, allowed).argmax(axis=1)
     weight = np.zeros_like(behavior)
@@ -253,7 +260,7 @@ def _solve_linear(
 ) -> np.ndarray:
     """One Newton step: the best actions and the clipped entries stay, the rest is solved for.
 
-    For the dummy leftover this is a step of policy iteration.
+    For the dummy and the paired leftover this is a step of policy iteration.
     """
     raw = bellman_backup(mdp, constant + (weight * target).sum(axis=1))
     free = (raw > 0) & (raw < 1) if clamp else np.ones_like(raw, dtype=bool)

@@ -33,10 +33,11 @@ class QSFTConfig(TrainingArguments):
         the returns in the data. It is kept in the config of the network, as q_sft_prior.
     values: what the paired value is read from: the "logits" of the network (the method), or a new
         "head" of two layers (the control: is it the reuse of the logits that helps?).
-    backup: the value of the next state. Of the paired form, "recorded" (that of the next action as
-        it was recorded, which is SARSA; by default), or, over the actions that the behavior policy
-        gives at least ``support``: "behavior" (their expectation), "support" (the largest),
-        "policy" (that of the extracted policy); "max" is the largest of all tokens. Of the other
+    backup: the value of the next state. Of the paired form, over the actions that the behavior
+        policy gives at least ``support``: "behavior" (their expectation, by default), "support"
+        (the largest), "policy" (that of the extracted policy); "max" is the largest of all tokens,
+        and "recorded" that of the next action as it was recorded, which is SARSA: without any work
+        over the vocabulary, and noisier, so that it needs more steps. Of the other
         forms see ``loss.bellman_target``: "max" (the paper's), "support" (by default), "behavior",
         "policy". Two more are controls: "returns" uses the discounted return that followed in the
         data, and "random" a uniform random y, which is label smoothing.
@@ -90,7 +91,7 @@ class QSFTConfig(TrainingArguments):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
         if self.backup is None:
-            self.backup = "recorded" if self.leftover == "paired" else "support"
+            self.backup = "behavior" if self.leftover == "paired" else "support"
         self.as_backup()
         self._check_form()
         if not 0 < self.target_rate <= 1:
@@ -134,7 +135,7 @@ class QSFTConfig(TrainingArguments):
                     "in stage one"
                 )
             return
-        for name, meant in (("backup", "recorded"), ("values", "head")):
+        for name, meant in (("backup", "recorded"), ("values", "head"), ("score", "paired")):
             if getattr(self, name) == meant:
                 raise ValueError(f'{name}="{meant}" is for leftover="paired" alone')
 

@@ -116,7 +116,7 @@ def _bellman_targets(
     """
     states = token_states(target, batch)
     has_next, places = next_states(batch, actions)
-    value = torch.zeros(len(actions), device=actions.device)
+    value = torch.zeros_like(reference)
     with head_precision(states):
         if backup.kind == "recorded":
             hidden, weight = _head_inputs(target, states[actions - 1])

@@ -31,8 +31,8 @@ def simplex_explorer(
 ) -> None:
     """Show the loss over the simplex with controls for pi, y and the leftover; see `draw_simplex`.
 
-    The sliders of pi are shares, scaled to sum to 1, of 0.01 or more. The dummy form takes the
-    first two actions, as the dummy is its third token.
+    The sliders of pi are shares, scaled to sum to 1, of 0.01 or more. The forms with dummies take
+    the first two actions, as the third corner is the dummy's.
 
     Raises ValueError for a start value that its control does not offer.
     """
@@ -49,10 +49,10 @@ def simplex_explorer(
     controls["leftover"] = choice("leftover", "leftover", leftover, LEFTOVERS)
     for name in ("pi_c", "y_c"):
         link = (controls["leftover"], "value"), (controls[name], "disabled")
-        ipywidgets.dlink(*link, lambda leftover: leftover == "dummy")
+        ipywidgets.dlink(*link, lambda leftover: leftover != "uniform")
 
     def draw(leftover: str, **values: float) -> Figure:
-        actions = "ab" if leftover == "dummy" else "abc"
+        actions = "abc" if leftover == "uniform" else "ab"
         total = sum(values[f"pi_{action}"] for action in actions)
         return draw_simplex(
             behavior=tuple(values[f"pi_{action}"] / total for action in actions),
@@ -64,7 +64,7 @@ def simplex_explorer(
         draw,
         controls,
         "Left, contours of the expected loss over the triangle of all probabilities of three "
-        "tokens, with its minimum marked; right, bars of the targets and of what is read back.",
+        "tokens, with its minimum marked; right, bars of the targets and of the values Q.",
     )
 
 

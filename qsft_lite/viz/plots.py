@@ -20,7 +20,11 @@ from qsft_lite.tabular.mdps import ACTION_STEPS, Maze
 VALUE_COLORS: Colormap = plt.get_cmap("cividis")
 HIGHLIGHT = "#D55E00"  # a trap, or the move that was played
 PATH_COLORS = ("#0072B2", "#000000", "#56B4E9", "#C2185B")  # of recorded trajectories
-FORMS = {"dummy": "dummy (ours)", "uniform": "Eq. 3 (paper)"}  # what a leftover is called
+FORMS = {  # what a leftover is called
+    "paired": "paired dummies (ours)",
+    "dummy": "one dummy",
+    "uniform": "Eq. 3 (paper)",
+}
 # Hatched, since every plain grey is also the color of some value.
 WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}
 

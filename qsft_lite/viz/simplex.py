@@ -1,7 +1,9 @@
 """The loss of Q-SFT over the probability simplex of three tokens, and where its minimum lies.
 
 With leftover="uniform" (Eq. 3) the three tokens are the actions a, b and c. With leftover="dummy"
-they are the actions a and b, and the dummy.
+they are the actions a and b, and the dummy. With leftover="paired" (ours) a and b have a dummy
+each, p(d_a) = pi(a) (1 - q(a)), and the third corner stands for both: p(d) = p(d_a) + p(d_b). As q
+lies in [0, 1], p(a) = pi(a) q(a) is at most pi(a), so that only a part of the triangle is reached.
 """
 
 from __future__ import annotations
@@ -14,15 +16,19 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
-from qsft_lite.loss import q_sft_loss
+from qsft_lite.loss import paired_q_sft_loss, q_sft_loss
 from qsft_lite.tabular import Leftover, q_sft_probabilities
 from qsft_lite.viz import plots
 
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.5, np.sqrt(0.75))])
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the loss above its minimum, in nats
 GRID = 70  # steps of the grid along an edge
-METHOD_COLORS = {"dummy": plots.method_color("q_sft"), "uniform": plots.method_color("q_sft_paper")}
-TALLEST_BAR = 2.0  # a larger p/pi is cut off, with its number on top
+METHOD_COLORS = {
+    "paired": plots.method_color("q_sft"),
+    "dummy": plots.method_color("q_sft_dummy"),
+    "uniform": plots.method_color("q_sft_paper"),
+}
+TALLEST_BAR = 2.0  # a larger value is cut off, with its number on top
 
 
 def expected_loss(
@@ -31,23 +37,32 @@ def expected_loss(
     """E over a ~ behavior of the Q-SFT loss at action a with weight target(a), in nats.
 
     p: (N, V) probabilities of all tokens, positive. behavior, target: (A,) of the actions, which
-    come first among the tokens; the dummy, where there is one, is the last. Returns (N,).
+    come first among the tokens; the dummy, where there is one, is the last. For "paired" that is
+    all dummies together, and p(a) < pi(a) for every action. Returns (N,).
     """
     n, n_actions = len(p), len(behavior)
-    losses = q_sft_loss(
-        torch.tensor(np.log(p))[:, None].expand(n, n_actions, -1),
-        torch.arange(n_actions).expand(n, n_actions),
-        torch.tensor(target, dtype=torch.float64).expand(n, n_actions),
-        leftover=p.shape[1] - 1 if leftover == "dummy" else "uniform",
-        reduction="none",
-    )
+    actions = torch.arange(n_actions).expand(n, n_actions)
+    targets = torch.tensor(target, dtype=torch.float64).expand(n, n_actions)
+
+    def at_each_action(logits: np.ndarray) -> torch.Tensor:
+        return torch.tensor(logits)[:, None].expand(n, n_actions, -1)
+
+    if leftover == "paired":
+        # pi (1 - q) from pi - p: near q = 1 that keeps its digits.
+        logits = at_each_action(np.log(p[:, :-1]) - np.log(behavior - p[:, :-1]))
+        behavior_logits = torch.zeros_like(logits)  # with prior 1/2, logits are those of q
+        losses = paired_q_sft_loss(logits, behavior_logits, actions, targets, reduction="none")
+    else:
+        rest = p.shape[1] - 1 if leftover == "dummy" else "uniform"
+        logits = at_each_action(np.log(p))
+        losses = q_sft_loss(logits, actions, targets, leftover=rest, reduction="none")
     return losses.numpy() @ behavior
 
 
 def minimiser(behavior: np.ndarray, target: np.ndarray, leftover: Leftover) -> np.ndarray:
     """The probabilities of least expected loss, of all tokens, from the closed form."""
     p, dummy = q_sft_probabilities(behavior[None], target[None], leftover)
-    return np.append(p[0], dummy) if leftover == "dummy" else p[0]
+    return p[0] if leftover == "uniform" else np.append(p[0], dummy)
 
 
 def draw_simplex(
@@ -56,10 +71,11 @@ def draw_simplex(
     target: tuple[float, ...] = (0.3, 0.9, 0.6),
     leftover: Leftover = "uniform",
 ) -> Figure:
-    """Left the loss over the simplex, right p/pi, the value read back, beside the target y.
+    """Left the loss over the simplex, right the value Q that is read back, beside the target y.
 
-    behavior, target: pi and y of the actions, three for "uniform" and two for "dummy". The figure
-    belongs to no window and needs no closing.
+    Q is q(a) of the paired form, and p(a)/pi(a) of the others. behavior, target: pi and y of the
+    actions, three for "uniform" and two for the forms with dummies. The figure belongs to no window
+    and needs no closing.
 
     Raises ValueError for an unknown leftover, the wrong number of actions, a behavior that is not
     positive or does not sum to 1, or a target outside [0, 1].
@@ -67,14 +83,14 @@ def draw_simplex(
     if leftover not in plots.FORMS:
         raise ValueError(f"leftover must be one of {', '.join(plots.FORMS)}, got {leftover!r}")
     pi, y = np.asarray(behavior, dtype=float), np.asarray(target, dtype=float)
-    n_actions = 2 if leftover == "dummy" else 3
+    n_actions = 3 if leftover == "uniform" else 2
     if not pi.shape == y.shape == (n_actions,):
         raise ValueError(f"behavior and target must have {n_actions} entries, got {pi} and {y}")
     if not (pi > 0).all() or abs(pi.sum() - 1) > 1e-8:
         raise ValueError(f"behavior must be positive and sum to 1, got {behavior}")
     if not ((y >= 0) & (y <= 1)).all():
         raise ValueError(f"target must lie in [0, 1], got {target}")
-    names = ["a", "b", "dummy" if leftover == "dummy" else "c"]
+    names = ["a", "b", {"paired": "dummies", "dummy": "dummy", "uniform": "c"}[leftover]]
     with plots.figure((10.5, 4.4), fixed=True) as figure:
         left = figure.add_axes((0.01, 0.06, 0.44, 0.82))
         bar = figure.add_axes((0.465, 0.16, 0.013, 0.6))
@@ -84,13 +100,13 @@ def draw_simplex(
         bar.set_ylabel("loss above its minimum (nats)", labelpad=10)
         _draw_points(left, pi, y, leftover, names)
         left.set_title(f"Expected loss, {plots.FORMS[leftover]}")
-        _draw_ratios(right, pi, y, leftover, names)
+        _draw_values(right, pi, y, leftover, names)
     return figure
 
 
 def _draw_loss(axes: Axes, pi: np.ndarray, y: np.ndarray, leftover: Leftover) -> ContourSet:
-    grid = _grid()
-    best = expected_loss(np.maximum(minimiser(pi, y, leftover), 1e-12)[None], pi, y, leftover)
+    best = expected_loss(_inside(minimiser(pi, y, leftover), pi, leftover)[None], pi, y, leftover)
+    grid = _grid(pi, leftover)
     excess = np.maximum(expected_loss(grid, pi, y, leftover) - best, 0)
     return axes.tricontourf(
         Triangulation(*(grid @ CORNERS).T),
@@ -102,9 +118,20 @@ def _draw_loss(axes: Axes, pi: np.ndarray, y: np.ndarray, leftover: Leftover) ->
     )
 
 
-def _grid() -> np.ndarray:
-    """Points of the simplex, all with three positive probabilities.  (N, 3)."""
+def _inside(p: np.ndarray, pi: np.ndarray, leftover: Leftover) -> np.ndarray:
+    """p, a hair away from where a logarithm of the loss is infinite."""
+    p = np.maximum(p, 1e-12)
+    if leftover == "paired":
+        p[:-1] = np.minimum(p[:-1], pi * (1 - 1e-12))
+    return p
+
+
+def _grid(pi: np.ndarray, leftover: Leftover) -> np.ndarray:
+    """Points of the simplex that the form reaches, with positive probabilities only.  (N, 3)."""
     i, j = np.meshgrid(np.arange(GRID + 1), np.arange(GRID + 1))
+    if leftover == "paired":
+        q = (np.stack([i.ravel(), j.ravel()], axis=1) + 1e-3) / (GRID + 2e-3)
+        return np.column_stack([pi * q, 1 - (pi * q).sum(axis=1)])
     inside = i + j <= GRID
     steps = np.stack([i[inside], j[inside], GRID - i[inside] - j[inside]], axis=1)
     return (steps + 1e-3) / (GRID + 3e-3)
@@ -115,6 +142,10 @@ def _draw_points(
 ) -> None:
     p = minimiser(pi, y, leftover)
     axes.plot(*CORNERS[[0, 1, 2, 0]].T, color="black", linewidth=1)
+    if leftover == "paired":
+        axes.fill(
+            *CORNERS.T, color="#dddddd", linewidth=0, zorder=0, label="p above π: not reached"
+        )
     no_dummy = np.zeros(3 - len(pi))
     points = [(np.append(pi, no_dummy), "o", 13, "white", "π, the behavior policy")]
     if y.any():
@@ -147,14 +178,15 @@ def _draw_points(
     axes.legend(loc="upper left", bbox_to_anchor=(-0.02, 1.0), fontsize=10, borderaxespad=0)
 
 
-def _draw_ratios(
+def _draw_values(
     axes: Axes, pi: np.ndarray, y: np.ndarray, leftover: Leftover, names: list[str]
 ) -> None:
-    ratio = minimiser(pi, y, leftover)[: len(pi)] / pi
+    values = minimiser(pi, y, leftover)[: len(pi)] / pi
+    read = "Q = q" if leftover == "paired" else "Q = p/π"
     places = np.arange(len(pi))
     for shift, heights, fill, label in (
         (-0.2, y, "#999999", "target y"),
-        (0.2, ratio, METHOD_COLORS[leftover], "p/π, read back"),
+        (0.2, values, METHOD_COLORS[leftover], read),
     ):
         shown = np.minimum(heights, TALLEST_BAR)
         bars = axes.bar(places + shift, shown, 0.38, color=fill, label=label)

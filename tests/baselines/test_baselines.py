@@ -72,13 +72,18 @@ def arguments(folder, **changes):
 def problem(tmp_path_factory):
     """Recorded steps, the same as tokens, and a model cloned from them."""
     behavior = np.random.default_rng(4).dirichlet(np.full(ACTIONS, 4.0), size=STATES)
-    transcripts = envs.generate("gridworld", 150, seed=0, maze=MAZE, behavior=behavior, max_steps=8)
+    return problem_of(behavior, 0, tmp_path_factory.mktemp("runs"))
+
+
+def problem_of(behavior, seed, folder):
+    """Recorded steps of a behavior policy (S, A), and the rest."""
+    options = {"maze": MAZE, "behavior": behavior, "max_steps": 8}
+    transcripts = envs.generate("gridworld", 150, seed=seed, **options)
     recorded = counted(transcripts)
     tokenizer = word_tokenizer(ENV.texts)
     scale = data.RewardScale(low=0.0, high=1.0, place="step")
     episodes = data.encode(transcripts, tokenizer, scale=scale, gamma=GAMMA)
-    model = small_model(tokenizer, layers=0, width=16, heads=2, context=LENGTH, seed=0)
-    folder = tmp_path_factory.mktemp("runs")
+    model = small_model(tokenizer, layers=0, width=16, heads=2, context=LENGTH, seed=seed)
     cloned = baselines.train(
         "bc", model, tokenizer, episodes, episodes, arguments(folder), length=LENGTH
     )
@@ -133,12 +138,47 @@ def ratio(trained):
     return p / pi
 
 
+def paired(trained):
+    """q (S, A): the logistic function of what was added to the prior's and the behavior's logits.
+
+    A new head has no behavior's logits under it.
+    """
+    added = logits(trained.values, trained.tokenizer).numpy()
+    if trained.settings.get("values") != "head":
+        added = added - logits(trained.behavior, trained.tokenizer).numpy()
+    prior = trained.values.config.q_sft_prior
+    return actions_of(1 / (1 + np.exp(-added) * (1 - prior) / prior), trained.tokenizer)
+
+
+def q_of_recorded_actions(problem):
+    """(S, A): the values that are the means of their targets over the recorded steps.
+
+    Those of the next action as it was recorded; where a walk was cut off, of what pi does there.
+    """
+    steps, q = problem.recorded, np.zeros((STATES, ACTIONS))
+    counts = offline.action_counts(steps)
+    for _ in range(200):
+        sums = np.zeros_like(q)
+        for i, (state, action) in enumerate(zip(steps.states, steps.actions, strict=True)):
+            y, following = steps.rewards[i], steps.next_states[i]
+            if following != offline.ENDED:
+                recorded = i + 1 < len(steps.states) and steps.episodes[i + 1] == steps.episodes[i]
+                value = problem.policy[following] @ q[following]
+                y += GAMMA * (q[following, steps.actions[i + 1]] if recorded else value)
+            sums[state, action] += y
+        q = sums / counts
+    return q
+
+
 def test_the_data_are_what_the_tests_need(problem):
     assert offline.action_counts(problem.recorded).min() > 5
     cut_off = [max(row) == len(row) for row in problem.episodes["next_action"]]
     assert 0 < sum(cut_off) < 30
     optimal, played = value_iteration(problem.mdp), policy_value(problem.mdp, problem.policy)
     assert (optimal.max(1) - played).min() > 0.05  # so that their tests tell them apart
+    assert problem.policy.min() > 0.05  # all actions are in the support
+    recorded = q_of_recorded_actions(problem)
+    assert 0.003 < np.abs(recorded - bellman_backup(problem.mdp, played)).max() < 0.1
 
 
 def test_cloning_learns_the_behavior_policy(problem):
@@ -166,23 +206,46 @@ def test_filtered_cloning_learns_the_policy_of_the_best_episodes(problem):
 
 def test_returns_give_the_mean_recorded_return(problem):
     expected = offline.monte_carlo_q(problem.recorded, GAMMA)
-    assert np.abs(ratio(train(problem, "mc_returns")) - expected).max() < 0.005
+    trained = train(problem, "mc_returns")
+    assert np.abs(paired(trained) - expected).max() < 0.005
+    one_dummy = train(problem, "q_sft_dummy", backup="returns", train_behavior=False)
+    assert np.abs(ratio(one_dummy) - expected).max() < 0.005
 
 
-def test_q_sft_reaches_the_optimum_of_the_data(problem):
-    expected = q_sft(problem.mdp, problem.policy, leftover="dummy", backup="support").target
-    assert np.allclose(expected, value_iteration(problem.mdp))
-    assert np.abs(ratio(train(problem, "q_sft")) - expected).max() < 0.02
+BACKUPS = {
+    "recorded": q_of_recorded_actions,
+    "behavior": lambda problem: bellman_backup(
+        problem.mdp, policy_value(problem.mdp, problem.policy)
+    ),
+    "support": lambda problem: value_iteration(problem.mdp),
+}
 
 
-def test_a_new_head_has_the_fixed_point_of_q_sft(problem):
-    trained = train(problem, "q_sft_new_head")
-    assert np.abs(ratio(trained) - value_iteration(problem.mdp)).max() < 0.02
+@pytest.mark.parametrize("backup", BACKUPS)
+@pytest.mark.parametrize("method", ["q_sft", "q_sft_new_head"])
+def test_paired_values_are_the_fixed_point(problem, method, backup):
+    trained = train(problem, method, backup=backup)
+    assert np.abs(paired(trained) - BACKUPS[backup](problem)).max() < 0.01
 
 
-def test_an_option_changes_the_backup(problem):
-    trained = train(problem, "q_sft", backup="behavior")
-    expected = bellman_backup(problem.mdp, policy_value(problem.mdp, problem.policy))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [101, 102, 103])
+def test_paired_values_are_the_fixed_point_of_other_data(tmp_path, seed):
+    """Of other behavior policies, walks and first weights, with nothing tuned to them."""
+    behavior = np.random.default_rng(seed).dirichlet(np.full(ACTIONS, 6.0), size=STATES)
+    problem = problem_of(behavior, seed, tmp_path)
+    for method in ("q_sft", "q_sft_new_head"):
+        for backup in ("recorded", "support"):
+            trained = train(problem, method, backup=backup)
+            error = np.abs(paired(trained) - BACKUPS[backup](problem)).max()
+            assert error < 0.02, (method, backup)
+
+
+@pytest.mark.parametrize("backup", ["support", "behavior"])
+def test_one_dummy_has_the_same_fixed_points(problem, backup):
+    expected = q_sft(problem.mdp, problem.policy, leftover="dummy", backup=backup).target
+    assert np.allclose(expected, BACKUPS[backup](problem))
+    trained = train(problem, "q_sft_dummy", backup=backup, train_behavior=False)
     assert np.abs(ratio(trained) - expected).max() < 0.02
 
 
@@ -207,7 +270,7 @@ def test_the_papers_form_believes_tokens_that_were_never_played(problem):
 
 def test_random_targets_say_a_half_of_everything(problem):
     trained = train(problem, "random_targets")
-    assert np.abs(ratio(trained) - 0.5).max() < 0.1  # one sample of y a visit
+    assert np.abs(paired(trained) - 0.5).max() < 0.1  # one sample of y a visit
 
 
 def expectile_q(mdp, policy, expectile):
@@ -364,19 +427,25 @@ def test_training_leaves_the_given_model_alone(problem):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_method_goes_on_from_both_networks_of_another(problem):
-    returns = train(problem, "mc_returns", train_behavior=True)
-    before = ratio(returns)
-    assert np.abs(before - 1).max() > 0.1  # not where p starts
-    same = train(problem, "q_sft", start=returns, steps=1, learning_rate=0.0)
-    assert np.allclose(ratio(same), before)
+@pytest.mark.parametrize("form", ["paired", "dummy"])
+def test_a_method_goes_on_from_both_networks_of_another(problem, form):
+    first, then, values, options = "mc_returns", "q_sft", paired, {"prior": "returns"}
+    if form == "dummy":
+        first = then = "q_sft_dummy"
+        values, options = ratio, {"backup": "returns"}
+    returns = train(problem, first, **options)
+    before = values(returns)
+    start = returns.values.config.q_sft_prior if form == "paired" else 1
+    assert np.abs(before - start).max() > 0.1
+    same = train(problem, then, start=returns, steps=1, learning_rate=0.0)
+    assert np.allclose(values(same), before)
     assert all(
         torch.equal(weight, returns.behavior.state_dict()[name])
         for name, weight in same.behavior.state_dict().items()
     )
-    further = train(problem, "q_sft", start=returns)
-    assert np.abs(ratio(further) - value_iteration(problem.mdp)).max() < 0.02
-    assert np.array_equal(ratio(returns), before)
+    further = train(problem, then, start=returns, backup="support")
+    assert np.abs(values(further) - value_iteration(problem.mdp)).max() < 0.02
+    assert np.array_equal(values(returns), before)
 
 
 def test_what_cannot_be_trained(problem):
@@ -392,6 +461,7 @@ def test_what_cannot_be_trained(problem):
         ("bc", "bc"),
         ("q_sft_paper", "mc_returns"),  # to it the dummy would be an action
         ("q_sft_new_head", "q_sft"),
+        ("q_sft_dummy", "q_sft"),
     ):
         with pytest.raises(ValueError, match=f"{method} cannot go on from {start}: pass a model"):
             train(problem, method, start=train(problem, start, steps=1))

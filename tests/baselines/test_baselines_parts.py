@@ -15,10 +15,9 @@ from qsft_lite import baselines, data
 from qsft_lite.baselines import choosing, losses
 from qsft_lite.baselines import episodes as episode_tools
 from qsft_lite.baselines.heads import ActionValues, HeadStage
-from qsft_lite.baselines.methods import with_new_head
 from qsft_lite.baselines.trained import ClonedPolicy, ValuePolicy
 from qsft_lite.evaluate import evaluate
-from qsft_lite.models import add_dummy, load_model, output_head, small_model, word_tokenizer
+from qsft_lite.models import NewHead, add_dummy, output_head, small_model, word_tokenizer
 from qsft_lite.trainer import QSFTConfig
 
 datasets.disable_progress_bars()
@@ -190,18 +189,27 @@ def test_target_heads_follow_at_their_rate(model):
         assert not new.requires_grad
 
 
-def test_a_new_head_is_tied_to_nothing(model, tmp_path):
-    copy = with_new_head(model, seed=1)
-    embedding = model.get_input_embeddings().weight
-    assert output_head(model).weight is embedding
-    assert output_head(copy).weight is not copy.get_input_embeddings().weight
-    assert torch.equal(copy.get_input_embeddings().weight, embedding)
-    assert not torch.allclose(output_head(copy).weight, embedding)
-    assert torch.equal(output_head(copy).weight, output_head(with_new_head(model, 1)).weight)
-    copy.save_pretrained(tmp_path)
-    word_tokenizer(WORDS).save_pretrained(tmp_path)
-    loaded, _ = load_model(tmp_path)
-    assert torch.equal(output_head(loaded).weight, output_head(copy).weight)
+def test_one_new_head_for_paired_values(model, tokenizer, tmp_path):
+    head = NewHead.on(model, seed=1)
+    ids = torch.tensor([tokenizer("s0 a1 s1 ")["input_ids"]])
+    assert torch.equal(head(ids).logits, torch.zeros(1, 3, len(tokenizer)))
+    assert output_head(head) is head.output  # and so tied to nothing
+    assert torch.equal(head.middle.weight, NewHead.on(model, seed=1).middle.weight)
+    assert not torch.equal(head.middle.weight, NewHead.on(model, seed=2).middle.weight)
+    with torch.no_grad():
+        head.output.weight.normal_()
+        hidden = head.backbone(ids).last_hidden_state
+        expected = (hidden @ head.middle.weight.T + head.middle.bias).clamp(min=0)
+        expected = expected @ head.output.weight.T
+        torch.testing.assert_close(head(ids).logits, expected)
+        torch.testing.assert_close(head(ids, logits_to_keep=1).logits, expected[:, -1:])
+        head.backbone.embed_tokens.weight.zero_()
+    assert model.get_input_embeddings().weight.abs().sum() > 0
+    head.save_pretrained(tmp_path)
+    loaded = NewHead.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in head.state_dict().items())
+    with pytest.raises(ValueError, match="heads.safetensors cannot be read"):
+        ActionValues.from_pretrained(tmp_path)
 
 
 # Data
@@ -428,11 +436,21 @@ def test_options_of_a_policy(model, tokenizer):
     values = random_values(model)
     assert isinstance(trained("bc", None).policy(temperature=0.5, **play), ClonedPolicy)
     assert isinstance(trained("cql", values).policy(beta=2.0, **play), ValuePolicy)
-    assert trained("q_sft", model).policy(beta=2.0, **play).score == "ratio"
+    ours = trained("q_sft", model).policy(beta=2.0, **play)
+    assert (ours.score, ours.dummy) == ("paired", None)
+    one_dummy = trained("q_sft_dummy", model)
+    assert one_dummy.policy(beta=2.0, **play).score == "ratio"
+    assert one_dummy.policy(beta=2.0, **play).dummy == 2
+    assert one_dummy.policy(beta=2.0, score="p", **play).score == "p"
     paper = trained("q_sft_paper", model).policy(beta=2.0, **play)
     assert (paper.score, paper.dummy) == ("p", None)
-    assert trained("q_sft", model).policy(beta=2.0, **play).dummy == 2
-    assert trained("q_sft", model).policy(beta=2.0, score="p", **play).score == "p"
+    # Of an older version: the name stood for another form, which its settings say.
+    older = baselines.METHODS["q_sft_dummy"].options
+    older = baselines.TrainedMethod("q_sft", older, model, model, tokenizer, "", [])
+    assert older.policy(beta=2.0, **play).score == "ratio"
+    for one, score in ((trained("q_sft", model), "ratio"), (older, "paired")):
+        with pytest.raises(ValueError, match=f"score='{score}' is not for q_sft, .* leftover="):
+            one.policy(beta=2.0, score=score, **play)
     with pytest.raises(ValueError, match="ilql needs a beta"):
         trained("ilql", values).policy(**play)
     with pytest.raises(ValueError, match="bc has no values, and so takes no beta"):

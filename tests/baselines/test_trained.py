@@ -8,7 +8,7 @@ import torch
 from test_baselines_parts import WORDS, random_values
 
 from qsft_lite.baselines import METHODS, TrainedMethod
-from qsft_lite.models import add_dummy, small_model, word_tokenizer
+from qsft_lite.models import NewHead, add_dummy, small_model, word_tokenizer
 
 TOKENIZER = word_tokenizer(WORDS)
 PLAY = {"stop": " ", "max_new_tokens": 1}
@@ -25,11 +25,18 @@ def trained(method):
     family = METHODS[method].family
     values = {"cloning": lambda: None, "heads": lambda: random_values(model(1)).eval()}
     made = values.get(family, lambda: model(2))()
+    if method == "q_sft_new_head":
+        made = NewHead.on(made, seed=0).eval()
+        torch.nn.init.normal_(made.output.weight, generator=torch.Generator().manual_seed(0))
+    if METHODS[method].score == "paired":
+        made.config.q_sft_prior = 0.3
     return TrainedMethod(method, METHODS[method].options, model(0), made, TOKENIZER, "", [])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", ["bc", "q_sft", "q_sft_paper", "cql"])
+@pytest.mark.parametrize(
+    "method", ["bc", "q_sft", "q_sft_new_head", "q_sft_dummy", "q_sft_paper", "cql"]
+)
 def test_values_are_those_of_each_prefix_alone(method):
     one = trained(method)
     rng = np.random.default_rng(0)
@@ -40,12 +47,16 @@ def test_values_are_those_of_each_prefix_alone(method):
     assert len({len(prefix) for prefix in prefixes}) > 5
     for i in (0, 1, 17, 255, 256, 299):
         ids = torch.tensor([prefixes[i]])
-        alone = one.behavior(ids).logits[0, -1].log_softmax(-1).numpy()
+        behavior_logits = one.behavior(ids).logits[0, -1].numpy()
+        alone = behavior_logits - np.log(np.exp(behavior_logits).sum())
         np.testing.assert_allclose(log_pi[i], alone[actions[i]], atol=1e-5)
         if method == "bc":
             continue
         learned = one.values(ids).logits[0, -1]
-        if method != "cql":
+        if method in ("q_sft", "q_sft_new_head"):
+            added = learned.numpy() - (behavior_logits if method == "q_sft" else 0)
+            learned = torch.tensor(1 / (1 + np.exp(-added) * 0.7 / 0.3))
+        elif method != "cql":
             learned = (learned.log_softmax(-1).numpy() - alone).clip(max=0)
             learned = torch.tensor(np.exp(learned))
         np.testing.assert_allclose(values[i], learned.numpy()[actions[i]], atol=1e-5)
@@ -58,7 +69,7 @@ def test_values_of_refuses_what_does_not_fit():
         trained("bc").values_of([[1], []], [[3], [3]])
 
 
-@pytest.mark.parametrize("method", ["bc", "q_sft", "ilql"])
+@pytest.mark.parametrize("method", ["bc", "q_sft", "q_sft_new_head", "q_sft_dummy", "ilql"])
 def test_a_method_is_saved_and_loaded_whole(method, tmp_path):
     one, folder = trained(method), tmp_path / "runs" / "one"
     one.save_pretrained(folder)
@@ -79,6 +90,13 @@ def test_a_method_is_saved_and_loaded_whole(method, tmp_path):
     beta = {} if method == "bc" else {"beta": 4.0}
     played = [each.policy(**beta, **PLAY, seed=3).act(["s0 "] * 20) for each in (one, again)]
     assert played[0] == played[1]
+
+
+def test_the_prior_of_values_is_loaded(tmp_path):
+    for method in ("q_sft", "q_sft_new_head"):
+        trained(method).save_pretrained(tmp_path / method)
+        again = TrainedMethod.from_pretrained(tmp_path / method)
+        assert again.policy(beta=1.0, **PLAY).prior == 0.3
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):

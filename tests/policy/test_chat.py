@@ -151,8 +151,7 @@ def test_a_policy_of_chats_is_trained_saved_and_plays(kind, tmp_path):
     ]
     trained = train_q_sft(model, tokenizer, rows, rows, *stages)
     policy = QSFTPolicy(
-        *(trained.behavior, trained.q_model, tokenizer, 2.0),
-        dummy=models.dummy_id(tokenizer),
+        *(trained.behavior, trained.q_model, tokenizer, 2.0, "paired"),
         stop=end,
         max_new_tokens=8,
         greedy=True,

@@ -102,8 +102,8 @@ def test_values_and_candidates_read_the_tokens_of_training(kind, form):
     forms = {"text": "".join(text for text, _ in EPISODE), "segments": EPISODE}
     policy = q_sft(tokenizer)
     seen = []
-    log_probabilities = policy._log_probabilities
-    policy._log_probabilities = lambda ids, n: seen.extend(ids) or log_probabilities(ids, n)
+    logits = policy._logits
+    policy._logits = lambda ids, n: seen.extend(ids) or logits(ids, n)
     table = policy.values(forms[form])
     assert len(table) == len(expected) - 1
     assert ("is_action" in table) == (form == "segments")

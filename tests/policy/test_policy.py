@@ -95,11 +95,15 @@ def naive_greedy(policy, ids):
     newline = TOKENIZER.convert_tokens_to_ids("\n")
     action = []
     while newline not in action:
-        log_pi, log_p = (
-            whole_logits(model, ids + action).double().log_softmax(-1)
+        behavior_logits, q_logits = (
+            whole_logits(model, ids + action).double()
             for model in (policy.behavior, policy.q_model)
         )
+        log_pi, log_p = behavior_logits.log_softmax(-1), q_logits.log_softmax(-1)
         score = log_p.exp() if policy.score == "p" else (log_p - log_pi).exp().clamp(max=1)
+        if policy.score == "paired":
+            added = q_logits - behavior_logits + math.log(policy.prior / (1 - policy.prior))
+            score = 1 / (1 + (-added).exp())
         weight = log_pi / policy.temperature + policy.beta * score
         weight[:3] = -math.inf
         last = len(action) == policy.max_new_tokens - 1
@@ -111,7 +115,7 @@ def naive_greedy(policy, ids):
 
 
 @pytest.mark.parametrize("make", [llama, grouped_llama, gpt2])
-@pytest.mark.parametrize("score", ["p", "ratio"])
+@pytest.mark.parametrize("score", ["p", "ratio", "paired"])
 def test_cached_play_is_that_of_whole_forward_passes(make, score):
     policy = QSFTPolicy(
         make(0), make(1), TOKENIZER, 8.0, score, greedy=True, temperature=0.7, max_new_tokens=5
@@ -232,7 +236,13 @@ PI = np.array([0.05, 0.05, 0.1, 0.1, 0.1, 0.2, 0.2, 0.1, 0.1])
 P = np.array([0.02, 0.03, 0.45, 0.05, 0.05, 0.05, 0.19, 0.01, 0.15])
 
 
-@pytest.mark.parametrize(("score", "value"), [("p", P), ("ratio", np.minimum(P / PI, 1))])
+# Of logits log pi + 3 and log p - 2, and a prior of .99.
+PAIRED = 1 / (1 + PI / P * np.exp(5) * 0.01 / 0.99)
+
+
+@pytest.mark.parametrize(
+    ("score", "value"), [("p", P), ("ratio", np.minimum(P / PI, 1)), ("paired", PAIRED)]
+)
 def test_samples_follow_the_formula(score, value):
     policy = QSFTPolicy(
         FixedLogits(np.log(PI) + 3),  # logits are probabilities up to a constant
@@ -241,6 +251,7 @@ def test_samples_follow_the_formula(score, value):
         beta=1.5,
         score=score,
         temperature=0.5,
+        prior=0.99,
         stop="",  # every token ends an action
         max_new_tokens=1,
     )
@@ -480,9 +491,8 @@ def test_candidates_weigh_actions_as_play_does():
     policy = QSFTPolicy(
         FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, 1.5, "p", stop="b"
     )
-    policy._log_probabilities = lambda ids, first: tuple(  # the fixed logits have no hidden states
-        m.logits.log_softmax(-1).expand(len(ids), max(map(len, ids)) - first, -1)
-        for m in policy.models
+    policy._logits = lambda ids, first: tuple(  # the fixed logits have no hidden states
+        m.logits.expand(len(ids), max(map(len, ids)) - first, -1) for m in policy.models
     )
     [row] = policy.candidates("a", ["a b"]).itertuples()
     pi_hat = PI * np.exp(1.5 * P)
@@ -767,7 +777,9 @@ def test_a_folder_without_a_policy_or_with_bad_settings_is_named(tmp_path):
         ({"stop": []}, "stop must be"),
         ({"stop": ["\n", 3]}, "stop must be"),
         ({"stop": 3}, "stop must be"),
-        ({"score": "q"}, "score"),
+        ({"score": "q"}, "score must be one of .*paired"),
+        ({"score": "paired", "prior": 1.0}, "prior must lie strictly between 0 and 1, not 1.0"),
+        ({"score": "paired", "prior": "returns"}, "prior must lie .* not 'returns'"),
         ({"relative_support": 1.5}, "relative_support"),
         ({"q_model": None}, "q_model"),
         ({"max_new_tokens": 0}, "max_new_tokens"),

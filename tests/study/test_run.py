@@ -13,6 +13,7 @@ from qsft_lite.baselines.choosing import as_options
 from qsft_lite.study import ABLATION, CLONING, ROWS, Study, Task, module_of, run
 from qsft_lite.study.__main__ import main
 from qsft_lite.study.rows import FEW_BETAS, FEW_TEMPERATURES
+from qsft_lite.trainer import QSFTConfig
 
 TASKS = ("gridworld", "wordle", "twenty_questions", "endgames")
 
@@ -26,10 +27,11 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
     small, monkeypatch, tmp_path, task
 ):
     monkeypatch.setenv("QSFT_COMMAND", "python -m qsft_lite.study ...")
-    study, result = small(task, ["ilql", "q_sft"])
+    two_scores = ["q_sft_dummy"] if task == "gridworld" else []
+    study, result = small(task, ["ilql", "q_sft", *two_scores])
     rows = {row["method"]: row for row in result["tables"][study.name]}
-    ours = ["Q-SFT (ours), by p", "Q-SFT (ours), by p/pi"]
-    assert list(rows) == ["Sharpened cloning", "ILQL", *ours]
+    titles = [f"Q-SFT, one dummy, by {score}" for _ in two_scores for score in ("p", "p/pi")]
+    assert list(rows) == ["Sharpened cloning", "ILQL", "Q-SFT (ours)", *titles]
     assert "KL(pi_beta || pi_phi)" in str(result["tables"])
     seed = result["raw"]["seeds"][0]
     games = [int(game) for game in seed["ILQL"][""]["returns"].split()]
@@ -40,7 +42,7 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
         assert lowest < result["headline"]["Optimum"] <= 0
     assert rows["ILQL"]["score"]["mean"] == pytest.approx(np.mean(games))
     assert rows["Sharpened cloning"]["over sharpened cloning"]["mean"] == 0
-    check_grids(seed)
+    check_grids(seed, bool(two_scores))
 
     recorded = json.loads(next((tmp_path / "results").iterdir()).read_text())
     assert recorded["raw"] == json.loads(json.dumps(result["raw"]))
@@ -51,13 +53,14 @@ def test_it_records_a_row_for_each_method_and_does_not_train_twice(
     assert again == result
 
 
-def check_grids(seed):
-    """Both scores and ILQL have tried all of one grid; what was chosen has the best mean."""
+def check_grids(seed, two_scores):
+    """All that has values has tried all of one grid; what was chosen has the best mean."""
+    with_values = [("ILQL", ""), ("Q-SFT (ours)", "")]
+    if two_scores:
+        with_values += [("Q-SFT, one dummy", "p"), ("Q-SFT, one dummy", "ratio")]
     for title, score, axes in (
         ("Sharpened cloning", "", FEW_TEMPERATURES),
-        ("ILQL", "", FEW_BETAS),
-        ("Q-SFT (ours)", "p", FEW_BETAS),
-        ("Q-SFT (ours)", "ratio", FEW_BETAS),
+        *((*one, FEW_BETAS) for one in with_values),
     ):
         one, by = seed[title][score], {"score": score} if score else {}
         tried = json.loads(one["grid"])  # beside all of the grid, what it was widened by
@@ -66,7 +69,7 @@ def check_grids(seed):
         assert one["tried"][tried.index(one["options"])] == max(one["tried"])
 
 
-@pytest.mark.parametrize("key", ["dummy_behavior_along", "q_sft_new_head"])
+@pytest.mark.parametrize("key", ["dummy_along", "head_recorded", "q_sft_new_head"])
 def test_a_row_that_is_named_runs_alone(small, key):
     kind = "ablation" if key in ABLATION else "methods"
     study, result = small("gridworld", [key], kind=kind)
@@ -82,16 +85,21 @@ def test_every_row_has_a_method_that_takes_its_options():
     own = {
         row.key: row for task in TASKS for row in getattr(module_of(task), "ROWS", ROWS).values()
     }
+    scores = {"paired": {"", "paired"}, "dummy": {"p", "ratio"}, "uniform": {"p"}, None: {""}}
     for row in [*own.values(), *ABLATION.values()]:
-        assert set(row.scores) <= ({"p", "ratio"} if METHODS[row.method].score else {""})
-        assert METHODS[row.method].family == "q_sft" or not row.options
-    assert len(ABLATION) == 8 and len({row.title for row in ABLATION.values()}) == 8
+        method = METHODS[row.method]
+        options = {**method.options, **row.options}
+        assert set(row.scores) <= scores[options.get("leftover")]
+        assert method.family == "q_sft" or not row.options
+        if method.family == "q_sft":
+            QSFTConfig(output_dir="none", **options)  # it refuses what cannot be
+    assert len(ABLATION) == len({row.title for row in ABLATION.values()}) == 13
 
 
 def test_trained_policies_are_kept_and_play_the_same(small):
     study, result = small("gridworld", ["ilql", "q_sft"])
     task = study.of_seed(0)
-    for title, key, score in (("ILQL", "ilql", ""), ("Q-SFT (ours)", "q_sft", "ratio")):
+    for title, key, score in (("ILQL", "ilql", ""), ("Q-SFT (ours)", "q_sft", "")):
         one = result["raw"]["seeds"][0][title][score]
         again = task.play(task.policy(study.trained(0, key), **one["options"]), test=True)
         assert " ".join(f"{value:.0f}" for value in again.returns) == one["returns"]
@@ -102,13 +110,13 @@ def test_chosen_options_are_those_that_a_chapter_chooses(small):
     study, result = small("gridworld", ["mc_returns"])
     task = study.of_seed(0)
     cloned = task.clone()
-    ours = task.train("mc_returns", cloned, train_behavior=True)
+    ours = task.train("mc_returns", cloned)
     kept = study.trained(0, "mc_returns")
     for name in ("behavior", "values"):
         weights, expected = (getattr(one, name).state_dict() for one in (ours, kept))
         assert all(torch.equal(weights[key], expected[key]) for key in expected)
-    choice = task.choose(ours, score="ratio", grid=FEW_BETAS)
-    one = result["raw"]["seeds"][0]["Monte-Carlo returns"]["ratio"]
+    choice = task.choose(ours, grid=FEW_BETAS)
+    one = result["raw"]["seeds"][0]["Monte-Carlo returns"][""]
     assert choice.options == one["options"]
 
 
@@ -173,7 +181,7 @@ def test_a_table_is_computed_anew_from_its_scores(small, tmp_path):
         (["gridworld", "--study", "luck"], "luck"),
         (["gridworld", "--methods", "dqn"], "no method is called 'dqn'; there are: filtered_bc"),
         (["chess", "--methods", "filtered_bc"], "no method is called 'filtered_bc'"),
-        (["gridworld", "--study", "ablation", "--methods", "ilql"], "no method is called 'ilql'"),
+        (["gridworld", "--study", "ablation", "--methods", "cql"], "no method is called 'cql'"),
         (["gridworld", "--seeds", "one"], "one"),
         (["gridworld", "--set", "games"], "'games' is no setting: write name=value"),
         (["gridworld", "--set", "game=3"], "did you mean 'games'"),
@@ -209,7 +217,7 @@ def test_settings_of_another_study_are_refused_by_name(tmp_path, capsys, monkeyp
 def test_other_options_of_a_method_are_refused(small, monkeypatch):
     study, _ = small("gridworld", ["random_targets"])
     changed = study.row_folder(0, "random_targets") / "trained.json"
-    changed.write_text(json.dumps(["random_targets", {"train_behavior": False}]))
+    changed.write_text(json.dumps(["random_targets", {"prior": 0.3}]))
     (changed.parent / "row.json").unlink()
     with pytest.raises(ValueError, match="trained with other options than random_targets has now"):
         run(study, quiet=True)
@@ -218,10 +226,9 @@ def test_other_options_of_a_method_are_refused(small, monkeypatch):
 @needs_stockfish
 def test_whole_games_of_chess_are_recorded_and_described(small, monkeypatch, tmp_path):
     monkeypatch.setattr("qsft_lite.tasks.chess.study.project_root", lambda: tmp_path)
-    study, result = small("chess", ["ilql", "q_sft_returns_first"])
+    study, result = small("chess", ["ilql", "q_sft"])
     rows = {row["method"]: row for row in result["tables"]["chess_methods"]}
-    ours = "Q-SFT (ours), returns first, by p/pi"
-    assert list(rows) == ["Sharpened cloning", "ILQL", ours]
+    assert list(rows) == ["Sharpened cloning", "ILQL", "Q-SFT (ours)"]
     for row in rows.values():
         games = study.settings.test_games
         assert row["moves a game"] <= study.settings.longest_game

@@ -18,6 +18,7 @@ from qsft_lite.tabular import (
     policy_value,
     probability_ratio,
     q_sft,
+    q_sft_probabilities,
     supported_actions,
     value_iteration,
 )
@@ -78,7 +79,7 @@ def test_value_iteration_satisfies_the_bellman_equation(size, seed):
 def naive_probabilities(pi, y, leftover):
     """Section 3 of the derivation, one state, one action at a time, with Python sums."""
     n = len(pi)
-    if leftover == "dummy":
+    if leftover != "uniform":
         return [pi[a] * y[a] for a in range(n)]
     return [
         pi[a] * y[a] + sum(pi[b] * (1 - y[b]) / (n - 1) for b in range(n) if b != a)
@@ -97,7 +98,7 @@ def naive_state_value(pi, p, backup, support):
 
 
 @pytest.mark.parametrize("backup", BACKUPS)
-@pytest.mark.parametrize("leftover", ["uniform", "dummy"])
+@pytest.mark.parametrize("leftover", ["uniform", "dummy", "paired"])
 @given(size=sizes, seed=seeds, support=st.sampled_from([0.0, 0.1, 0.9]))
 @settings(max_examples=25, deadline=None)
 def test_fixed_point_holds_by_a_naive_recomputation(leftover, backup, size, seed, support):
@@ -155,6 +156,44 @@ def test_support_backup_is_value_iteration_without_the_rare_actions(size, seed):
     assert np.allclose(result.target, bellman_backup(mdp, values), atol=1e-9)
 
 
+@pytest.mark.parametrize("backup", BACKUPS)
+@given(size=sizes, seed=seeds, support=st.sampled_from([0.0, 0.1, 0.9]))
+@settings(max_examples=25, deadline=None)
+def test_a_dummy_for_every_action_has_the_fixed_points_of_one_dummy(backup, size, seed, support):
+    mdp, pi = small_mdp(size, seed)
+    one, paired = (
+        q_sft(mdp, pi, leftover=leftover, backup=backup, support=support)
+        for leftover in ("dummy", "paired")
+    )
+    q = paired.target
+    assert np.allclose(paired.p, pi * q, atol=1e-12)
+    assert np.allclose(paired.dummy, (pi * (1 - q)).sum(axis=1), atol=1e-12)
+    assert np.allclose(q, one.target, atol=1e-9)
+    assert np.allclose(paired.p, one.p, atol=1e-9)
+    assert np.allclose(paired.dummy, one.dummy, atol=1e-9)
+
+
+@given(sizes, seeds)
+@settings(max_examples=40, deadline=None)
+def test_theorem_4_1_holds_for_a_dummy_for_every_action(size, seed):
+    mdp, pi = small_mdp(size, seed)
+    pi = 0.5 * pi + 0.5 / mdp.n_actions
+    q_star = value_iteration(mdp)
+    result = q_sft(mdp, pi, leftover="paired")
+    assert theorem_bounds(result.p, pi, q_star) == (0.0, 0.0)
+    assert np.allclose(result.target, q_star, atol=1e-9)
+
+
+@given(sizes, seeds)
+@settings(max_examples=40, deadline=None)
+def test_behavior_backup_of_the_paired_form_is_the_expectation_of_q(size, seed):
+    mdp, pi = small_mdp(size, seed)
+    result = q_sft(mdp, pi, leftover="paired", backup="behavior")
+    values = policy_value(mdp, pi)
+    assert np.allclose((pi * result.target).sum(axis=1), values, atol=1e-9)
+    assert np.allclose(result.target, bellman_backup(mdp, values), atol=1e-9)
+
+
 @given(sizes, seeds)
 @settings(max_examples=40, deadline=None)
 def test_lower_bound_of_theorem_4_1_holds_for_both_forms(size, seed):
@@ -166,6 +205,12 @@ def test_lower_bound_of_theorem_4_1_holds_for_both_forms(size, seed):
             warnings.simplefilter("error")
             result = q_sft(mdp, pi, leftover=leftover)
         assert theorem_bounds(result.p, pi, q_star).lower_violations == 0
+        # The proof's first step: y >= T y, by a loop over states and actions.
+        y = result.target
+        for state, action in np.ndindex(*y.shape):
+            following = sum(mdp.P[state, action, s] * max(y[s]) for s in range(mdp.n_states))
+            improved = min(1, mdp.R[state, action] + mdp.gamma * following)
+            assert y[state, action] >= improved - 1e-9
 
 
 def test_upper_bound_of_theorem_4_1_fails_for_eq_3():
@@ -297,6 +342,11 @@ def test_bad_options_are_refused(options, message):
     mdp = mdps.chain(3)
     with pytest.raises(ValueError, match=message):
         q_sft(mdp, np.full((3, 2), 0.5), **options)
+
+
+def test_probabilities_refuse_an_unknown_leftover():
+    with pytest.raises(ValueError, match="leftover must be one of uniform, dummy, paired"):
+        q_sft_probabilities(np.full((1, 2), 0.5), np.full((1, 2), 0.5), "pared")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from qsft_lite.study.estimate import estimate
 from qsft_lite.study.task import gains_by_bf16
 from qsft_lite.tasks.gridworld.study import PROFILES, GridworldTask
 from qsft_lite.trainer import q_sft_step
+from qsft_lite.trainer.paired_step import paired_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -43,25 +44,35 @@ def network(tokenizer, seed):
     return model
 
 
-def step(tokenizer, batch, kind, device, dtype):
+def step(tokenizer, batch, form, kind, device, dtype):
     """Loss and gradient of a step, on the CPU in float64."""
     q, target, behavior = (network(tokenizer, seed).to(device, dtype) for seed in range(3))
     batch = {
         name: column.to(device, dtype) if column.is_floating_point() else column.to(device)
         for name, column in batch.items()
     }
-    options = {"backup": Backup(kind, 0.05), "dummy": models.dummy_id(tokenizer)}
-    loss, _ = q_sft_step(q, target, behavior, batch, **options, train_behavior=True)
+    options = {"backup": Backup(kind, 0.05)}
+    if form == "paired":
+        loss, _ = paired_step(q, target, behavior, batch, **options, prior=0.5)
+    else:
+        options |= {"dummy": models.dummy_id(tokenizer), "train_behavior": True}
+        loss, _ = q_sft_step(q, target, behavior, batch, **options)
     loss.backward()
     gradient = torch.cat([weight.grad.flatten() for weight in q.parameters()])
     return loss.item(), gradient.double().cpu()
 
 
-@pytest.mark.parametrize("kind", ["max", "support", "behavior", "returns"])
-def test_a_step_is_that_of_the_cpu(tokenizer, batch, kind):
-    loss, gradient = step(tokenizer, batch, kind, "cpu", torch.float64)
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        *(("dummy", kind) for kind in ("max", "support", "behavior", "returns")),
+        *(("paired", kind) for kind in ("recorded", "support", "behavior", "returns")),
+    ],
+)
+def test_a_step_is_that_of_the_cpu(tokenizer, batch, form, kind):
+    loss, gradient = step(tokenizer, batch, form, kind, "cpu", torch.float64)
     for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-3)):
-        there, its_gradient = step(tokenizer, batch, kind, "cuda", dtype)
+        there, its_gradient = step(tokenizer, batch, form, kind, "cuda", dtype)
         assert there == pytest.approx(loss, rel=tolerance)
         assert (its_gradient - gradient).norm() < tolerance * gradient.norm()
 
@@ -83,7 +94,7 @@ def test_a_study_runs_and_its_policies_play_the_same_when_loaded(tmp_path, monke
     study = Study.of("gridworld", "smoke", methods=["ilql", "q_sft"], output=tmp_path)
     assert estimate(study)["memory_mib"] > 0
     result = run(study, quiet=True)
-    [row] = [row for row in result["tables"]["gridworld_methods"] if "p/pi" in row["method"]]
+    rows = {row["method"]: row for row in result["tables"]["gridworld_methods"]}
     task, trained = study.of_seed(0), study.trained(0, "q_sft")
     assert next(trained.behavior.parameters()).is_cuda
     found = task.play(task.policy(trained, beta=0.0, greedy=True), test=True)
@@ -93,4 +104,7 @@ def test_a_study_runs_and_its_policies_play_the_same_when_loaded(tmp_path, monke
         values=copy.deepcopy(trained.values).cpu(),
     )
     again = task.play(task.policy(on_cpu, beta=0.0, greedy=True), test=True)
-    assert np.array_equal(found.returns, again.returns) and 0 <= row["score"]["mean"] <= 1
+    assert (
+        np.array_equal(found.returns, again.returns)
+        and 0 <= rows["Q-SFT (ours)"]["score"]["mean"] <= 1
+    )

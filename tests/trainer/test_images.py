@@ -13,6 +13,7 @@ from transformers import (
 from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.models import final_hidden
 from qsft_lite.trainer import BehaviorStage, ValueStage
+from qsft_lite.trainer.stages import PairedStage
 from qsft_lite.trainer.step import token_states
 
 IMAGE, PATCHES, WORDS, DUMMY = 3, 4, 20, 2
@@ -75,13 +76,16 @@ def test_packed_episodes_see_their_own_image_alone(model):
     torch.testing.assert_close(words[0, first], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["behavior", "values", "heads"])
+@pytest.mark.parametrize("stage", ["behavior", "paired", "dummy", "heads"])
 def test_every_stage_learns_from_the_image(model, tmp_path, stage):
-    args = config(tmp_path, backup="support", train_behavior=True)
+    other = LlavaForConditionalGeneration(model.config)
     if stage == "behavior":
         module = BehaviorStage(model)
-    elif stage == "values":
-        module = ValueStage(model, LlavaForConditionalGeneration(model.config), args, DUMMY)
+    elif stage == "paired":
+        module = PairedStage(model, other, config(tmp_path), 0.5)
+    elif stage == "dummy":
+        args = config(tmp_path, leftover="dummy", backup="support", train_behavior=True)
+        module = ValueStage(model, other, args, DUMMY)
     else:
         values = ActionValues.on(model)
         torch.nn.init.normal_(values.q_heads[0][-1].weight)

@@ -36,11 +36,12 @@ def flags(model):
 
 
 def opinions(policy):
-    return torch.tensor(policy.candidates("ab\n", ACTIONS).drop(columns="action").to_numpy())
+    found = policy.candidates("ab\n", ACTIONS).drop(columns="action")
+    return torch.tensor(found.to_numpy(dtype=float))
 
 
-@pytest.mark.parametrize("train_behavior", [False, True])
-def test_adapters_are_trained_and_saved_in_whole_models(train_behavior, tmp_path):
+@pytest.mark.parametrize("form", ["paired", "dummy"])
+def test_adapters_are_trained_and_saved_in_whole_models(form, tmp_path):
     sequence = {"text": ["ab\n", "c\n", "d\n", "e\n"], "is_action": [False, True, False, True]}
     rows = [{**sequence, "reward": [0.0, 0.0, 0.0, i % 2], "done": True} for i in range(8)]
     scale = data.RewardScale(0, 1)
@@ -52,7 +53,8 @@ def test_adapters_are_trained_and_saved_in_whole_models(train_behavior, tmp_path
         QSFTConfig(
             output_dir=str(tmp_path / stage),
             stage=stage,
-            train_behavior=train_behavior and stage == "values",
+            leftover=form,
+            train_behavior=form == "dummy" and stage == "values",
             max_steps=8,
             learning_rate=1e-2,
             per_device_train_batch_size=2,
@@ -64,11 +66,12 @@ def test_adapters_are_trained_and_saved_in_whole_models(train_behavior, tmp_path
     ]
     trained = train_q_sft(model, TOKENIZER, packed, packed, *stages)
     assert flags(trained.q_model) == expected
-    assert flags(trained.behavior) == (expected if train_behavior else dict.fromkeys(expected, 0))
+    assert flags(trained.behavior) == (expected if form == "dummy" else dict.fromkeys(expected, 0))
     layer = trained.q_model.get_base_model().model.layers[0].self_attn.q_proj
     assert torch.equal(layer.base_layer.weight, base)  # the adapters alone were trained
 
-    policy = QSFTPolicy(trained.behavior, trained.q_model, TOKENIZER, 4.0, dummy=DUMMY)
+    options = {"score": "paired"} if form == "paired" else {"dummy": DUMMY}
+    policy = QSFTPolicy(trained.behavior, trained.q_model, TOKENIZER, 4.0, **options)
     before = opinions(policy)
     policy.save_pretrained(tmp_path / "policy")
     assert torch.equal(opinions(policy), before)
@@ -142,7 +145,10 @@ def adapter_of(network):
     return [weight for key, weight in network.named_parameters() if f".{name}." in key]
 
 
-@pytest.mark.parametrize("options", [{}, {"train_behavior": True, "backup": "behavior"}])
+DUMMY_ALONG = {"leftover": "dummy", "backup": "behavior", "train_behavior": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"backup": "support", "support": 0.1}, DUMMY_ALONG])
 def test_adapters_on_one_base_train_as_three_whole_networks(tmp_path, packed, options, monkeypatch):
     lora = {"lora_dropout": 0.2, "bias": "none"}
     shared = trained_values(tmp_path / "a", packed, lora=lora, **options)
@@ -157,6 +163,23 @@ def test_adapters_on_one_base_train_as_three_whole_networks(tmp_path, packed, op
     sizes = [sum(p.numel() for p in t.model.parameters()) for t in (shared, apart)]
     adapter = sum(p.numel() for p in adapter_of(shared.model.q))
     assert sizes[0] == sizes[1] / 3 + 2 * adapter
+    first = adapter_of(adapted(target_modules=["q_proj", "v_proj"], **lora))
+    pairs = zip(adapter_of(shared.model.behavior), first, strict=True)
+    assert all(torch.equal(*pair) for pair in pairs) == ("leftover" not in options)
+
+
+def test_a_paired_value_is_what_the_adapter_has_added_to_a_logit(tmp_path, packed):
+    trainer = trained_values(tmp_path, packed, prior=0.3)
+    stage, ids = trainer.model.eval(), torch.tensor([[1, 3, 4, 5]])
+    pi, q = (networks.separate(one) for one in (stage.behavior, stage.q))
+    policy = QSFTPolicy(pi, q, TOKENIZER, 1.0, "paired")
+    with torch.no_grad():
+        q, pi = (network(ids).logits for network in (q, pi))
+    added = (q - pi)[0, -1]
+    assert added.abs().max() > 0.1
+    found = policy._action_values(policy._logits([[1, 3, 4, 5, 0]], 4))[0, 0]
+    expected = 1 / (1 + torch.exp(-added) * 0.7 / 0.3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_checkpoints_hold_the_adapters_alone_and_resume(tmp_path, packed):
@@ -214,7 +237,7 @@ def test_a_base_that_is_trained_is_not_shared(tmp_path, packed):
 
 def test_activations_of_two_adapters_are_not_computed_again(tmp_path, packed):
     with pytest.raises(ValueError, match="exclude each other"):
-        trained_values(tmp_path, packed, train_behavior=True, activation_checkpointing=True)
+        trained_values(tmp_path, packed, **DUMMY_ALONG, activation_checkpointing=True)
     trained_values(tmp_path, packed, activation_checkpointing=True)
 
 
@@ -222,7 +245,7 @@ def test_the_methods_train_adapters_too(tmp_path):
     row = {"text": ["ab\n", "c\n"], "is_action": [False, True], "reward": [0.0, 1.0], "done": True}
     games = datasets.Dataset.from_list([row] * 4)
     episodes = data.encode(games, TOKENIZER, scale=data.RewardScale(0, 1))
-    for method in ("bc", "q_sft", "ilql"):
+    for method in ("bc", "q_sft", "q_sft_dummy", "q_sft_new_head", "ilql"):
         model = adapted(target_modules=["q_proj"])
         args = arguments(tmp_path, max_steps=2, stage="behavior")
         trained = train(method, model, TOKENIZER, episodes, None, args, length=32)

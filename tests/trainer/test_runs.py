@@ -82,7 +82,16 @@ def test_the_settings_named_are_settings():
         ({}, {"logging_steps": 7, "report_to": "none", "run_name": "b"}, True),
         ({}, {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "epoch"}, True),
         ({}, {"clamp": False}, True),
-        ({"backup": "behavior"}, {"beta": 9.0, "score": "p", "support": 0.5}, True),
+        ({"leftover": "dummy", "backup": "behavior"}, {"beta": 9.0, "support": 0.5}, True),
+        ({"leftover": "dummy"}, {"prior": 0.2, "cache_behavior": False}, True),
+        ({"backup": "behavior"}, {"beta": 9.0, "score": "p"}, True),
+        ({"backup": "behavior"}, {"support": 0.5}, False),
+        ({"backup": "recorded"}, {"support": 0.5}, False),  # where episodes are cut off
+        ({"backup": "returns"}, {"support": 0.5, "cache_behavior": False}, True),
+        ({}, {"prior": 0.2}, False),
+        ({}, {"prior": "returns"}, False),
+        ({}, {"values": "head"}, False),
+        ({}, {"leftover": "dummy"}, False),
         ({"backup": "support"}, {"beta": 9.0, "score": "p"}, True),
         ({"backup": "support"}, {"support": 0.5}, False),
         ({"backup": "policy"}, {"beta": 9.0}, False),
@@ -165,7 +174,7 @@ def no_work(folder: Path) -> bool:
 def test_what_the_second_stage_lacks_is_found_before_the_first(tmp_path):
     short = model(layers=1)
     short.resize_token_embeddings(2, mean_resizing=False)
-    args = config(tmp_path / "one", "behavior"), config(tmp_path / "two")
+    args = config(tmp_path / "one", "behavior"), config(tmp_path / "two", leftover="dummy")
     with pytest.raises(ValueError, match="has 2 logits, and the dummy is token 2: call add_dummy"):
         train_q_sft(short, TOKENIZER, ROWS, None, *args)
     without = type(TOKENIZER)(tokenizer_object=TOKENIZER.backend_tokenizer)
@@ -217,7 +226,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path):
     with pytest.raises(TypeError, match="model must be a model, not 'gpt2'"):
         QSFTTrainer("gpt2", config(tmp_path), ROWS, None, TOKENIZER)
     with pytest.raises(ValueError, match="needs the tokenizer"):
-        QSFTTrainer(model(), config(tmp_path), ROWS)
+        QSFTTrainer(model(), config(tmp_path, leftover="dummy"), ROWS)
     with pytest.raises(ValueError, match="nothing to train"):
         QSFTTrainer(model().requires_grad_(False), config(tmp_path), ROWS, None, TOKENIZER)
     larger = model()
@@ -341,7 +350,7 @@ def test_damaged_finished_weights_are_named(tmp_path, killed, name):
 # Batches without actions, and frozen weights
 
 
-@pytest.mark.parametrize("options", [{}, {"backup": "returns"}])
+@pytest.mark.parametrize("options", [{}, {"backup": "returns"}, {"leftover": "dummy"}])
 def test_rows_without_actions_change_nothing(tmp_path, options):
     def trained(folder, rows):
         args = config(
@@ -376,7 +385,7 @@ def test_frozen_parts_of_a_trained_behavior_policy_stay_frozen(tmp_path):
     behavior = model(seed=1).requires_grad_(False)
     chosen = behavior.model.layers[1].mlp.requires_grad_(True)
     before = weights(behavior)
-    args = config(tmp_path, max_steps=3, train_behavior=True)
+    args = config(tmp_path, leftover="dummy", max_steps=3, train_behavior=True)
     QSFTTrainer(model(), args, ROWS, None, TOKENIZER, behavior).train()
     own = {f"model.layers.1.mlp.{name}" for name, _ in chosen.named_parameters()}
     moved = {n for n, weight in weights(behavior).items() if not torch.equal(weight, before[n])}

@@ -15,8 +15,20 @@ from test_trainer import TOKENIZER, config, model, random_rows
 
 from qsft_lite.trainer import train_q_sft
 
+FORMS = {
+    "paired": {"backup": "recorded"},  # of 20 rows, met more than once: kept, each half of them
+    "head": {"values": "head", "backup": "support"},
+    "dummy": {"leftover": "dummy", "backup": "support"},
+}
 
-def train(folder: Path, rows_per_process: int) -> None:
+
+def train_all(folder: Path, rows_per_process: int) -> None:
+    """Every form, one after the other."""
+    for name, options in FORMS.items():
+        train(folder / name, rows_per_process, **options)
+
+
+def train(folder: Path, rows_per_process: int, **form) -> None:
     """Both stages; the weights are written by the process that may."""
     rows = random_rows(27)  # of different numbers of action tokens
     options = {
@@ -34,7 +46,7 @@ def train(folder: Path, rows_per_process: int) -> None:
         rows[:20],
         rows[20:],
         config(folder / "one", "behavior", eval_strategy="steps", eval_steps=3, **options),
-        config(folder / "two", support=0.03, target_rate=0.3, **options),
+        config(folder / "two", support=0.03, target_rate=0.3, **form, **options),
     )
     if int(os.environ.get("RANK", 0)) == 0:
         safetensors.torch.save_model(trained.q_model, str(folder / "q.safetensors"))
@@ -51,7 +63,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    train(tmp_path / "alone", rows_per_process=4)
+    train_all(tmp_path / "alone", rows_per_process=4)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", __file__]
     environment = {
@@ -69,18 +81,22 @@ def test_two_processes_train_as_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
-    alone, together = (
-        safetensors.torch.load_file(tmp_path / name / "q.safetensors")
-        for name in ("alone", "together")
-    )
-    assert alone.keys() == together.keys()
-    for name in alone:
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=2e-5)
-    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("alone", "together")]
-    assert len(logs[0]["eval_loss"]) == 2 and len(logs[0]["loss"]) == 3
-    assert logs[1]["eval_loss"] == pytest.approx(logs[0]["eval_loss"], abs=1e-4)
-    assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], abs=1e-4)
+    for form in FORMS:
+        alone, together = (
+            safetensors.torch.load_file(tmp_path / name / form / "q.safetensors")
+            for name in ("alone", "together")
+        )
+        assert alone.keys() == together.keys()
+        for name in alone:
+            torch.testing.assert_close(together[name], alone[name], rtol=0, atol=2e-5)
+        logs = [
+            json.loads((tmp_path / name / form / "log.json").read_text())
+            for name in ("alone", "together")
+        ]
+        assert len(logs[0]["eval_loss"]) == 2 and len(logs[0]["loss"]) == 3
+        assert logs[1]["eval_loss"] == pytest.approx(logs[0]["eval_loss"], abs=1e-4)
+        assert logs[1]["loss"] == pytest.approx(logs[0]["loss"], abs=1e-4)
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), rows_per_process=2)
+    train_all(Path(sys.argv[1]), rows_per_process=2)

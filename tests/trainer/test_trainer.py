@@ -278,6 +278,28 @@ def what_the_data_show(counts, prizes) -> tuple[TabularMDP, np.ndarray]:
     return TabularMDP(P, R, GAMMA), pi
 
 
+def value_of_recorded_actions(rows, pi) -> np.ndarray:
+    """(S, A): the Q whose mean target over the data it is, the next action as it was recorded."""
+    q = np.zeros((N_STATES, N_ACTIONS))
+    for _ in range(300):
+        sums, counts = np.zeros_like(q), np.zeros_like(q)
+        for row in rows:
+            for i in np.flatnonzero(row["action_mask"]):
+                s, a = row["input_ids"][i - 1] - STATES.start, row["input_ids"][i] - ACTIONS.start
+                after, y = row["next_action"][i], row["reward"][i]
+                if after >= 0:
+                    following = row["input_ids"][after - 1] - STATES.start
+                    recorded = after < LENGTH and row["action_mask"][after]
+                    value = pi[following] @ q[following]
+                    if recorded:
+                        value = q[following, row["input_ids"][after] - ACTIONS.start]
+                    y = y + GAMMA * value
+                sums[s, a] += y
+                counts[s, a] += 1
+        q = sums / counts
+    return q
+
+
 @pytest.fixture(scope="module")
 def cloned_once(tmp_path_factory):
     """The folder of stage one, which is the same whatever stage two does."""
@@ -290,6 +312,9 @@ def cloned_once(tmp_path_factory):
         ("dummy", "support"),
         pytest.param("dummy", "behavior", marks=pytest.mark.slow),
         pytest.param("uniform", "support", marks=pytest.mark.slow),
+        ("paired", "recorded"),
+        pytest.param("paired", "behavior", marks=pytest.mark.slow),
+        pytest.param("paired", "support", marks=pytest.mark.slow),
     ],
 )
 def test_training_ends_at_the_fixed_point(tmp_path, cloned_once, leftover, backup):
@@ -316,8 +341,17 @@ def test_training_ends_at_the_fixed_point(tmp_path, cloned_once, leftover, backu
     )
     learned_pi = trained.behavior.table.weight[STATES].softmax(-1).detach().numpy()
     learned_p = trained.q_model.table.weight[STATES].softmax(-1).detach().numpy()
-    exact = q_sft(seen, pi, leftover=leftover, backup=backup, support=0.05)
     np.testing.assert_allclose(learned_pi, pi, atol=1e-3)
+    if leftover == "paired":
+        added = trained.q_model.table.weight[STATES] - trained.behavior.table.weight[STATES]
+        q = added.sigmoid().detach().numpy()[:, ACTIONS]
+        exact = value_of_recorded_actions(rows, pi[:, ACTIONS])
+        if backup != "recorded":
+            exact = q_sft(seen, pi, leftover="dummy", backup=backup, support=0.05).target
+            exact = exact[:, ACTIONS]
+        np.testing.assert_allclose(q, exact, atol=2e-3)
+        return
+    exact = q_sft(seen, pi, leftover=leftover, backup=backup, support=0.05)
     np.testing.assert_allclose(learned_p[:, ACTIONS], exact.p[:, ACTIONS], atol=1e-3)
     if leftover == "dummy":
         np.testing.assert_allclose(learned_p[:, DUMMY], exact.dummy, atol=1e-3)
@@ -414,7 +448,7 @@ def test_the_target_is_the_moving_average(tmp_path):
 def test_the_behavior_policy_trains_along_only_when_asked(tmp_path, train_behavior):
     behavior = model(seed=1)
     before = weights(behavior)
-    args = config(tmp_path, train_behavior=train_behavior)
+    args = config(tmp_path, leftover="dummy", train_behavior=train_behavior)
     trainer = QSFTTrainer(model(), args, random_rows(8), None, TOKENIZER, behavior)
     trainer.train()
     moved = any(not torch.equal(before[n], w) for n, w in weights(behavior).items())
@@ -429,7 +463,7 @@ def test_the_behavior_policy_trains_along_as_in_stage_one(tmp_path):
     alone.train()
     along = QSFTTrainer(
         model(2),
-        config(tmp_path / "b", train_behavior=True, **options),
+        config(tmp_path / "b", leftover="dummy", train_behavior=True, **options),
         rows,
         None,
         TOKENIZER,
@@ -459,7 +493,7 @@ def test_returns_come_first_where_asked(tmp_path):
         return seen
 
     mixed, returns = steps("mixed", returns_first=0.5), steps("returns", backup="returns")
-    assert [backup for backup, _ in mixed] == ["returns"] * 3 + ["support"] * 3
+    assert [backup for backup, _ in mixed] == ["returns"] * 3 + ["recorded"] * 3
     for (_, one), (_, other) in zip(mixed[:3], returns[:3], strict=True):
         assert_identical(one, other)
     last, other = mixed[3][1], returns[3][1]
@@ -472,7 +506,7 @@ def test_returns_come_first_where_asked(tmp_path):
 def test_statistics_mean_what_they_say(tmp_path):
     rows = random_rows(4)
     batch, models = collate(rows), [model(seed) for seed in range(3)]
-    args = config(tmp_path, backup="max")
+    args = config(tmp_path, leftover="dummy", backup="max")
     _, found = q_sft_step(*models, batch, **step_options(args), statistics=True)
     actions = batch["action_mask"].reshape(-1).nonzero()[:, 0]
     logits = [full_logits(m, batch) for m in models]
@@ -538,6 +572,15 @@ def test_without_clamping_a_target_outside_stops(tmp_path):
         ({"returns_first": 1.5}, "returns_first must lie in"),
         ({"leftover": "uniform", "backup": "behavior"}, "always 1"),
         ({"early_stopping_patience": 3}, "stage one: in stage two the targets move, and so does"),
+        ({"leftover": "none"}, "leftover must be one of .*paired"),
+        ({"values": "heads"}, "values must be one of .*'logits', 'head'"),
+        ({"train_behavior": True}, 'train_behavior is not for leftover="paired": .*stage one'),
+        ({"prior": 1.0}, "prior must lie strictly between 0 and 1, not 1.0"),
+        ({"prior": 0}, "prior must lie strictly between 0 and 1, not 0"),
+        ({"prior": "mean"}, "prior must lie strictly between 0 and 1, not 'mean'"),
+        ({"leftover": "dummy", "backup": "recorded"}, 'recorded" is for leftover="paired" alone'),
+        ({"leftover": "uniform", "values": "head"}, 'head" is for leftover="paired" alone'),
+        ({"leftover": "dummy", "score": "paired"}, 'paired" is for leftover="paired" alone'),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, options, message):
@@ -571,12 +614,13 @@ def test_a_step_costs_what_it_should(tmp_path):
     with FlopCounterMode(display=False) as counter:
         behavior_step(models[0], collate(rows)).backward()
     supervised = counter.get_total_flops()
-    live = step_flops(config(tmp_path), rows, models)
+    dummy = {"leftover": "dummy"}
+    live = step_flops(config(tmp_path, **dummy), rows, models)
     # Forward 1 and backward 2 make a step 3: the target and pi_phi add a forward pass each.
     assert 1.60 < live / supervised <= 1.70
-    alone = step_flops(config(tmp_path, backup="behavior"), rows, models)
+    alone = step_flops(config(tmp_path, **dummy, backup="behavior"), rows, models)
     assert alone / supervised <= 1.40  # it asks pi_phi nothing
-    returns = step_flops(config(tmp_path, backup="returns"), rows, models)
+    returns = step_flops(config(tmp_path, **dummy, backup="returns"), rows, models)
     assert returns / supervised == pytest.approx(1, abs=0.02)
 
 

@@ -83,11 +83,19 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, unbroken):
 
 def lines(log: list[dict]) -> list[tuple]:
     """What was logged, less what depends on the clock or on the steps since the last start."""
-    names = ("step", "eval_loss", "target_mean", "ratio_50", "value_bias", "grad_norm")
+    names = ("step", "eval_loss", "target_mean", "q_50", "value_bias", "grad_norm")
     return [tuple(line.get(name) for name in names) for line in log if "train_runtime" not in line]
 
 
-@pytest.mark.parametrize("options", [{"backup": "random"}, {"returns_first": 0.7}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backup": "random"},
+        {"returns_first": 0.7, "values": "head"},
+        {"backup": "support", "support": 0.04},
+        {"leftover": "dummy", "backup": "behavior", "train_behavior": True},
+    ],
+)
 def test_other_targets_resume_with_the_same_bits(tmp_path, options):
     results = []
     for name in ("unbroken", "killed"):
@@ -122,6 +130,6 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
 
 def test_the_log_holds_them(unbroken):
     (line, *_) = [line for line in unbroken.logs["values"] if "loss" in line]
-    assert set(line) >= {"loss", "target_mean", "target_std", "clamped", "dummy", "value_bias"}
+    assert set(line) >= {"loss", "target_mean", "target_std", "clamped", "q_50", "value_bias"}
     held_out = [line for line in unbroken.logs["behavior"] if "eval_loss" in line]
     assert held_out and all(math.isfinite(line["eval_loss"]) for line in held_out)

@@ -36,8 +36,9 @@ SAME_COLOR = {
     ("bc", "behavior"),
     ("ilql", "fitted_q"),
     ("q_sft", "q_sft_new_head"),
-    ("q_sft", "q_sft_support"),
-    ("q_sft_new_head", "q_sft_support"),
+    ("q_sft_dummy", "q_sft_returns_first"),
+    ("q_sft_dummy", "q_sft_support"),
+    ("q_sft_returns_first", "q_sft_support"),
 }
 
 # Colors that belong to no method. All others are greys, or come from the registry.

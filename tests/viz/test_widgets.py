@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from qsft_lite.tabular import bellman_backup, policy_return, q_sft
+from qsft_lite.tabular import bellman_backup, offline, policy_return, q_sft
 from qsft_lite.tabular.offline import cloned_policy, empirical_mdp
 from qsft_lite.tasks.gridworld import widgets as gridworld
 from qsft_lite.tasks.gridworld.widgets import gridworld_explorer
@@ -23,7 +23,7 @@ from qsft_lite.viz import simplex
 EXPLORERS = (gridworld_explorer, widgets.simplex_explorer)
 DRAWINGS = (gridworld.draw_gridworld, simplex.draw_simplex)
 REST = dict(
-    beta=20.0, gamma=0.95, episodes=100, leftover="dummy", backup="max", score="ratio", seed=0
+    beta=20.0, gamma=0.95, episodes=100, leftover="paired", backup="max", score="value", seed=0
 )
 
 
@@ -112,8 +112,8 @@ def test_the_controls_are_at_the_start_values(explorer, shown):
             {"episodes": 7},
             "episodes must be one of 1, 3, 10.*, got 7",
         ),
-        (gridworld_explorer, {"leftover": "none"}, "leftover must be one of dummy, uni"),
-        (gridworld_explorer, {"score": "q"}, "score must be one of ratio, p, got 'q'"),
+        (gridworld_explorer, {"leftover": "none"}, "leftover must be one of paired, dummy, uni"),
+        (gridworld_explorer, {"score": "q"}, "score must be one of value, p, got 'q'"),
         (widgets.simplex_explorer, {"target": (0.1, 0.2, 1.2)}, r"target must lie in \[0, 1\]"),
         (widgets.simplex_explorer, {"target": (0.1, 0.2)}, "target must have 3 entries"),
         (widgets.simplex_explorer, {"behavior": (1.0, 0.0, 0.0)}, r"behavior must lie in \[0.01"),
@@ -121,9 +121,12 @@ def test_the_controls_are_at_the_start_values(explorer, shown):
         (gridworld.draw_gridworld, {"episodes": 0}, "episodes must be at least 1, got 0"),
         (gridworld.draw_gridworld, {"gamma": 1.0}, "gamma must be in"),
         (gridworld.draw_gridworld, {"backup": "min"}, "backup must be one of"),
+        (gridworld.draw_gridworld, {"backup": "min", "leftover": "dummy"}, "unknown backup 'min'"),
+        (gridworld.draw_gridworld, {"leftover": "none"}, "unknown leftover 'none'"),
         (gridworld.draw_gridworld, {"score": "q"}, "unknown score 'q'"),
-        (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of dummy, uniform"),
+        (simplex.draw_simplex, {"leftover": "none"}, "leftover must be one of paired, dummy, uni"),
         (simplex.draw_simplex, {"leftover": "dummy"}, "behavior and target must have 2 entries"),
+        (simplex.draw_simplex, {"leftover": "paired"}, "behavior and target must have 2 entries"),
         (simplex.draw_simplex, {"behavior": (0.6, 0.3, 0.2)}, "must be positive and sum to 1"),
         (simplex.draw_simplex, {"behavior": (0.6, 0.4, 0.0)}, "must be positive and sum to 1"),
         (simplex.draw_simplex, {"target": (0.6, 0.4, np.nan)}, r"target must lie in \[0, 1\]"),
@@ -160,9 +163,13 @@ def test_the_picture_ignores_the_settings_of_the_session():
         assert widgets._png(gridworld.draw_gridworld()) == first
 
 
-def test_beta_zero_is_cloning_and_the_dummy_form_reaches_the_optimum():
-    cloned = gridworld.run_gridworld(**REST | {"beta": 0.0})
+@pytest.mark.parametrize("leftover", ["paired", "dummy", "uniform"])
+def test_beta_zero_is_cloning(leftover):
+    cloned = gridworld.run_gridworld(**REST | {"beta": 0.0, "leftover": leftover})
     assert cloned.policy_share == pytest.approx(cloned.cloning_share)
+
+
+def test_the_paired_form_reaches_the_optimum():
     sharp = gridworld.run_gridworld(**REST | {"beta": 1e4})
     assert sharp.policy_share == pytest.approx(1)
     assert np.allclose(sharp.values, sharp.q_star.max(axis=1))
@@ -178,7 +185,40 @@ def test_what_the_explorer_is_there_to_show():
     assert np.isnan(little.values).any() and not np.isnan(ours.values).any()
 
 
-@pytest.mark.parametrize("leftover", ["uniform", "dummy"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_maximum_picks_the_noise_of_one_dummys_quotient(seed):
+    paired = gridworld.run_gridworld(**REST | {"seed": seed})
+    one = gridworld.run_gridworld(**REST | {"seed": seed, "leftover": "dummy"})
+    best = paired.q_star.max(axis=1)
+    assert np.abs(paired.values - best).max() < 1e-9
+    assert (one.values > 1).all() and one.policy_share < 0.5 * paired.policy_share
+
+
+@pytest.mark.parametrize("leftover", ["paired", "dummy"])
+@pytest.mark.parametrize("backup", ["max", "support", "behavior"])
+def test_q_is_what_the_records_say(leftover, backup):
+    """By plain counting, record by record, given the values of the states that follow."""
+    result = gridworld.run_gridworld(**REST | {"leftover": leftover, "backup": backup})
+    data, other = gridworld._recorded(100, 0), gridworld._recorded(100, gridworld.OTHER_EPISODES)
+    outcomes, visits, other_moves, other_visits = {}, {}, {}, {}
+    for state, action, reward, successor in zip(
+        data.states, data.actions, data.rewards, data.next_states, strict=True
+    ):
+        following = 0.0 if successor == offline.ENDED else result.values[successor]
+        outcomes.setdefault((state, action), []).append(reward + 0.95 * following)
+        visits[state] = visits.get(state, 0) + 1
+    for state, action in zip(other.states, other.actions, strict=True):
+        other_moves[state, action] = other_moves.get((state, action), 0) + 1
+        other_visits[state] = other_visits.get(state, 0) + 1
+    for (state, action), ys in outcomes.items():
+        q = min(np.mean(ys), 1)
+        if leftover == "dummy":
+            pi = other_moves.get((state, action), 0) / other_visits[state]
+            q = min(len(ys) / visits[state] * q / pi, 1) if pi else -np.inf
+        assert result.q[state, action] == pytest.approx(q, abs=1e-9)
+
+
+@pytest.mark.parametrize("leftover", ["paired", "uniform"])
 @pytest.mark.parametrize("backup", ["max", "support", "behavior"])
 def test_the_values_shown_are_those_the_target_is_made_of(leftover, backup):
     settings = REST | {"leftover": leftover, "backup": backup, "episodes": 300}
@@ -187,6 +227,16 @@ def test_the_values_shown_are_those_the_target_is_made_of(leftover, backup):
     mdp, behavior = empirical_mdp(data, 0.95), cloned_policy(data)
     fixed_point = q_sft(mdp, behavior, leftover=leftover, backup=backup, support=gridworld.SUPPORT)
     assert np.allclose(bellman_backup(mdp, values).clip(0, 1), fixed_point.target)
+
+
+@pytest.mark.parametrize("backup", ["max", "support", "behavior"])
+def test_one_dummy_whose_noise_cancels_has_the_values_of_the_paired_form(backup):
+    data = gridworld._recorded(300, 0)
+    mdp, behavior = empirical_mdp(data, 0.95), cloned_policy(data)
+    p, residual = gridworld.settle_one_dummy(mdp, behavior, behavior, backup)
+    found = q_sft(mdp, behavior, leftover="paired", backup=backup, support=gridworld.SUPPORT)
+    assert residual <= 1e-12
+    assert np.allclose(p, found.p, atol=1e-10)
 
 
 def test_shares_are_returns_from_the_start():
@@ -209,7 +259,8 @@ def test_the_notes_say_what_is_unusual(recwarn):
 
     assert "White" not in note() and "above 1" not in note() and "settled" not in note()
     assert "White: never visited" in note(episodes=3)
-    assert "Values above 1" in note(leftover="uniform")
+    assert "mean of y" in note() and "π counted in other episodes" in note(leftover="dummy")
+    assert "leaked mass" in note(leftover="uniform") and "noise of π" in note(leftover="dummy")
     unsettled = dict(leftover="uniform", backup="support", episodes=10)
     residual = gridworld.run_gridworld(**REST | unsettled).residual
     assert residual > 1e-10, "q_sft now settles here: look for another case"
@@ -229,17 +280,24 @@ def brute_force_minimum(pi, y, leftover):
     log_p = np.log(p)
     total = 0
     for a, (share, weight) in enumerate(zip(pi, y, strict=True)):
+        if leftover == "paired":
+            value = p[:, a] / share
+            with np.errstate(invalid="ignore", divide="ignore"):
+                total = total - share * (weight * np.log(value) + (1 - weight) * np.log(1 - value))
+            continue
         if leftover == "dummy":
             rest = log_p[:, 2]
         else:
             rest = sum(log_p[:, b] for b in range(3) if b != a) / 2
         total = total - share * (weight * log_p[:, a] + (1 - weight) * rest)
+    reached = np.isfinite(total)
+    total, p = total[reached], p[reached]
     return p[total.argmin()], total, p
 
 
 @st.composite
 def problems(draw):
-    leftover = draw(st.sampled_from(["uniform", "dummy"]))
+    leftover = draw(st.sampled_from(["uniform", "dummy", "paired"]))
     n_actions = 3 if leftover == "uniform" else 2
     shares = draw(st.lists(st.floats(0.05, 1), min_size=n_actions, max_size=n_actions))
     y = draw(st.lists(st.floats(0.05, 0.95), min_size=n_actions, max_size=n_actions))
@@ -262,15 +320,17 @@ def test_the_minimiser_drawn_is_where_the_naive_loss_is_least(problem):
 
 def test_the_bars_read_back_the_closed_form():
     pi, y = (0.75, 0.25), (0.25, 0.5)
-    bars = simplex.draw_simplex(behavior=pi, target=y, leftover="dummy").axes[2].patches
-    assert np.allclose([bar.get_height() for bar in bars], [0.25, 0.5, 0.25, 0.5])
+    for leftover, name in (("paired", "Q = q"), ("dummy", "Q = p/π")):
+        axes = simplex.draw_simplex(behavior=pi, target=y, leftover=leftover).axes[2]
+        assert np.allclose([bar.get_height() for bar in axes.patches], [0.25, 0.5, 0.25, 0.5])
+        assert name in [text.get_text() for text in axes.get_legend().texts]
     # By hand: p(a) = .5 * .5 + .25 * .5 / 2 + .25 * .5 / 2 = .375, and p(b) = p(c) = .3125.
     bars = simplex.draw_simplex(behavior=(0.5, 0.25, 0.25), target=(0.5, 0.5, 0.5)).axes[2].patches
     assert np.allclose([bar.get_height() for bar in bars][3:], [0.75, 1.25, 1.25])
 
 
 @pytest.mark.parametrize("y", [0.0, 1.0])
-@pytest.mark.parametrize("leftover", ["uniform", "dummy"])
+@pytest.mark.parametrize("leftover", ["uniform", "dummy", "paired"])
 def test_the_edges_of_the_target_can_be_drawn(leftover, y, recwarn):
     n_actions = 3 if leftover == "uniform" else 2
     pi = (0.99, 0.005, 0.005) if leftover == "uniform" else (0.99, 0.01)
@@ -279,8 +339,18 @@ def test_the_edges_of_the_target_can_be_drawn(leftover, y, recwarn):
     assert len(recwarn) == 0
 
 
-def test_the_dummy_form_has_no_third_action(shown):
-    widgets.simplex_explorer(leftover="dummy")
+def test_the_paired_form_reaches_no_p_above_pi():
+    pi = np.array([0.7, 0.3])
+    p = simplex._grid(pi, "paired")
+    assert np.allclose(p.sum(axis=1), 1) and (p > 0).all()
+    assert (p[:, :2] < pi).all() and (p[:, :2].max(axis=0) > 0.99 * pi).all()
+    one = simplex.minimiser(pi, np.array([0.3, 0.9]), "dummy")
+    assert np.allclose(simplex.minimiser(pi, np.array([0.3, 0.9]), "paired"), one)
+
+
+@pytest.mark.parametrize("leftover", ["dummy", "paired"])
+def test_the_forms_with_dummies_have_no_third_action(leftover, shown):
+    widgets.simplex_explorer(leftover=leftover)
     by_name = controls(shown[1])
     picture = live_picture(shown[1])
     third = [by_name["π(c) ∝"], by_name["y(c)"]]

@@ -55,13 +55,9 @@ __all__ = ["PROFILES", "ROWS", "TASK", "ChessSettings", "ChessTask"]
 # pi stays as it is: on recorded moves alone it would forget the rules. So would the two methods
 # that clone them again, filtered and return-conditioned cloning, which are left out.
 ROWS = {
-    key: dataclasses.replace(
-        row,
-        options={
-            name: False if name == "train_behavior" else value
-            for name, value in row.options.items()
-        },
-    )
+    key: dataclasses.replace(row, options={**row.options, "train_behavior": False})
+    if "train_behavior" in {**METHODS[row.method].options, **row.options}
+    else row
     for key, row in SHARED_ROWS.items()
     if METHODS[row.method].family != "cloning"
 }

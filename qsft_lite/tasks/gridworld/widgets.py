@@ -2,6 +2,11 @@
 
 The walker who made the data knows nothing of the maze: wherever it is, it goes up, right, down or
 left with the same four probabilities. So the data hold every move, and cloning them is of no use.
+
+In a table, Q of the paired form is the mean of y over the records of a move. With one dummy it is
+p/pi. Were pi counted in the records that p is counted in, the noise of which move was taken would
+cancel, and both forms would have the same values; but p and pi of networks err apart. So pi of one
+dummy is counted in other episodes here.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import ipywidgets
 import numpy as np
@@ -19,10 +24,13 @@ from qsft_lite import viz
 from qsft_lite.tabular import (
     Backup,
     Leftover,
+    TabularMDP,
+    bellman_backup,
     extract_policy,
     policy_return,
     probability_ratio,
     q_sft,
+    q_sft_probabilities,
     supported_actions,
     value_iteration,
 )
@@ -42,26 +50,30 @@ from qsft_lite.viz.plots import FORMS, draw_maze
 
 EPISODES = (1, 3, 10, 30, 100, 300, 1000)
 BACKUPS = (
-    ("max p/π (paper)", "max"),
-    ("max p/π over π ≥ 0.2 (ours)", "support"),
-    ("sum of p (ours)", "behavior"),
+    ("max Q (paper)", "max"),
+    ("max Q over π ≥ 0.2 (ours)", "support"),
+    ("mean Q under π (ours)", "behavior"),
 )
-SCORES = (("p/π (ours)", "ratio"), ("p (paper)", "p"))
+SCORES = (("Q (ours)", "value"), ("p (paper)", "p"))
 SUPPORT = 0.2  # for backup="support": keeps right and down, and of the other two what chance adds
+OTHER_EPISODES = 1_000_000  # added to the seed of the episodes that pi of one dummy is counted in
+SWEEPS = 5_000  # of one dummy's target, at most
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
     """What Q-SFT makes of recorded episodes, beside the exact answer.
 
-    values: (S,) state values as the backup reads them, nan where the data never were. policy:
-    (S, A) the extracted one. q_star: (S, A) of the true maze. policy_share, cloning_share: exact
-    return of the policy and of behavior cloning from the start, as shares of the optimal return.
-    residual: max |y - next y|, above 1e-10 when Q-SFT did not settle.
+    values: (S,) state values as the backup reads them, nan where the data never were. q: (S, A) the
+    learned action values, at most 1, and -inf where pi is 0. policy: (S, A) the extracted one.
+    q_star: (S, A) of the true maze. policy_share, cloning_share: exact return from the start, of
+    the policy and of the pi in it, as shares of the optimal return. residual: max |y - next y|,
+    above 1e-10 when Q-SFT did not settle.
     """
 
     maze: Maze
     values: np.ndarray
+    q: np.ndarray
     policy: np.ndarray
     q_star: np.ndarray
     policy_share: float
@@ -74,40 +86,70 @@ def run_gridworld(
     beta: float = 20.0,
     gamma: float = 0.95,
     episodes: int = 100,
-    leftover: Leftover = "dummy",
+    leftover: Leftover = "paired",
     backup: Backup = "max",
-    score: Literal["p", "ratio"] = "ratio",
+    score: Literal["value", "p"] = "value",
     seed: int = 0,
 ) -> Experiment:
     """Record episodes, run Q-SFT on them to its end, extract a policy and score it exactly.
 
+    score: what the policy prefers, the "value" Q, which is q of the paired form and p/pi of the
+    others, or "p". With one dummy, pi is counted in as many other episodes.
+
     Raises ValueError for an unknown choice, an infinite beta, fewer than one episode, or a gamma
     outside [0, 1).
     """
-    check_choice(score, ("p", "ratio"), "score")
+    check_choice(score, ("value", "p"), "score")
+    check_choice(leftover, FORMS, "leftover")
     maze = gridworld(gamma=gamma)
     data = _recorded(episodes, seed)
-    behavior = cloned_policy(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the picture says it, from the residual
-        fixed_point = q_sft(
-            empirical_mdp(data, gamma), behavior, leftover=leftover, backup=backup, support=SUPPORT
-        )
-
-    if backup == "behavior":
-        values = fixed_point.p.sum(axis=1)
+    mdp, frequencies = empirical_mdp(data, gamma), cloned_policy(data)
+    if leftover == "dummy":
+        behavior = cloned_policy(_recorded(episodes, seed + OTHER_EPISODES))
+        p, residual = settle_one_dummy(mdp, frequencies, behavior, backup)
     else:
-        allowed = supported_actions(behavior, SUPPORT if backup == "support" else 0.0)
-        values = probability_ratio(fixed_point.p, behavior, allowed).max(axis=1)
-    unseen = action_counts(data).sum(axis=1) == 0
+        behavior = frequencies
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the picture says it, by the residual
+            found = q_sft(mdp, behavior, leftover=leftover, backup=backup, support=SUPPORT)
+        p, residual = found.p, found.residual
+    q = np.minimum(probability_ratio(p, behavior), 1)  # as networks play by it
+    policy = extract_policy(behavior, p if score == "p" else q, beta)
 
-    ratio = probability_ratio(fixed_point.p, behavior)
-    policy = extract_policy(behavior, fixed_point.p if score == "p" else ratio, beta)
+    unseen = action_counts(data).sum(axis=1) == 0
+    values = np.where(unseen, np.nan, state_values(p, behavior, backup))
     q_star = value_iteration(maze.mdp)
     best = policy_return(maze.mdp, optimal_policy(q_star))
     shares = (policy_return(maze.mdp, one) / best for one in (policy, behavior))
-    values = np.where(unseen, np.nan, values)
-    return Experiment(maze, values, policy, q_star, *shares, fixed_point.residual)
+    return Experiment(maze, values, q, policy, q_star, *shares, residual)
+
+
+def settle_one_dummy(
+    mdp: TabularMDP, frequencies: np.ndarray, behavior: np.ndarray, backup: Backup
+) -> tuple[np.ndarray, float]:
+    """p of one dummy at the end of training, and its residual, where p and pi err apart.
+
+    p = frequencies * y, of the moves in the records that p is trained on, and the target y reads
+    its values as p / behavior. Both policies: (S, A). Returns p (S, A) and max |y - next y|.
+    """
+    check_choice(backup, get_args(Backup), "backup")
+    target = np.zeros_like(frequencies)
+    for _ in range(SWEEPS):
+        p, _ = q_sft_probabilities(frequencies, target, "dummy")
+        following = bellman_backup(mdp, state_values(p, behavior, backup)).clip(0, 1)
+        residual = float(np.abs(following - target).max())
+        if residual <= 1e-12:
+            break
+        target = following
+    return p, residual
+
+
+def state_values(p: np.ndarray, behavior: np.ndarray, backup: Backup) -> np.ndarray:
+    """(S,) values of states as a backup reads them from p (S, A), by pi = behavior (S, A)."""
+    if backup == "behavior":
+        return p.sum(axis=1)
+    allowed = supported_actions(behavior, SUPPORT if backup == "support" else 0.0)
+    return probability_ratio(p, behavior, allowed).max(axis=1)
 
 
 def optimal_policy(q: np.ndarray) -> np.ndarray:
@@ -127,13 +169,16 @@ def _recorded(episodes: int, seed: int) -> OfflineData:
     )
 
 
-def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **settings: Any) -> Figure:
+def draw_gridworld(
+    *, episodes: int = 100, leftover: Leftover = "paired", **settings: Any
+) -> Figure:
     """Left what Q-SFT learned from the data, right the exact answer; see `run_gridworld`.
 
     settings: its other arguments. The figure belongs to no window and needs no closing.
     """
     result = run_gridworld(episodes=episodes, leftover=leftover, **settings)
     unseen = np.isnan(result.values)
+    share = max(result.policy_share, 0.0)  # rounding may leave it a hair below
     count = "1 episode" if episodes == 1 else f"{episodes} episodes"
     with viz.figure((10.5, 3.4), fixed=True) as figure:
         left = figure.add_axes((0.01, 0.1, 0.44, 0.74))
@@ -146,7 +191,7 @@ def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **setti
             policy=np.where(unseen[:, None], 0, result.policy),
             numbers=True,
             title=f"Q-SFT, {FORMS[leftover]}, {count}\n"
-            f"{result.policy_share:.0%} of the best return (cloning {result.cloning_share:.0%})",
+            f"{share:.0%} of the best return (cloning {result.cloning_share:.0%})",
         )
         image = draw_maze(
             right,
@@ -157,17 +202,24 @@ def draw_gridworld(*, episodes: int = 100, leftover: Leftover = "dummy", **setti
             title="Exact: Q* and the optimal policy\n100% of the best return",
         )
         figure.colorbar(image, cax=bar, label="state value")
-        figure.text(0.01, 0.035, _note(result), fontsize=10, color="#555555")
+        figure.text(0.01, 0.035, _note(result, leftover), fontsize=10, color="#555555")
     return figure
 
 
-def _note(result: Experiment) -> str:
-    """The line below the maze: what is unusual about this result."""
-    notes = []
+def _note(result: Experiment, leftover: Leftover) -> str:
+    """The line below the maze: how Q is read, and what is unusual about this result."""
+    reading = {
+        "paired": "Q is the mean of y over a move's records (also p/π of one dummy, with π "
+        "counted in the same episodes).",
+        "dummy": "Q is p/π, with π counted in other episodes.",
+        "uniform": "Q is p/π, with π counted in the same episodes.",
+    }
+    notes = [reading[leftover]]
     if np.isnan(result.values).any():
         notes.append("White: never visited.")
     if np.nanmax(result.values) > 1.005:
-        notes.append("Values above 1: no return is that high, they are leaked mass.")
+        cause = "leaked mass" if leftover == "uniform" else "the noise of π"
+        notes.append(f"Values above 1: no return is that high, they are {cause}.")
     if result.residual > 1e-10:
         notes.append(f"Not settled: targets still move by {result.residual:.0e} a sweep.")
     return "  ".join(notes)
@@ -178,9 +230,9 @@ def gridworld_explorer(
     beta: float = 20.0,
     gamma: float = 0.95,
     episodes: int = 100,
-    leftover: str = "dummy",
+    leftover: str = "paired",
     backup: str = "max",
-    score: str = "ratio",
+    score: str = "value",
     seed: int = 0,
 ) -> None:
     """Show Q-SFT in the gridworld with controls for all but the seed; see `run_gridworld`.

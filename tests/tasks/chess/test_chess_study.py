@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from small_studies import needs_stockfish
 
-from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.tasks.chess import study
 from qsft_lite.tasks.chess.study import PROFILES, ROWS, ChessTask, as_draws
 
@@ -32,7 +32,9 @@ def test_games_that_were_cut_off_are_draws():
 
 def test_no_row_clones_again_or_trains_pi_on():
     assert "filtered_bc" not in ROWS and "return_conditioned" not in ROWS and "ilql" in ROWS
-    assert not any(row.options.get("train_behavior") for row in ROWS.values())
+    options = {key: {**METHODS[row.method].options, **row.options} for key, row in ROWS.items()}
+    assert METHODS["q_sft_dummy"].options["train_behavior"]  # where the rules are not at stake
+    assert not any(own.get("train_behavior") for own in options.values())
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_half_of_cloning_is_rules_and_pi_then_stays(task, monkeypatch):
     assert 0.4 < len(single) / len(seen) < 0.65
     assert np.mean(known) > 0.85  # few positions have one legal move
 
-    row = ROWS["q_sft_returns_first"]
+    row = ROWS["q_sft_dummy"]
     kept = task.train(row.method, cloned, **row.options).behavior.state_dict()
     assert all(torch.equal(kept[name], weight) for name, weight in cloned.state_dict().items())
 
@@ -79,7 +81,8 @@ def test_the_last_games_are_measured_on_and_not_trained_on(task, monkeypatch):
     few = [{name: game[name][:9] for name in ("text", "reward")} for game in held_out]  # moves
     monkeypatch.setattr(task, "recorded", lambda *_: few)
     model, tokenizer = task.new_model(), task.tokenizer
-    trained = TrainedMethod("mc_returns", {}, model, task.new_model(), tokenizer, "", [])
+    own = {"leftover": "paired"}
+    trained = TrainedMethod("mc_returns", own, model, task.new_model(), tokenizer, "", [])
     found = task.measure(trained)
 
     surprises, illegal, errors = [], [], []
@@ -91,7 +94,7 @@ def test_the_last_games_are_measured_on_and_not_trained_on(task, monkeypatch):
             log_pi = {move: naive(task, model, board, move) for move in board.legal_moves}
             surprises.append(-log_pi[played])
             illegal.append(1 - sum(np.exp(list(log_pi.values()))))
-            errors.append((1 - outcome) ** 2)  # p is pi, so that all values are 1
+            errors.append((0.5 - outcome) ** 2)  # nothing was learned: all values are the prior
     assert found["cross-entropy"] == pytest.approx(np.mean(surprises), rel=1e-4)
     assert found["pi of illegal moves"] == pytest.approx(np.mean(illegal), abs=1e-4)
     assert found["squared error to the outcome"] == pytest.approx(np.mean(errors), abs=1e-4)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
-from qsft_lite.data import recording
 from qsft_lite.evaluate import evaluate
 from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.chess.engine import PLACES
@@ -586,41 +585,6 @@ def test_the_mixture_has_its_weights():
 
 def moves_of(moves, n):
     return moves[0], moves[1][:n], moves[2][:n]
-
-
-@pytest.mark.slow  # that of Wordle shows it too
-def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "BLOCK", 60)
-    arguments = {"n": 100, "seed": 3, "materials": ["Q"]}
-    one = envs.generate("endgames", **arguments, path=tmp_path / "one")
-    envs.generate("endgames", **arguments, path=tmp_path / "two", processes=2)
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["00000.jsonl", "00001.jsonl", "settings.json"]
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert one.to_dict() == envs.generate("endgames", **arguments).to_dict()
-
-
-def test_a_killed_run_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "BLOCK", 20)
-    arguments = {"n": 50, "seed": 3, "materials": ["Q"]}
-    whole = envs.generate("endgames", **arguments, path=tmp_path / "whole")
-    write = recording.save_trajectories
-
-    def write_until_killed(dataset, path):
-        if path.name == "00001.jsonl":
-            raise KeyboardInterrupt
-        write(dataset, path)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(recording, "save_trajectories", write_until_killed)
-        with pytest.raises(KeyboardInterrupt):
-            envs.generate("endgames", **arguments, path=tmp_path / "resumed")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").glob("*.jsonl")}
-    assert len(kept) == 1
-    resumed = envs.generate("endgames", **arguments, path=tmp_path / "resumed")
-    assert resumed.to_dict() == whole.to_dict()
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from places import ROOT
 
 from qsft_lite import envs
-from qsft_lite.data import recording
 from qsft_lite.models import line_tokenizer
 from qsft_lite.tasks.twenty_questions.data import play_games
 from qsft_lite.tasks.twenty_questions.players import (
@@ -701,11 +700,6 @@ def test_players_take_histories_of_different_lengths():
 # Recorded games
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(recording, "BLOCK", 20)
-
-
 def test_recorded_games_are_what_the_environment_plays():
     dataset = envs.generate("twenty_questions", 150, seed=5, objects=FEW)
     env = envs.make("twenty_questions", objects=FEW)
@@ -766,51 +760,6 @@ def test_weights_choose_the_players():
     ):
         with pytest.raises(ValueError, match=message):
             envs.generate("twenty_questions", 5, 0, weights=weights)
-
-
-def test_the_seed_decides_everything(small_blocks):
-    def texts(n, seed):
-        return envs.generate("twenty_questions", n, seed)["text"][:]
-
-    assert texts(50, 1) == texts(50, 1)
-    assert texts(50, 1) != texts(50, 2)
-    assert texts(50, 1)[:40] == texts(55, 1)[:40]  # whole blocks do not depend on n
-    blocks = texts(60, 1)
-    assert blocks[:20] != blocks[20:40]
-
-
-@pytest.mark.slow  # that of Wordle shows it too
-def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path):
-    arguments = {"n": 10_001, "seed": 3, "objects": FEW}
-    one = envs.generate("twenty_questions", **arguments, path=tmp_path / "one")
-    envs.generate("twenty_questions", **arguments, path=tmp_path / "two", processes=2)
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["00000.jsonl", "00001.jsonl", "settings.json"]
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert one.to_dict() == envs.generate("twenty_questions", **arguments).to_dict()
-
-
-@pytest.mark.parametrize("killed_at", [0, 1, 2])
-def test_a_killed_run_resumes(tmp_path, monkeypatch, small_blocks, killed_at):
-    arguments = {"n": 50, "seed": 3}
-    whole = envs.generate("twenty_questions", **arguments, path=tmp_path / "whole")
-    write = recording.save_trajectories
-
-    def write_until_killed(dataset, path):
-        if path.name == f"{killed_at:05d}.jsonl":
-            raise KeyboardInterrupt
-        write(dataset, path)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(recording, "save_trajectories", write_until_killed)
-        with pytest.raises(KeyboardInterrupt):
-            envs.generate("twenty_questions", **arguments, path=tmp_path / "resumed")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").glob("*.jsonl")}
-    assert len(kept) == killed_at
-    resumed = envs.generate("twenty_questions", **arguments, path=tmp_path / "resumed")
-    assert resumed.to_dict() == whole.to_dict()
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
 def test_a_folder_of_other_games_is_refused(tmp_path):

@@ -42,10 +42,10 @@ def test_each_object_is_the_answer_equally_often():
     assert len(counts) == 6 and sum(counts) == 20 and max(counts) - min(counts) == 1
 
 
-@pytest.mark.parametrize("score", ["p", "ratio"])
+@pytest.mark.parametrize("score", ["p", "ratio", "paired"])
 def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
     one = task()
-    own = {"leftover": "dummy"}
+    own = {"leftover": "paired" if score == "paired" else "dummy"}
     trained = TrainedMethod("q_sft", own, one.model, one.model, one.tokenizer, "", [])
     options = as_options({"beta": GREEDY_BETA, "relative_support": 0.1})
     policy = one.policy(trained, **options, score=score)
@@ -53,8 +53,9 @@ def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
     q = torch.tensor([0.2, 0.5, 0.501, 0.9, 0.0])  # the last but one is outside the support
     p = pi * q
     p[-1] = 1 - p.sum()
-    weights = policy.log_weights([pi.log()[None], p.log()[None]])
-    best = 2 if score == "ratio" else 1
+    logits = pi.log() + q.logit() if score == "paired" else p.log()
+    weights = policy.log_weights([pi.log()[None], logits[None]])
+    best = 1 if score == "p" else 2
     assert policy.greedy and weights.argmax() == best
 
 
@@ -86,7 +87,8 @@ def test_networks_are_measured_as_turn_by_turn():
     for model in (pi, p):  # far from uniform
         model.get_output_embeddings().weight.data.mul_(20)
     prompt = "Yes.\n"
-    found = one.measure(TrainedMethod("mc_returns", {}, pi, p, tokenizer, prompt, []))
+    own = {"leftover": "paired"}
+    found = one.measure(TrainedMethod("mc_returns", own, pi, p, tokenizer, prompt, []))
 
     ids = [tokenizer.convert_tokens_to_ids(text) for text in rules.question_texts]
     games = play_games(rules, player, np.arange(one.settings.measured_games))
@@ -97,11 +99,10 @@ def test_networks_are_measured_as_turn_by_turn():
             consistent = rules.consistent(rules.read_history(text))
             behavior = player.probabilities(consistent[None])[0]
             row = [tokenizer.bos_token_id, *tokenizer(prompt + text)["input_ids"]]
-            log_pi, log_p = (
-                next_logits(model, row).log_softmax(-1)[ids].numpy() for model in (pi, p)
-            )
+            z_pi, z = (next_logits(model, row) for model in (pi, p))
+            log_pi = z_pi.log_softmax(-1)[ids].numpy()
             divergences.append((behavior * (np.log(behavior) - log_pi)).sum())
-            q = np.minimum(np.exp(log_p - log_pi), 1)
+            q = 1 / (1 + (z_pi - z)[ids].exp().numpy())
             values.append(q[rules.question_texts.index(texts[place])])
             returns.append(games.returns[game])
             yes = rules.table[: rules.guesses.start, consistent].mean(1)

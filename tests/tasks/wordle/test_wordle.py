@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from places import SHARED_DATA
 
 from qsft_lite import envs
-from qsft_lite.data import recording
 from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.wordle.data import play_games
 from qsft_lite.tasks.wordle.env import Wordle
@@ -403,11 +402,6 @@ def test_levels_on_the_words_of_lmrl_gym():
 # Recorded games
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(recording, "BLOCK", 20)
-
-
 def test_recorded_games_follow_the_rules():
     dataset = envs.generate("wordle", 300, seed=5, rules="standard", word_list=ALIKE, p=0.5)
     assert len(dataset) == 300
@@ -432,50 +426,6 @@ def test_recorded_games_follow_the_rules():
 def test_every_player_records_games(policy):
     dataset = envs.generate("wordle", 5, seed=0, policy=policy, word_list=ALIKE, format="words")
     assert dataset["text"][0][0] == START
-
-
-def test_the_seed_decides_everything(small_blocks):
-    def texts(n, seed):
-        return envs.generate("wordle", n, seed, word_list=ALIKE)["text"][:]
-
-    assert texts(50, 1) == texts(50, 1)
-    assert texts(50, 1) != texts(50, 2)
-    assert texts(50, 1)[:40] == texts(55, 1)[:40]  # whole blocks do not depend on n
-    blocks = texts(60, 1)
-    assert blocks[:20] != blocks[20:40]
-
-
-def test_files_have_the_same_bytes_for_any_number_of_processes(tmp_path):
-    arguments = {"n": 10_001, "seed": 3, "word_list": ALIKE}
-    one = envs.generate("wordle", **arguments, path=tmp_path / "one")
-    envs.generate("wordle", **arguments, path=tmp_path / "two", processes=2)
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["00000.jsonl", "00001.jsonl", "settings.json"]
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert one.to_dict() == envs.generate("wordle", **arguments).to_dict()
-
-
-@pytest.mark.parametrize("killed_at", [0, 1, 2])
-def test_a_killed_run_resumes(tmp_path, monkeypatch, small_blocks, killed_at):
-    arguments = {"n": 50, "seed": 3, "word_list": ALIKE}
-    whole = envs.generate("wordle", **arguments, path=tmp_path / "whole")
-    write = recording.save_trajectories
-
-    def write_until_killed(dataset, path):
-        if path.name == f"{killed_at:05d}.jsonl":
-            raise KeyboardInterrupt
-        write(dataset, path)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(recording, "save_trajectories", write_until_killed)
-        with pytest.raises(KeyboardInterrupt):
-            envs.generate("wordle", **arguments, path=tmp_path / "resumed")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").glob("*.jsonl")}
-    assert len(kept) == killed_at
-    resumed = envs.generate("wordle", **arguments, path=tmp_path / "resumed")
-    assert resumed.to_dict() == whole.to_dict()
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
 def test_a_folder_of_other_games_is_refused(tmp_path):
