@@ -348,6 +348,8 @@ def mean_opinion(
 
 # The policy at work
 
+NO_MORE_THAN_A_GUESS = "outside the support: Q is only a guess"
+
 
 def rank(policy: QSFTPolicy, history: Sequence[Segment], replies: Sequence[str]) -> pd.DataFrame:
     """Candidate replies, the best first, those outside the support last, with a ``note``.
@@ -358,8 +360,7 @@ def rank(policy: QSFTPolicy, history: Sequence[Segment], replies: Sequence[str])
         replies: whole actions, see ``policy.candidates``, whose columns these are.
     """
     table = policy.candidates(history, replies)
-    guess = "outside the support: the data hardly ever do this here, so Q is a guess"
-    table["note"] = table["in_support"].map({True: "", False: guess})
+    table["note"] = table["in_support"].map({True: "", False: NO_MORE_THAN_A_GUESS})
     order = ["in_support", "Q_task"]
     return table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
 
@@ -437,8 +438,10 @@ def told(rows: Sequence[Mapping[str, str]]) -> str:
     """The verdict as lines of text, with what to do where something has to be done."""
     lines = []
     for number, row in enumerate(rows, 1):
-        lines.append(f"{row['verdict']:<11}{number}. {row['question']} {row['found']}")
-        notes = [row["means"]] + [f"To do: {row['remedy']}."] * (row["verdict"] != OK)
+        lines.append(f"{row['verdict']:<11}{number}. {row['question']}")
+        notes = [row["found"], row["means"]]
+        if row["verdict"] != OK:
+            notes.append(f"To do: {row['remedy']}.")
         for note in notes:
             lines += textwrap.wrap(note, 98, initial_indent=" " * 14, subsequent_indent=" " * 14)
     return "\n".join(lines)
@@ -466,7 +469,7 @@ def check_fit(
     late = max(before - min(behavior_losses), 0) / fall if fall > 0 else 0.0
     found = (
         f"{here:.2f} nats a token on held-out episodes ({there:.2f} in training, {counts:.2f} by "
-        f"counts of single tokens); its last third brought {late:.0%} of the fall"
+        f"counts of single tokens); its last third brought {late:.0%} of the fall."
     )
     faults = [
         (here > counts + 0.02, "pi predicts worse than counts do", "more BEHAVIOR_STEPS"),
@@ -505,7 +508,7 @@ def check_outcome(held_out: pd.DataFrame, constant: float) -> dict[str, str]:
     good = ranks[0] >= 0.1 and ranks[1] > 0
     found = (
         f"rank correlation with the return {ranks[0]:.2f} [{ranks[1]:.2f}, {ranks[2]:.2f}], a "
-        f"constant's is 0; squared error {error:.3f}, a constant's is {flat:.3f}"
+        f"constant's is 0; squared error {error:.3f}, a constant's is {flat:.3f}."
     )
     means = (
         "Q tells good actions and states from bad ones."
@@ -552,7 +555,7 @@ def check_calibration(
     good = error <= spread / 4
     found = (
         f"mean Q {q:.3g}, mean return {followed:.3g}; {error * unit:.2g} apart over the tenths "
-        f"(the spread of returns is {spread * unit:.2g})"
+        f"(the spread of returns is {spread * unit:.2g})."
     )
     means = "Q can be read as the return to expect, in your units."
     if not good:
@@ -612,7 +615,7 @@ def check_range(held_out: pd.DataFrame, clamped: float, of_the_data: bool) -> di
     sure = share <= 0.01 or off <= 0.05
     found = (
         f"{clamped:.1%} of the targets were clamped; {share:.0%} of Q lie below .01 or above .99, "
-        f"and are {off:.2f} off"
+        f"and are {off:.2f} off."
     )
     if clamped > 0.01:
         means = "Rewards and later values add up to less than 0 or more than 1."
@@ -633,7 +636,7 @@ def check_support(held_out: pd.DataFrame) -> dict[str, str]:
     matters.
     """
     inside, choices = float(held_out["in_support"].mean()), float(held_out["choices"].mean())
-    found = f"{inside:.0%} of the recorded tokens are inside; {choices:.3g} to choose from"
+    found = f"{inside:.0%} of the recorded tokens are inside; {choices:.3g} to choose from."
     if inside < 0.9:
         means, remedy = "The policy cannot do what the data do.", "a smaller PLAY_SUPPORT"
     elif choices < 1.1:
