@@ -519,8 +519,8 @@ def check_outcome(held_out: pd.DataFrame, constant: float) -> dict[str, str]:
         f" Of actions in the same state, Q - V with return - V: {actions[0]:.2f} [{actions[1]:.2f},"
         f" {actions[2]:.2f}]. Only this part moves the policy; chance hides much of it."
     )
-    remedy = "more VALUE_STEPS or data; is there anything in the text that tells good from bad?"
-    return _row("Do the values know the outcome?", good, found, means, remedy.rstrip("?"))
+    remedy = "more VALUE_STEPS or data; look whether the text holds what tells good from bad"
+    return _row("Do the values know the outcome?", good, found, means, remedy)
 
 
 def correlation(x: pd.Series, y: pd.Series, episode: pd.Series) -> tuple[float, float, float]:

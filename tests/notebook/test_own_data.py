@@ -288,7 +288,7 @@ def test_a_table_of_tokens_has_the_returns_that_followed(tmp_path, policy):
 
 
 def test_the_support_of_a_token_is_the_one_that_is_played(policy):
-    """Against pi itself, which the tokens' table of another policy has for every token."""
+    """Against pi itself, as transformers computes it."""
     ids = policy.tokenizer("a\ngo\n", add_special_tokens=False)["input_ids"]
     start = policy.tokenizer.bos_token_id
     with torch.inference_mode():
