@@ -462,7 +462,8 @@ def check_fit(
     heart. And where the last third of stage one still brought a fiftieth of the whole fall of the
     loss, more would have come.
     """
-    here, there = (float(-np.log(table["pi"]).mean()) for table in (held_out, train))
+    least = np.finfo(np.float32).tiny  # a pi below it is read as 0
+    here, there = (-np.log(table["pi"].clip(lower=least)).mean() for table in (held_out, train))
     counts = unigram_cross_entropy(train["token"], held_out["token"])
     fall = behavior_losses[0] - min(behavior_losses)
     before = behavior_losses[2 * len(behavior_losses) // 3 - 1]
