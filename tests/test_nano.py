@@ -424,7 +424,8 @@ def test_values_land_on_the_exact_fixed_point(recorded, backup, record_property)
     else:
         exact = exact_recorded(batch, moves, state_ids, action_ids)
         of_policy = tabular.q_sft(mdp, moves, leftover="dummy", backup="behavior").target
-        assert np.abs(exact - of_policy).max() < 0.05  # the same, but for the luck of the data
+        apart = np.abs(exact - of_policy)  # only by the luck of the data, but told apart below
+        assert apart.mean() < 0.02 < apart.max()
 
     settings = nano_settings(backup, support=0.02, learning_rate=0.5, returns_first=0.25, prior=0.2)
     q, _ = nano.train_values(pi, [batch] * 400, settings)
