@@ -182,10 +182,13 @@ class QSFTPolicy(CachedPolicy):
             transcript: segments or a text, as of `act`.
 
         Returns:
-            One row a token: ``token``; ``is_action`` where the segments say it; and its ``pi``. Of
-            score "paired" ``Q``, its value, and ``V``, that of the state that it was chosen in:
-            sum_a pi q. With a scale also ``Q_task`` and ``V_task``, in the task's own units. Of the
-            other scores ``p`` and ``ratio`` = p / pi; with a dummy also ``V`` = 1 - p(dummy|s).
+            One row a token: ``token``; ``is_action`` where the segments say it; and its ``pi``.
+            With a relative_support ``in_support``, whether that lets the token be played, and
+            ``choices``, how many tokens it lets be played in its place, before special tokens or a
+            constraint rule any out. Of score "paired" ``Q``, its value, and ``V``, that of the
+            state that it was chosen in: sum_a pi q. With a scale also ``Q_task`` and ``V_task``, in
+            the task's own units. Of the other scores ``p`` and ``ratio`` = p / pi; with a dummy
+            also ``V`` = 1 - p(dummy|s).
 
         Raises:
             ValueError: there is no q_model or no token, or the tokenizer does not know the text.
@@ -209,6 +212,10 @@ class QSFTPolicy(CachedPolicy):
             whose = zip(row.segments, sizes, strict=True)
             columns["is_action"] = [action for (_, action), size in whose for _ in range(size)]
         columns["pi"] = of_taken(log_pi.exp())
+        if self.relative_support > 0:
+            inside = ~outside_support(log_pi, self.relative_support)
+            columns["in_support"] = of_taken(inside)
+            columns["choices"] = inside.sum(-1).tolist()
         if self.score == "paired":
             q = self._action_values(logits)
             columns["Q"] = of_taken(q)

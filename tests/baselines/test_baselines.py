@@ -219,12 +219,14 @@ BACKUPS = {
     ),
     "support": lambda problem: value_iteration(problem.mdp),
 }
+# Returns say little of the optimum, so they do not come first there.
+TRAINED = {"recorded": {}, "behavior": {}, "support": {"returns_first": 0.0, "steps": 200}}
 
 
 @pytest.mark.parametrize("backup", BACKUPS)
 @pytest.mark.parametrize("method", ["q_sft", "q_sft_new_head"])
 def test_paired_values_are_the_fixed_point(problem, method, backup):
-    trained = train(problem, method, backup=backup)
+    trained = train(problem, method, **TRAINED[backup], backup=backup)
     assert np.abs(paired(trained) - BACKUPS[backup](problem)).max() < 0.01
 
 
@@ -236,7 +238,7 @@ def test_paired_values_are_the_fixed_point_of_other_data(tmp_path, seed):
     problem = problem_of(behavior, seed, tmp_path)
     for method in ("q_sft", "q_sft_new_head"):
         for backup in ("recorded", "support"):
-            trained = train(problem, method, backup=backup)
+            trained = train(problem, method, **TRAINED[backup], backup=backup)
             error = np.abs(paired(trained) - BACKUPS[backup](problem)).max()
             assert error < 0.02, (method, backup)
 
@@ -443,7 +445,7 @@ def test_a_method_goes_on_from_both_networks_of_another(problem, form):
         torch.equal(weight, returns.behavior.state_dict()[name])
         for name, weight in same.behavior.state_dict().items()
     )
-    further = train(problem, then, start=returns, backup="support")
+    further = train(problem, then, start=returns, **TRAINED["support"], backup="support")
     assert np.abs(values(further) - value_iteration(problem.mdp)).max() < 0.02
     assert np.array_equal(values(returns), before)
 

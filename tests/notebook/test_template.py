@@ -8,7 +8,7 @@ import sample_tokenizers
 import test_notebook_hygiene
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qsft_lite import envs, models, notebook, trainer
+from qsft_lite import data, envs, models, notebook, trainer
 from qsft_lite.data import formats, trajectories
 from qsft_lite.notebook.runner import NotebookError
 from qsft_lite.policy import QSFTPolicy
@@ -82,7 +82,9 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
     assert "a return of -2 becomes 0, one of 3 becomes 1" in printed
     pictures = filter(test_notebook_hygiene.has_picture, test_notebook_hygiene.code_cells(executed))
     assert len(list(pictures)) == 3
-    assert "does it write actions of the data?" in printed
+    assert "1. Is pi fitted?" in printed
+    assert "5. Does the support hold the data?" in printed
+    assert "policy: " in printed
     result = json.loads((tmp_path / "results" / f"{TEMPLATE.stem}.smoke.json").read_text())
     assert result["data_hash"] == trajectories.data_hash(trajectories.load_trajectories(path))
 
@@ -95,10 +97,23 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
         assert changed, f"{name} was not trained"
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
-    assert (policy.beta, policy.score, policy.stop) == (10.0, "ratio", "\n")
-    assert policy.relative_support == 0.05
+    assert (policy.beta, policy.score, policy.stop) == (10.0, "paired", "\n")
+    assert (policy.relative_support, policy.gamma, policy.dummy) == (0.05, 0.95, None)
+    assert policy.scale == data.RewardScale(-2.0, 3.0, place="end")  # all are done, some below 0
+    assert policy.data_hash == result["data_hash"]
+    assert policy.prior == pytest.approx(mean_return(path, policy.scale), abs=0.1)
     assert [row["beta"] for row in result["tables"]["beta"]] == ["0", "8", "10", "0, greedy"]
     assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
+
+
+def mean_return(path, scale):
+    """Of the actions, discounted and scaled, by hand: all of it is on the last action."""
+    followed = []
+    for episode in trajectories.load_trajectories(path):
+        actions = sum(episode["is_action"])
+        last = scale.to_unit(sum(episode["reward"]))
+        followed += [last * 0.95**later for later in range(actions)]
+    return sum(followed) / len(followed)
 
 
 @pytest.mark.slow
@@ -153,6 +168,7 @@ def test_a_bad_line_is_named(own_data, run_template):
         ({"BEHAVIOR_STEPS": 12.0}, ValueError, "BEHAVIOR_STEPS must be a whole number"),
         ({"OUTPUT": "file/run"}, ValueError, "OUTPUT: nothing can be written"),
         ({"REWARD": "1"}, ValueError, "REWARD must be a number, or None"),
+        ({"PRIOR": 1.0}, ValueError, "PRIOR must be 'returns', or a number between 0 and 1"),
     ],
 )
 def test_bad_settings_are_plain(tmp_path, own_data, monkeypatch, parameters, error, message):
