@@ -99,20 +99,25 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
     policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
     assert (policy.beta, policy.score, policy.stop) == (10.0, "paired", "\n")
     assert (policy.relative_support, policy.gamma, policy.dummy) == (0.05, 0.95, None)
-    assert policy.scale == data.RewardScale(-2.0, 3.0, place="end")  # all are done, some below 0
+    assert policy.scale == data.RewardScale(-2.0, 3.0, place="step")  # some were cut off
     assert policy.data_hash == result["data_hash"]
-    assert policy.prior == pytest.approx(mean_return(path, policy.scale), abs=0.1)
+    # The prior is that of the training episodes, eight of ten.
+    assert policy.prior == pytest.approx(mean_return(path), abs=0.02)
     assert [row["beta"] for row in result["tables"]["beta"]] == ["0", "8", "10", "0, greedy"]
     assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
 
 
-def mean_return(path, scale):
-    """Of the actions, discounted and scaled, by hand: all of it is on the last action."""
+def mean_return(path):
+    """Of the actions, discounted and scaled from [-2, 3], by hand; what is below 0 counts as 0."""
     followed = []
-    for episode in trajectories.load_trajectories(path):
-        actions = sum(episode["is_action"])
-        last = scale.to_unit(sum(episode["reward"]))
-        followed += [last * 0.95**later for later in range(actions)]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        episode, value = json.loads(line), 0.0
+        is_action = [is_action for _, is_action in episode["sequence"]]
+        scaled = [r / 5 for r, action in zip(episode["reward"], is_action, strict=True) if action]
+        scaled[-1] += 2 / 5 if episode["done"] else 0
+        for reward in reversed(scaled):
+            value = reward + 0.95 * value
+            followed.append(max(value, 0))
     return sum(followed) / len(followed)
 
 
