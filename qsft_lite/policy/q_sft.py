@@ -96,7 +96,7 @@ class QSFTPolicy(CachedPolicy):
             A models.NewHead for "paired" with values="head": then q = sigmoid(z_theta + ...).
         tokenizer: the models'.
         beta: weight of the score, at least 0.
-        score: one of the above.
+        score: one of the above; None for "paired" where the q_model was trained so, else "ratio".
         prior: of "paired", as in training; None for what training has written into the config of
             the q_model (q_sft_prior), or 0.5.
         scale: how rewards came to [0, 1], if values are to be told in the task's own units, too.
@@ -117,7 +117,7 @@ class QSFTPolicy(CachedPolicy):
         q_model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
-        score: Literal["p", "ratio", "paired"] = "ratio",
+        score: Literal["p", "ratio", "paired"] | None = None,
         greedy: bool = False,
         *,
         temperature: float = 1.0,
@@ -131,6 +131,8 @@ class QSFTPolicy(CachedPolicy):
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
+        kept = getattr(getattr(q_model, "config", None), "q_sft_prior", None)
+        score = score or ("ratio" if kept is None else "paired")
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}.")
         if beta > 0 and q_model is None:
@@ -146,9 +148,7 @@ class QSFTPolicy(CachedPolicy):
             if dummy >= len(tokenizer):
                 raise ValueError(f"dummy must be a token id below {len(tokenizer)}, not {dummy}.")
         self.dummy = dummy
-        self.prior = getattr(getattr(q_model, "config", None), "q_sft_prior", 0.5)
-        if prior is not None:
-            self.prior = prior
+        self.prior = next(each for each in (prior, kept, 0.5) if each is not None)
         if score == "paired":
             prior_logit(self.prior)
         self.scale = RewardScale(**scale) if isinstance(scale, dict) else scale
