@@ -10,26 +10,29 @@ from qsft_lite.tasks.twenty_questions.rules import NO, START, YES, read_objects
 WORDS = ("about", "chair", "there", "where", "tying", "later")
 
 
-def _policy(tokenizer, context, **options):
-    """A policy with p unlike pi."""
+def _policy(tokenizer, context, score, **options):
+    """A policy with a value network unlike pi."""
     shape = {"layers": 1, "width": 16, "heads": 2, "context": context}
     pi, p = (models.small_model(tokenizer, **shape, seed=seed) for seed in (1, 2))
     for model in (pi, p):
         model.get_input_embeddings().weight.data *= 40  # far from uniform
-    return QSFTPolicy(pi, p, tokenizer, 5.0, "ratio", dummy=models.dummy_id(tokenizer), **options)
+    if score != "paired":
+        options["dummy"] = models.dummy_id(tokenizer)
+    return QSFTPolicy(pi, p, tokenizer, 5.0, score, **options)
 
 
-def wordle_policy(word_format="words"):
+def wordle_policy(word_format="words", score="paired", **options):
     """A policy for Wordle with six words, and the rules."""
     env = make("wordle", word_list=WORDS, format=word_format)
     make_tokenizer = {"words": models.word_tokenizer, "letters": models.character_tokenizer}
-    return _policy(make_tokenizer[word_format](env.texts), 128), env.rules
+    return _policy(make_tokenizer[word_format](env.texts), 128, score, **options), env.rules
 
 
-def questions_policy():
+def questions_policy(score="paired", **options):
     """A policy for Twenty Questions with 24 objects, and the rules."""
     env = make("twenty_questions", objects=read_objects()[::6][:24])
-    return _policy(models.line_tokenizer(env.texts), 64, max_new_tokens=1), env.rules
+    tokenizer = models.line_tokenizer(env.texts)
+    return _policy(tokenizer, 64, score, max_new_tokens=1, **options), env.rules
 
 
 def transcript(rules, secret, questions):

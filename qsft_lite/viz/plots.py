@@ -183,7 +183,13 @@ def ink(value: float, limits: tuple[float, float] = (0.0, 1.0)) -> str:
     return "white" if (value - low) / (high - low) < 0.5 else "black"
 
 
-def value_bar(figure: Figure, axes: Any, label: str, **options: Any) -> None:
-    """A bar beside the axes for colors of values from 0 to 1; options are those of `colorbar`."""
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, 1), VALUE_COLORS)
+def value_bar(
+    figure: Figure,
+    axes: Any,
+    label: str,
+    limits: tuple[float, float] = (0.0, 1.0),
+    **options: Any,
+) -> None:
+    """A bar beside the axes for colors of values within limits; options are `colorbar`'s."""
+    scale = plt.cm.ScalarMappable(plt.Normalize(*limits), VALUE_COLORS)
     figure.colorbar(scale, ax=axes, label=label, **options)

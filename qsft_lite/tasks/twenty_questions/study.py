@@ -68,10 +68,11 @@ PROFILES = {
         test_games=48,
         measured_games=6,
     ),
+    # Every method acts by the clone, so most games go into it.
     "laptop": TwentyQuestionsSettings(
-        games=70_000, value_games=45_000, threads=1, seeds=1, validation_games=300
+        games=115_000, value_games=45_000, threads=1, seeds=1, validation_games=300
     ),
-    "record": TwentyQuestionsSettings(games=40_000, even_starts=False),
+    "record": TwentyQuestionsSettings(games=40_000, behavior_epochs=2.0, even_starts=False),
     "gpu": TwentyQuestionsSettings(
         objects=158,
         layers=4,
@@ -79,6 +80,7 @@ PROFILES = {
         batch_rows=64,
         games=2_000_000,
         value_games=2_000_000,
+        behavior_epochs=2.0,
         learning_rate=1e-3,
         value_learning_rate=3e-4,
         bf16=True,

@@ -38,7 +38,8 @@ def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
     """What the policy thinks of every question after a history, the best first.
 
     A row has ``question``, its index in the rules, and its ``text``; ``pi``, ``Q`` and ``pi_hat``,
-    in [0, 1]; the ``bits`` that its answer is expected to tell; and whether it is a ``guess``.
+    in [0, 1]; of a policy with a scale also ``Q_task``, in the task's own units; the ``bits`` that
+    its answer is expected to tell; and whether it is a ``guess``.
     """
     found = policy.candidates(history, rules.question_texts)
     numbers = np.arange(len(rules.question_texts))
@@ -47,7 +48,7 @@ def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
             "question": numbers,
             "text": [text.strip() for text in rules.question_texts],
             "pi": np.exp(found["log_pi"]),
-            "Q": found["Q"],
+            **{name: found[name] for name in ("Q", "Q_task") if name in found},
             "pi_hat": np.exp(found["log_pi_hat"]),
             "bits": expected_bits(rules, rules.consistent(rules.read_history(history))),
             "guess": rules.is_guess(numbers),
@@ -103,11 +104,13 @@ def _draw_transcript(
         values = policy.values([(text, row % 2 == 1) for row, text in enumerate(texts)])
         values = values[values["is_action"]].reset_index(drop=True)
     for row, (_, yes) in enumerate(turns):
-        ratio = min(values["ratio"][row], 1.0)
-        box = plt.Rectangle((0, row - 0.45), 0.09, 0.9, facecolor=VALUE_COLORS(ratio))
+        # Of the older forms it is the quotient p/pi, which may lie above 1.
+        q = values["Q"][row] if "Q" in values else min(values["ratio"][row], 1.0)
+        told = q if policy.scale is None else policy.scale.to_raw(q)
+        box = plt.Rectangle((0, row - 0.45), 0.09, 0.9, facecolor=VALUE_COLORS(q))
         axes.add_patch(box)
-        style = {"ha": "center", "va": "center", "fontsize": 9, "color": ink(ratio)}
-        axes.text(0.045, row, f"{ratio:.2f}", **style)
+        style = {"ha": "center", "va": "center", "fontsize": 9, "color": ink(q)}
+        axes.text(0.045, row, f"{told:.2f}", **style)
         said = texts[1 + 2 * row].strip()
         axes.text(0.11, row, textwrap.shorten(said, 46), va="center", fontsize=10)
         left = int(rules.consistent(turns[: row + 1]).sum())
@@ -116,7 +119,9 @@ def _draw_transcript(
         axes.text(0.86, row, answer, va="center", ha="right", fontsize=10, color=color)
         axes.text(0.99, row, str(left), va="center", ha="right", fontsize=10)
     axes.set(xlim=(0, 1), ylim=(max(len(turns), 10) - 0.4, -0.6))
-    axes.set_title("Q = p/π of each question; answer; objects left", fontsize=11)
+    name = "Q" if policy.score == "paired" else "Q = p/π"
+    units = "" if policy.scale is None else " in the task's units"
+    axes.set_title(f"{name} of each question{units}; answer; objects left", fontsize=11)
     viz.bare(axes)
 
 
@@ -138,7 +143,8 @@ def _draw_candidates(axes: Axes, table: pd.DataFrame) -> None:
     for row, line in enumerate(table.itertuples()):
         text = textwrap.shorten(line.text, 36)
         axes.text(0.01, row - 0.33, text, va="center", fontsize=9)
-        numbers = f"{line.pi_hat:.2f}   Q {line.Q:.2f}, π {line.pi:.2f}, {line.bits:.2f} bits"
+        q = getattr(line, "Q_task", line.Q)
+        numbers = f"{line.pi_hat:.2f}   Q {q:.2f}, π {line.pi:.2f}, {line.bits:.2f} bits"
         axes.text(0.01, row + 0.28, numbers, va="center", fontsize=8, color="#666666")
     axes.set(xlim=(0, 1), ylim=(len(table) - 0.4, -0.6))
     axes.set_title("next: probability by the policy", fontsize=11)

@@ -22,7 +22,8 @@ TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
 POLICYS_CHOICE = "(the policy's)"
 NOT_YET = "(not yet)"
 BARS = 8  # candidates shown
-QUANTITIES = (("p/π = Q", "ratio"), ("π", "pi"), ("p", "p"), ("V = 1 - p(dummy)", "V"))
+# What a column of QSFTPolicy.values is called.
+QUANTITIES = {"Q": "Q", "ratio": "Q = p/π", "pi": "π", "p": "p", "V": "V"}
 
 
 def history_of(rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
@@ -36,15 +37,16 @@ def history_of(rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
 def candidate_table(policy: QSFTPolicy, rules: WordleRules, history: str) -> pd.DataFrame:
     """What the policy thinks of every word of the list after a history, the best first.
 
-    A row has ``word``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; and whether the word is
-    ``consistent`` with the feedback so far.
+    A row has ``word``; ``pi``, ``Q`` and ``pi_hat``, in [0, 1]; of a policy with a scale also
+    ``Q_task``, in the task's own units; and whether the word is ``consistent`` with the feedback so
+    far.
     """
     found = policy.candidates(history, rules.guess_texts)
     table = pd.DataFrame(
         {
             "word": rules.words,
             "pi": np.exp(found["log_pi"]),
-            "Q": found["Q"],
+            **{name: found[name] for name in ("Q", "Q_task") if name in found},
             "pi_hat": np.exp(found["log_pi_hat"]),
             "consistent": rules.consistent(rules.read_history(history)),
         }
@@ -111,7 +113,7 @@ def draw_candidates(
                 axes.axis("off")
         else:
             table = candidate_table(policy, rules, history_of(rules, secret, guesses))
-            _draw_bars(bars, table.head(BARS))
+            _draw_bars(bars, table.head(BARS), "Q" if policy.score == "paired" else "Q = p/π")
             left = int(table["consistent"].sum())
             figure.suptitle(
                 f"Guess {len(guesses) + 1}: {left} of {len(table)} words are consistent "
@@ -121,20 +123,35 @@ def draw_candidates(
     return figure
 
 
+def quantities(policy: QSFTPolicy) -> dict[str, str]:
+    """The columns of `QSFTPolicy.values` to show of this policy, with their names, Q first."""
+    if policy.score == "paired":
+        columns = ["Q", "pi", "V"]
+    else:
+        columns = ["ratio", "pi", "p"] + ["V"] * (policy.dummy is not None)
+    return {column: QUANTITIES[column] for column in columns}
+
+
 def draw_token_values(
-    policy: QSFTPolicy, segments: Sequence[tuple[str, bool]], *, quantity: str = "ratio"
+    policy: QSFTPolicy, segments: Sequence[tuple[str, bool]], *, quantity: str | None = None
 ) -> Figure:
     """A transcript as rows of tokens, one row a line, its action tokens colored by their value.
 
-    segments: texts and whether each is an action; tokens of the environment stay white, as p and pi
-    are trained on actions only. quantity: "ratio", "p", "pi" or "V", a column of
-    `QSFTPolicy.values`; ValueError for one that this policy does not have.
+    segments: texts and whether each is an action; tokens of the environment stay white, as values
+    are trained on actions only. quantity: a column of `QSFTPolicy.values`, "Q", "V" or "pi" of a
+    paired policy, and "ratio", "p", "pi" or "V" of the older forms; None for the value, Q or ratio.
+    Q and V of a policy with a scale are told in the task's own units. ValueError for a quantity
+    that this policy does not have.
     """
+    labels = quantities(policy)
+    quantity = next(iter(labels)) if quantity is None else quantity
+    if quantity not in labels:
+        raise ValueError(f"quantity must be one of {', '.join(labels)}, got {quantity!r}")
     values = policy.values(segments)
-    labels = {key: label for label, key in QUANTITIES}
-    if quantity not in labels or quantity not in values:
-        known = ", ".join(key for key in labels if key in values)
-        raise ValueError(f"quantity must be one of {known}, got {quantity!r}")
+    label, told, limits = labels[quantity], quantity, (0.0, 1.0)
+    if f"{quantity}_task" in values:
+        label, told = f"{label} in the task's units", f"{quantity}_task"
+        limits = policy.scale.low, policy.scale.high
     is_end = values["token"].str.endswith("\n")
     lines = [line for _, line in values.groupby(is_end.shift(fill_value=False).cumsum())]
     longest = max(map(len, lines))
@@ -142,20 +159,27 @@ def draw_token_values(
         axes = figure.subplots()
         for row, line in enumerate(lines):
             for column, (_, token) in enumerate(line.iterrows()):
-                _draw_token(axes, column, row, token, quantity)
+                _draw_token(axes, column, row, token, told, limits)
         axes.set(xlim=(-0.5, longest - 0.5), ylim=(len(lines) - 0.5, -0.5))
-        axes.set_title(f"{labels[quantity]} of each action token", fontsize=12)
+        axes.set_title(f"{label}, of each action token", fontsize=12)
         viz.bare(axes)
-        value_bar(figure, axes, labels[quantity])
+        value_bar(figure, axes, label, limits)
     return figure
 
 
-def _draw_token(axes: Axes, column: int, row: int, token: pd.Series, quantity: str) -> None:
+def _draw_token(
+    axes: Axes,
+    column: int,
+    row: int,
+    token: pd.Series,
+    quantity: str,
+    limits: tuple[float, float],
+) -> None:
     value, is_action = token[quantity], bool(token["is_action"])
     text = token["token"].replace("\n", "⏎")
     fill, color = "white", "#666666"
     if is_action:
-        fill, color = VALUE_COLORS(min(value, 1.0)), ink(value)
+        fill, color = VALUE_COLORS(plt.Normalize(*limits, clip=True)(value)), ink(value, limits)
         text = f"{text}  {value:.2f}"
     box = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="white", lw=2)
     axes.add_patch(box)
@@ -178,18 +202,22 @@ def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) 
     viz.bare(axes)
 
 
-def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame) -> None:
+def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame, value_name: str) -> None:
+    """Bars of probabilities and values from 0 to 1; where they are known, values in task units."""
     names = [word + (" *" if fits else "") for word, fits in table[["word", "consistent"]].values]
+    told = "Q_task" if "Q_task" in table else "Q"
+    if told == "Q_task":
+        value_name += " in the task's units"
     panels = (
-        ("pi", "π, the prior", viz.method_color("bc")),
-        ("Q", "Q = p/π", VALUE_COLORS(0.35)),
-        ("pi_hat", "π̂, what is played", viz.method_color("q_sft")),
+        ("pi", "pi", "π, the prior", viz.method_color("bc")),
+        ("Q", told, value_name, VALUE_COLORS(0.35)),
+        ("pi_hat", "pi_hat", "π̂, what is played", viz.method_color("q_sft")),
     )
-    for number, (axes, (column, title, color)) in enumerate(zip(all_axes, panels, strict=True)):
+    for axes, (column, number, title, color) in zip(all_axes, panels, strict=True):
         axes.barh(range(len(table)), table[column], color=color)
-        for row, value in enumerate(table[column]):
-            axes.text(value, row, f" {value:.2f}", va="center", fontsize=10)
-        axes.set_yticks(range(len(table)), names if number == 0 else [])
+        for row, (length, value) in enumerate(zip(table[column], table[number], strict=True)):
+            axes.text(length, row, f" {value:.2f}", va="center", fontsize=10)
+        axes.set_yticks(range(len(table)), names if column == "pi" else [])
         axes.set(ylim=(len(table) - 0.4, -0.6), xticks=[], title=title)
         axes.set_xlim(0, 1.3 * max(table[column].max(), 0.05))
         axes.grid(False)
@@ -235,19 +263,22 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
 
 
 def token_explorer(
-    policy: QSFTPolicy, transcripts: Sequence[dict[str, Any]], *, quantity: str = "ratio"
+    policy: QSFTPolicy, transcripts: Sequence[dict[str, Any]], *, quantity: str | None = None
 ) -> None:
     """Show the token values of transcripts, with controls for which one and which quantity.
 
     transcripts: rows of a data set, each with text and is_action. quantity: see
-    `draw_token_values`. Raises ValueError for no transcripts, or an unknown quantity.
+    `draw_token_values`; those that the policy has are on offer. Raises ValueError for no
+    transcripts, or an unknown quantity.
     """
     if not transcripts:
         raise ValueError("token_explorer needs at least one transcript")
     offered = range(1, len(transcripts) + 1)
+    columns = [(label, column) for column, label in quantities(policy).items()]
+    quantity = columns[0][1] if quantity is None else quantity
     controls = {
         "transcript": choice("transcript", "transcript", 1, offered, ipywidgets.SelectionSlider),
-        "quantity": choice("quantity", "color", quantity, QUANTITIES),
+        "quantity": choice("quantity", "color", quantity, columns),
     }
 
     def draw(transcript: int, quantity: str) -> Figure:

@@ -7,15 +7,16 @@ import torch
 from explorers import controls, live_picture
 from small_games import questions_policy, transcript
 
+from qsft_lite.data import RewardScale
 from qsft_lite.tasks.twenty_questions import widgets as tw
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import method_color
 
 
-@pytest.fixture(scope="module")
-def game():
-    """Rules of 24 objects and a policy of random weights, p unlike pi."""
-    policy, rules = questions_policy()
+@pytest.fixture(scope="module", params=["paired", "ratio"])
+def game(request):
+    """Rules of 24 objects and a policy of random weights, values unlike pi."""
+    policy, rules = questions_policy(request.param)
     return rules, policy
 
 
@@ -48,13 +49,14 @@ def test_the_table_is_the_models_own(game):
     tokenizer = policy.tokenizer
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(history).input_ids]])
     with torch.no_grad():
-        pi, p = (
-            m(ids).logits[0, -1].double().softmax(-1) for m in (policy.behavior, policy.q_model)
-        )
+        logits = [m(ids).logits[0, -1].double() for m in (policy.behavior, policy.q_model)]
+    pi, p = (each.softmax(-1) for each in logits)
+    paired = 1 / (1 + (logits[0] - logits[1]).exp())  # the prior is 1/2
+    q = paired if policy.score == "paired" else (p / pi).clamp(max=1)
     for row in table.head(5).itertuples():
         token = tokenizer.convert_tokens_to_ids(rules.question_texts[row.question])
         assert row.pi == pytest.approx(float(pi[token]), rel=1e-4)
-        assert row.Q == pytest.approx(float((p[token] / pi[token]).clamp(max=1)), rel=1e-3)
+        assert row.Q == pytest.approx(float(q[token]), rel=1e-3)
         assert row.text + "\n" == rules.question_texts[row.question]
 
 
@@ -83,8 +85,25 @@ def test_the_values_are_those_of_the_policy(game):
     rules, policy = game
     texts = transcript(rules, rules.names[4], [0, 7, 3])
     values = policy.values([(text, row % 2 == 1) for row, text in enumerate(texts)])
-    wanted = [f"{min(value, 1):.2f}" for value in values["ratio"][values["is_action"]]]
-    assert texts_of(tw.draw_game(policy, rules, texts).axes[0])[::4] == wanted
+    column, name = {"paired": ("Q", "Q of"), "ratio": ("ratio", "Q = p/π of")}[policy.score]
+    wanted = [f"{min(value, 1):.2f}" for value in values[column][values["is_action"]]]
+    left = tw.draw_game(policy, rules, texts).axes[0]
+    assert texts_of(left)[::4] == wanted
+    assert left.get_title().startswith(f"{name} each question;")
+
+
+@pytest.mark.parametrize("score", ["paired", "ratio"])
+def test_values_are_told_in_the_tasks_own_units_where_they_are_known(score):
+    policy, rules = questions_policy(score, scale=RewardScale(-20.0, 0.0))
+    plain, _ = questions_policy(score)
+    texts = transcript(rules, rules.names[4], [0, 7, 3])
+    values = plain.values([(text, row % 2 == 1) for row, text in enumerate(texts)])
+    q = values["Q" if score == "paired" else "ratio"][values["is_action"]].clip(upper=1)
+    left, _, right = tw.draw_game(policy, rules, texts).axes
+    assert texts_of(left)[::4] == [f"{20 * value - 20:.2f}" for value in q]
+    assert "in the task's units" in left.get_title()
+    best = tw.question_table(plain, rules, "".join(texts)).iloc[0]
+    assert f"Q {20 * best['Q'] - 20:.2f}," in texts_of(right)[1]
 
 
 def test_the_end_is_said(game):

@@ -8,6 +8,7 @@ from explorers import controls, live_picture
 from matplotlib.colors import to_rgba
 from small_games import WORDS, wordle_policy
 
+from qsft_lite.data import RewardScale
 from qsft_lite.envs import make
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.wordle import widgets as ww
@@ -24,6 +25,13 @@ def game(request):
 @pytest.fixture(scope="module")
 def word_game():
     policy, rules = wordle_policy()
+    return rules, policy
+
+
+@pytest.fixture(scope="module", params=["paired", "ratio"])
+def either_form(request):
+    """A paired policy, and one of the forms before it, with one dummy."""
+    policy, rules = wordle_policy("words", request.param)
     return rules, policy
 
 
@@ -49,8 +57,8 @@ def test_the_history_is_the_transcript_of_the_environment(game):
     assert ww.history_of(rules, "where", ["chair", "there", "where"]) == history
 
 
-def test_candidates_are_the_models_own_probabilities(word_game):
-    rules, policy = word_game
+def test_candidates_are_the_models_own_probabilities(either_form):
+    rules, policy = either_form
     history = ww.history_of(rules, "where", ["chair"])
     table = ww.candidate_table(policy, rules, history)
     assert sorted(table["word"]) == sorted(WORDS)
@@ -59,10 +67,10 @@ def test_candidates_are_the_models_own_probabilities(word_game):
     tokenizer = policy.tokenizer
     ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(history).input_ids]])
     with torch.no_grad():
-        pi, p = (
-            m(ids).logits[0, -1].double().softmax(-1) for m in (policy.behavior, policy.q_model)
-        )
-    q = (p / pi).clamp(max=1)
+        logits = [m(ids).logits[0, -1].double() for m in (policy.behavior, policy.q_model)]
+    pi, p = (each.softmax(-1) for each in logits)
+    paired = 1 / (1 + (logits[0] - logits[1]).exp())  # the prior is 1/2
+    q = paired if policy.score == "paired" else (p / pi).clamp(max=1)
     pi_hat = pi * (5.0 * q).exp()
     pi_hat /= pi_hat.sum()
     for word, *found in table[["word", "pi", "Q", "pi_hat"]].itertuples(index=False):
@@ -124,6 +132,22 @@ def test_the_bars_are_the_table(game):
     assert f"Guess 2: {count} of 6 words" in figure.get_suptitle()
 
 
+def test_the_value_has_its_name(either_form):
+    rules, policy = either_form
+    bars = ww.draw_candidates(policy, rules, "where", []).axes[2]
+    assert bars.get_title() == {"paired": "Q", "ratio": "Q = p/π"}[policy.score]
+
+
+def test_bars_tell_values_in_the_tasks_own_units_where_they_are_known():
+    policy, rules = wordle_policy(scale=RewardScale(-6.0, -1.0))
+    plain, _ = wordle_policy()
+    q = ww.candidate_table(plain, rules, ww.history_of(rules, "where", []))["Q"]
+    bars = ww.draw_candidates(policy, rules, "where", []).axes[2]
+    assert [patch.get_width() for patch in bars.patches] == pytest.approx(list(q))
+    assert [text.strip() for text in texts_of(bars)] == [f"{5 * value - 6:.2f}" for value in q]
+    assert bars.get_title() == "Q in the task's units"
+
+
 def test_the_board_shows_letters_and_colors(game):
     rules, policy = game
     board = ww.draw_candidates(policy, rules, "where", ["there"]).axes[0]
@@ -148,9 +172,13 @@ def test_a_rivals_letters_stay_hidden_until_the_game_is_over(game):
 # The heat map
 
 
-@pytest.mark.parametrize("quantity", ["ratio", "p", "pi", "V"])
-def test_action_tokens_are_colored_by_their_value(game, quantity):
-    rules, policy = game
+@pytest.mark.parametrize("format", ["words", "letters"])
+@pytest.mark.parametrize(
+    ("score", "quantity"),
+    [("paired", q) for q in ("Q", "pi", "V")] + [("ratio", q) for q in ("ratio", "p", "pi", "V")],
+)
+def test_action_tokens_are_colored_by_their_value(format, score, quantity):
+    policy, rules = wordle_policy(format, score)
     segments = segments_of(rules, "where", ["chair", "there"])
     axes = ww.draw_token_values(policy, segments, quantity=quantity).axes[0]
     values = policy.values(segments)
@@ -162,16 +190,45 @@ def test_action_tokens_are_colored_by_their_value(game, quantity):
     assert [text.split()[-1] for text in texts_of(axes) if "." in text] == numbers
 
 
+def test_the_value_is_shown_first_whatever_the_form(either_form):
+    rules, policy = either_form
+    segments = segments_of(rules, "where", ["chair", "there"])
+    value = {"paired": "Q", "ratio": "ratio"}[policy.score]
+    figure = ww.draw_token_values(policy, segments)
+    assert widgets._png(figure) == widgets._png(
+        ww.draw_token_values(policy, segments, quantity=value)
+    )
+    assert list(ww.quantities(policy))[0] == value
+    assert set(ww.quantities(policy)) == set(policy.values(segments)) - {"token", "is_action"}
+
+
+@pytest.mark.parametrize("quantity", ["Q", "V"])
+def test_tokens_are_told_in_the_tasks_own_units_where_they_are_known(quantity):
+    policy, rules = wordle_policy(scale=RewardScale(-6.0, -1.0))
+    plain, _ = wordle_policy()
+    segments = segments_of(rules, "where", ["chair", "there"])
+    values = plain.values(segments)
+    axes, bar = ww.draw_token_values(policy, segments, quantity=quantity).axes
+    of_actions = values[quantity][values["is_action"]]
+    numbers = [text.split()[-1] for text in texts_of(axes) if "." in text]
+    assert numbers == [f"{5 * value - 6:.2f}" for value in of_actions]
+    colors = [axes.patches[place].get_facecolor() for place in of_actions.index]
+    assert np.allclose(colors, [VALUE_COLORS(value) for value in of_actions], atol=0.01)
+    assert bar.get_ylabel() == f"{quantity} in the task's units"
+    assert bar.get_ylim() == (-6, -1)
+
+
 def test_a_line_of_the_transcript_is_a_row(game):
     rules, policy = game
     axes = ww.draw_token_values(policy, segments_of(rules, "where", ["chair"])).axes[0]
     assert {patch.get_y() for patch in axes.patches} == {-0.5, 0.5, 1.5}
 
 
-def test_unknown_quantities_are_named(word_game):
-    rules, policy = word_game
+def test_unknown_quantities_are_named(either_form):
+    rules, policy = either_form
     segments = segments_of(rules, "where", ["chair"])
-    with pytest.raises(ValueError, match="quantity must be one of ratio, pi, p, V, got 'q'"):
+    known = {"paired": "Q, pi, V", "ratio": "ratio, pi, p, V"}[policy.score]
+    with pytest.raises(ValueError, match=f"quantity must be one of {known}, got 'q'"):
         ww.draw_token_values(policy, segments, quantity="q")
     no_dummy = QSFTPolicy(policy.behavior, policy.q_model, policy.tokenizer, 1.0)
     with pytest.raises(ValueError, match="quantity must be one of ratio, pi, p, got 'V'"):
@@ -236,8 +293,8 @@ def test_every_game_has_its_own_secret(word_game, shown, monkeypatch):
     assert sorted(secrets) == sorted(WORDS)
 
 
-def test_the_transcript_and_the_quantity_can_be_chosen(word_game, shown):
-    rules, policy = word_game
+def test_the_transcript_and_the_quantity_can_be_chosen(either_form, shown):
+    rules, policy = either_form
     games = [segments_of(rules, "where", guesses) for guesses in (["chair"], ["there", "about"])]
     rows = [
         {"text": [text for text, _ in game], "is_action": [a for _, a in game]} for game in games
@@ -257,6 +314,6 @@ def test_bad_start_values_are_named(word_game, shown):
         ww.play_explorer(policy, rules, game=7)
     with pytest.raises(ValueError, match="at least one transcript"):
         ww.token_explorer(policy, [])
-    with pytest.raises(ValueError, match="quantity must be one of ratio, pi, p, V, got 'q'"):
-        ww.token_explorer(policy, [{"text": [], "is_action": []}], quantity="q")
+    with pytest.raises(ValueError, match="quantity must be one of Q, pi, V, got 'ratio'"):
+        ww.token_explorer(policy, [{"text": [], "is_action": []}], quantity="ratio")
     assert shown == []
