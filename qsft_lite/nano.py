@@ -27,7 +27,7 @@ class Settings:
     """Every setting is a line with its reason."""
 
     prior: float = 0.5  # the value before training, in (0, 1); best near the mean return
-    backup: str = "recorded"  # the value of pi, easy to learn; "support", a maximum, aims at Q*
+    backup: str = "behavior"  # the value of pi, easy to learn; "support", a maximum, aims at Q*
     support: float = 1e-3  # least pi that a backup trusts: rarer tokens were hardly ever valued
     returns_first: float = 0.5  # share of steps on returns, before values are built on values
     target_rate: float = 0.005  # of the moving average: a target that moves slowly can be reached
@@ -76,12 +76,7 @@ def bellman_target(target: Module, pi: Module, batch: Batch, settings: Settings)
     outside = log_pi.exp() < log_pi.exp().amax(-1, True).clamp(max=settings.support * (1 - 1e-5))
     best = q.masked_fill(outside, 0.0).amax(-1)
     expected = (log_pi.masked_fill(outside, -math.inf).softmax(-1) * q).sum(-1)
-    column = following.clamp(0, batch["input_ids"].shape[1] - 1)
-    recorded = q.gather(1, batch["input_ids"][row, column][:, None])[:, 0]
-    # Where an episode was cut off, the next action is not known: there it is what pi expects.
-    known = (following == column) & batch["action_mask"][row, column]
-    recorded = torch.where(known, recorded, expected)
-    value = {"recorded": recorded, "support": best}[settings.backup]
+    value = {"behavior": expected, "support": best}[settings.backup]
     to_come = torch.where(following < 0, 0.0, batch["discount"][row, place] * value)
     return (batch["reward"][row, place] + to_come).clamp(0, 1)
 

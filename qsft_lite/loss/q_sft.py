@@ -180,6 +180,7 @@ def bellman_target(
             logits with NaN, +inf or no action of a finite one.
     """
     checks.check_choice("backup", backup, BACKUPS)
+    checks.check_choice("score", score, ("p", "ratio"))
     options = Backup(backup, support, beta, score)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], not {gamma}.")

@@ -96,7 +96,7 @@ class QSFTPolicy(CachedPolicy):
             A models.NewHead for "paired" with values="head": then q = sigmoid(z_theta + ...).
         tokenizer: the models'.
         beta: weight of the score, at least 0.
-        score: one of the above.
+        score: one of the above; None for "paired" where the q_model was trained so, else "ratio".
         prior: of "paired", as in training; None for what training has written into the config of
             the q_model (q_sft_prior), or 0.5.
         scale: how rewards came to [0, 1], if values are to be told in the task's own units, too.
@@ -117,7 +117,7 @@ class QSFTPolicy(CachedPolicy):
         q_model: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
-        score: Literal["p", "ratio", "paired"] = "ratio",
+        score: Literal["p", "ratio", "paired"] | None = None,
         greedy: bool = False,
         *,
         temperature: float = 1.0,
@@ -131,6 +131,8 @@ class QSFTPolicy(CachedPolicy):
     ):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, not {beta}.")
+        kept = getattr(getattr(q_model, "config", None), "q_sft_prior", None)
+        score = score or ("ratio" if kept is None else "paired")
         if score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}.")
         if beta > 0 and q_model is None:
@@ -146,9 +148,7 @@ class QSFTPolicy(CachedPolicy):
             if dummy >= len(tokenizer):
                 raise ValueError(f"dummy must be a token id below {len(tokenizer)}, not {dummy}.")
         self.dummy = dummy
-        self.prior = getattr(getattr(q_model, "config", None), "q_sft_prior", 0.5)
-        if prior is not None:
-            self.prior = prior
+        self.prior = next(each for each in (prior, kept, 0.5) if each is not None)
         if score == "paired":
             prior_logit(self.prior)
         self.scale = RewardScale(**scale) if isinstance(scale, dict) else scale
@@ -182,10 +182,13 @@ class QSFTPolicy(CachedPolicy):
             transcript: segments or a text, as of `act`.
 
         Returns:
-            One row a token: ``token``; ``is_action`` where the segments say it; and its ``pi``. Of
-            score "paired" ``Q``, its value, and ``V``, that of the state that it was chosen in:
-            sum_a pi q. With a scale also ``Q_task`` and ``V_task``, in the task's own units. Of the
-            other scores ``p`` and ``ratio`` = p / pi; with a dummy also ``V`` = 1 - p(dummy|s).
+            One row a token: ``token``; ``is_action`` where the segments say it; and its ``pi``.
+            With a relative_support ``in_support``, whether that lets the token be played, and
+            ``choices``, how many tokens it lets be played in its place, before special tokens or a
+            constraint rule any out. Of score "paired" ``Q``, its value, and ``V``, that of the
+            state that it was chosen in: sum_a pi q. With a scale also ``Q_task`` and ``V_task``, in
+            the task's own units. Of the other scores ``p`` and ``ratio`` = p / pi; with a dummy
+            also ``V`` = 1 - p(dummy|s).
 
         Raises:
             ValueError: there is no q_model or no token, or the tokenizer does not know the text.
@@ -209,6 +212,10 @@ class QSFTPolicy(CachedPolicy):
             whose = zip(row.segments, sizes, strict=True)
             columns["is_action"] = [action for (_, action), size in whose for _ in range(size)]
         columns["pi"] = of_taken(log_pi.exp())
+        if self.relative_support > 0:
+            inside = ~outside_support(log_pi, self.relative_support)
+            columns["in_support"] = of_taken(inside)
+            columns["choices"] = inside.sum(-1).tolist()
         if self.score == "paired":
             q = self._action_values(logits)
             columns["Q"] = of_taken(q)

@@ -60,7 +60,7 @@ def arguments(folder, **changes):
         "lr_scheduler_type": "linear",
         "target_rate": 0.1,  # a quicker one lets the max feed on its own errors
         "adam_beta2": 0.9,
-        "support": 0.05,
+        "support": 0.01,
         "save_strategy": "no",
         "disable_tqdm": True,
         "logging_steps": 100,
@@ -176,7 +176,7 @@ def test_the_data_are_what_the_tests_need(problem):
     assert 0 < sum(cut_off) < 30
     optimal, played = value_iteration(problem.mdp), policy_value(problem.mdp, problem.policy)
     assert (optimal.max(1) - played).min() > 0.05  # so that their tests tell them apart
-    assert problem.policy.min() > 0.05  # all actions are in the support
+    assert problem.policy.min() > 0.015  # all actions are in the support
     recorded = q_of_recorded_actions(problem)
     assert 0.003 < np.abs(recorded - bellman_backup(problem.mdp, played)).max() < 0.1
 
@@ -219,12 +219,14 @@ BACKUPS = {
     ),
     "support": lambda problem: value_iteration(problem.mdp),
 }
+# Returns say little of the optimum, so they do not come first there.
+TRAINED = {"recorded": {}, "behavior": {}, "support": {"returns_first": 0.0, "steps": 200}}
 
 
 @pytest.mark.parametrize("backup", BACKUPS)
 @pytest.mark.parametrize("method", ["q_sft", "q_sft_new_head"])
 def test_paired_values_are_the_fixed_point(problem, method, backup):
-    trained = train(problem, method, backup=backup)
+    trained = train(problem, method, **TRAINED[backup], backup=backup)
     assert np.abs(paired(trained) - BACKUPS[backup](problem)).max() < 0.01
 
 
@@ -236,7 +238,7 @@ def test_paired_values_are_the_fixed_point_of_other_data(tmp_path, seed):
     problem = problem_of(behavior, seed, tmp_path)
     for method in ("q_sft", "q_sft_new_head"):
         for backup in ("recorded", "support"):
-            trained = train(problem, method, backup=backup)
+            trained = train(problem, method, **TRAINED[backup], backup=backup)
             error = np.abs(paired(trained) - BACKUPS[backup](problem)).max()
             assert error < 0.02, (method, backup)
 
@@ -443,7 +445,7 @@ def test_a_method_goes_on_from_both_networks_of_another(problem, form):
         torch.equal(weight, returns.behavior.state_dict()[name])
         for name, weight in same.behavior.state_dict().items()
     )
-    further = train(problem, then, start=returns, backup="support")
+    further = train(problem, then, start=returns, **TRAINED["support"], backup="support")
     assert np.abs(values(further) - value_iteration(problem.mdp)).max() < 0.02
     assert np.array_equal(values(returns), before)
 

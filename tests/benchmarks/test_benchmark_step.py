@@ -22,3 +22,16 @@ def test_benchmark_runs_and_records(tmp_path):
     rows = result["tables"]["benchmark_step"]
     assert any(row["ratio"].startswith("FLOPs") for row in rows)
     assert all(row["ratio"] in done.stdout for row in rows)
+
+    found = {(row["ratio"], row["vocabulary"]): row["median [95 % interval]"] for row in rows}
+    for vocabulary in (64, 500):  # what is not run is not paid for
+        flops, memory = (
+            [
+                found[f"{what}: {step} / fine-tuning", vocabulary]
+                for step in ("paired, returns", "paired, cached", "paired, live", "one dummy")
+            ]
+            for what in ("FLOPs", "memory")
+        )
+        assert flops == sorted(set(flops))
+        assert flops[0] < 1  # one network is run, and no head
+        assert max(memory[:3]) < memory[3]

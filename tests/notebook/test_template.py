@@ -8,7 +8,7 @@ import sample_tokenizers
 import test_notebook_hygiene
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qsft_lite import envs, models, notebook, trainer
+from qsft_lite import data, envs, models, notebook, trainer
 from qsft_lite.data import formats, trajectories
 from qsft_lite.notebook.runner import NotebookError
 from qsft_lite.policy import QSFTPolicy
@@ -82,7 +82,9 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
     assert "a return of -2 becomes 0, one of 3 becomes 1" in printed
     pictures = filter(test_notebook_hygiene.has_picture, test_notebook_hygiene.code_cells(executed))
     assert len(list(pictures)) == 3
-    assert "does it write actions of the data?" in printed
+    assert "1. Is pi fitted?" in printed
+    assert "5. Does the support hold the data?" in printed
+    assert "policy: " in printed
     result = json.loads((tmp_path / "results" / f"{TEMPLATE.stem}.smoke.json").read_text())
     assert result["data_hash"] == trajectories.data_hash(trajectories.load_trajectories(path))
 
@@ -95,10 +97,28 @@ def test_own_data_and_model(tmp_path, own_data, run_template):
         assert changed, f"{name} was not trained"
         assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     policy = QSFTPolicy.from_pretrained(tmp_path / "run" / "policy")
-    assert (policy.beta, policy.score, policy.stop) == (10.0, "ratio", "\n")
-    assert policy.relative_support == 0.05
+    assert (policy.beta, policy.score, policy.stop) == (10.0, "paired", "\n")
+    assert (policy.relative_support, policy.gamma, policy.dummy) == (0.05, 0.95, None)
+    assert policy.scale == data.RewardScale(-2.0, 3.0, place="step")  # some were cut off
+    assert policy.data_hash == result["data_hash"]
+    # The prior is that of the training episodes, eight of ten.
+    assert policy.prior == pytest.approx(mean_return(path), abs=0.02)
     assert [row["beta"] for row in result["tables"]["beta"]] == ["0", "8", "10", "0, greedy"]
     assert all(action in texts for action in policy.act(["r0c0\n", "r0c0\nright\nr0c1\n"]))
+
+
+def mean_return(path):
+    """Of the actions, discounted and scaled from [-2, 3], by hand; what is below 0 counts as 0."""
+    followed = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        episode, value = json.loads(line), 0.0
+        is_action = [is_action for _, is_action in episode["sequence"]]
+        scaled = [r / 5 for r, action in zip(episode["reward"], is_action, strict=True) if action]
+        scaled[-1] += 2 / 5 if episode["done"] else 0
+        for reward in reversed(scaled):
+            value = reward + 0.95 * value
+            followed.append(max(value, 0))
+    return sum(followed) / len(followed)
 
 
 @pytest.mark.slow
@@ -153,6 +173,7 @@ def test_a_bad_line_is_named(own_data, run_template):
         ({"BEHAVIOR_STEPS": 12.0}, ValueError, "BEHAVIOR_STEPS must be a whole number"),
         ({"OUTPUT": "file/run"}, ValueError, "OUTPUT: nothing can be written"),
         ({"REWARD": "1"}, ValueError, "REWARD must be a number, or None"),
+        ({"PRIOR": 1.0}, ValueError, "PRIOR must be 'returns', or a number between 0 and 1"),
     ],
 )
 def test_bad_settings_are_plain(tmp_path, own_data, monkeypatch, parameters, error, message):

@@ -195,3 +195,13 @@ def test_a_head_plays_in_half_precision(tmp_path):
     loaded = QSFTPolicy.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert len(loaded.act([START] * 3)) == 3
     assert loaded.values(SEGMENTS).Q.between(0, 1).all()
+
+
+def test_without_a_score_the_form_that_the_network_was_trained_by_is_taken():
+    trained, older = q_model("logits"), q_model("logits")
+    trained.config.q_sft_prior = 0.25
+    found = QSFTPolicy(llama(0), trained, TOKENIZER, 1.0)
+    assert (found.score, found.prior) == ("paired", 0.25)
+    assert QSFTPolicy(llama(0), trained, TOKENIZER, 1.0, prior=0.5).prior == 0.5
+    assert QSFTPolicy(llama(0), older, TOKENIZER, 1.0).score == "ratio"
+    assert QSFTPolicy(llama(0), None, TOKENIZER, 0.0).score == "ratio"

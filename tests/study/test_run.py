@@ -69,7 +69,7 @@ def check_grids(seed, two_scores):
         assert one["tried"][tried.index(one["options"])] == max(one["tried"])
 
 
-@pytest.mark.parametrize("key", ["dummy_along", "head_recorded", "q_sft_new_head"])
+@pytest.mark.parametrize("key", ["dummy_along", "head_behavior", "q_sft_new_head"])
 def test_a_row_that_is_named_runs_alone(small, key):
     kind = "ablation" if key in ABLATION else "methods"
     study, result = small("gridworld", [key], kind=kind)

@@ -29,6 +29,7 @@ def test_the_seed_decides_everything(generate):
     assert longer[:20] != longer[20:40]
 
 
+@pytest.mark.parametrize("generate", ["wordle"], indirect=True)  # one task shows it for all
 def test_files_have_the_same_bytes_for_any_number_of_processes(generate, tmp_path):
     one = generate(30, 3, path=tmp_path / "one")
     generate(30, 3, path=tmp_path / "two", processes=2)

@@ -312,8 +312,8 @@ def cloned_once(tmp_path_factory):
         ("dummy", "support"),
         pytest.param("dummy", "behavior", marks=pytest.mark.slow),
         pytest.param("uniform", "support", marks=pytest.mark.slow),
+        ("paired", "behavior"),
         ("paired", "recorded"),
-        pytest.param("paired", "behavior", marks=pytest.mark.slow),
         pytest.param("paired", "support", marks=pytest.mark.slow),
     ],
 )
@@ -493,7 +493,7 @@ def test_returns_come_first_where_asked(tmp_path):
         return seen
 
     mixed, returns = steps("mixed", returns_first=0.5), steps("returns", backup="returns")
-    assert [backup for backup, _ in mixed] == ["returns"] * 3 + ["recorded"] * 3
+    assert [backup for backup, _ in mixed] == ["returns"] * 3 + ["behavior"] * 3
     for (_, one), (_, other) in zip(mixed[:3], returns[:3], strict=True):
         assert_identical(one, other)
     last, other = mixed[3][1], returns[3][1]

@@ -92,7 +92,7 @@ def lines(log: list[dict]) -> list[tuple]:
     [
         {"backup": "random"},
         {"returns_first": 0.7, "values": "head"},
-        {"backup": "support", "support": 0.04},
+        {"backup": "recorded"},
         {"leftover": "dummy", "backup": "behavior", "train_behavior": True},
     ],
 )

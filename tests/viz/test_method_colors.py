@@ -35,7 +35,9 @@ APART = 15  # in Lab; a difference of 2 to 3 is just seen when two areas touch
 SAME_COLOR = {
     ("bc", "behavior"),
     ("ilql", "fitted_q"),
+    ("q_sft", "q_sft_largest"),
     ("q_sft", "q_sft_new_head"),
+    ("q_sft_new_head", "q_sft_largest"),
     ("q_sft_dummy", "q_sft_returns_first"),
     ("q_sft_dummy", "q_sft_support"),
     ("q_sft_returns_first", "q_sft_support"),

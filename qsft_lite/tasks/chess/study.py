@@ -35,6 +35,7 @@ from qsft_lite.policy import LastLine
 from qsft_lite.results import project_root
 from qsft_lite.study import Settings, Task
 from qsft_lite.study.rows import ROWS as SHARED_ROWS
+from qsft_lite.study.rows import Row
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.chess import learn_rules
 from qsft_lite.tasks.chess.data import as_pieces, generate_chess
@@ -52,12 +53,19 @@ from qsft_lite.tasks.chess.text import parts, unspaced
 
 __all__ = ["PROFILES", "ROWS", "TASK", "ChessSettings", "ChessTask"]
 
+
+def _with_pi_as_it_is(row: Row) -> Row:
+    """The row, whose method does not train pi along."""
+    options = {**METHODS[row.method].options, **row.options}
+    if not options.get("train_behavior"):
+        return row
+    return dataclasses.replace(row, options={**row.options, "train_behavior": False})
+
+
 # pi stays as it is: on recorded moves alone it would forget the rules. So would the two methods
 # that clone them again, filtered and return-conditioned cloning, which are left out.
 ROWS = {
-    key: dataclasses.replace(row, options={**row.options, "train_behavior": False})
-    if "train_behavior" in {**METHODS[row.method].options, **row.options}
-    else row
+    key: _with_pi_as_it_is(row)
     for key, row in SHARED_ROWS.items()
     if METHODS[row.method].family != "cloning"
 }

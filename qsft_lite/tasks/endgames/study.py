@@ -74,9 +74,9 @@ PROFILES = {
         test_games=8,
         longest_game=6,
     ),
-    # So many games are 400 steps of cloning and 150 of what goes on from it.
+    # So many games are 550 steps of cloning and 150 of what goes on from it.
     "laptop": EndgameSettings(
-        games=10_078,
+        games=13_856,
         value_games=3_778,
         row_tokens=50,
         learning_rate=5e-3,
@@ -96,8 +96,8 @@ PROFILES = {
         width=128,
         batch_rows=8,
         row_tokens=246,
-        value_epochs=0.3,
-        value_learning_rate=1e-3,  # 3e-3 spoils the clone's fit
+        behavior_epochs=1.3,
+        value_learning_rate=1e-3,  # 3e-3 spoils the values
         validation_games=300,
         test_games=645,
     ),
@@ -108,7 +108,7 @@ PROFILES = {
         width=384,
         batch_rows=64,
         row_tokens=246,
-        value_epochs=0.3,
+        behavior_epochs=1.3,
         learning_rate=2e-3,
         value_learning_rate=1e-3,
         bf16=True,

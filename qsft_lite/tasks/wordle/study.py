@@ -90,14 +90,14 @@ PROFILES = {
         validation_games=40,
         test_games=40,
     ),
-    # AdamW as transformers has it. So many games are 900 steps of cloning and 700 of values.
+    # AdamW as transformers has it. So many games are 1,600 steps of cloning and 700 of values.
     "laptop": WordleSettings(
-        games=98_926,
+        games=175_868,
         value_games=76_942,
         p=0.3333,
         batch_rows=16,
         learning_rate=2e-3,
-        value_learning_rate=1e-3,
+        value_learning_rate=2e-3,
         warmup_steps=90,
         value_warmup_steps=70,
         muon=False,
