@@ -87,7 +87,7 @@ SHOWN = {
     # Behavior cloning at the temperature that was best on validation games.
     "sharpened_bc": Method("Sharpened cloning", "#555555", "p", "--"),
     # Of chapter 07: the backup is the largest value of the support.
-    "q_sft_largest": Method("Q-SFT (ours), support backup", "#0072B2", "8", "-."),
+    "q_sft_largest": Method("Q-SFT (ours), support backup", "#0072B2", "*", "-."),
     # Rows of recorded studies: one dummy with half of the steps on returns, before either backup.
     "q_sft_returns_first": Method("Q-SFT, one dummy, returns first", "#6666FF", "H", "--"),
     "q_sft_support": Method("Q-SFT, one dummy, support backup", "#6666FF", "8", ":"),
