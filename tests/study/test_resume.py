@@ -11,6 +11,7 @@ from small_studies import LESS, command
 
 from qsft_lite.study import Study
 from qsft_lite.study.progress import read_log
+from qsft_lite.trainer.runs import last_checkpoint
 
 SIZE = {"games": 144, "checkpoint_steps": 2, "batch_rows": 24, "validation_games": 4}
 SIZE |= {"test_games": 10, "behavior_epochs": 2.0, "value_epochs": 3.0}
@@ -51,7 +52,7 @@ def weights_of(folder):
 def test_a_study_that_is_killed_goes_on_to_the_same_end(tmp_path):
     unbroken = started(tmp_path, "unbroken", "q_sft")
     killed, folder = started(tmp_path, "killed", "q_sft"), folder_of(tmp_path, "killed", "q_sft")
-    while killed.poll() is None and not list(folder.glob("training/*/checkpoint-*/rng_state*")):
+    while killed.poll() is None and not any(map(last_checkpoint, folder.glob("training/*"))):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
