@@ -12,7 +12,7 @@ from datasets import Dataset
 from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tabular import TabularMDP
 from qsft_lite.tabular.mdps import GRIDWORLD, Maze
-from qsft_lite.tabular.offline import ENDED, sample_trajectories
+from qsft_lite.tabular.offline import ENDED, OfflineData, sample_trajectories
 from qsft_lite.tasks.gridworld.env import MAX_STEPS, Gridworld
 from qsft_lite.tasks.gridworld.players import behavior_policy
 from qsft_lite.tasks.gridworld.text import END
@@ -57,6 +57,11 @@ def _play_block(
     data = sample_trajectories(
         env.mdp, behavior, n, seed=seed, max_steps=env.max_steps, starts=starts
     )
+    return as_episodes(env, data)
+
+
+def as_episodes(env: Gridworld, data: OfflineData) -> Episodes:
+    """Recorded steps as texts, an episode after the other."""
     state_texts = (*env.state_texts, END)  # ENDED is -1: the last one
     episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
     first_steps = np.unique(data.episodes, return_index=True)[1].tolist()

@@ -1,6 +1,7 @@
 """Mazes as a study: small networks whose values have an exact twin.
 
 python -m qsft_lite.study gridworld --profile laptop
+python -m qsft_lite.study gridworld --study ablation --profile record --set corridor=true layers=0
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from qsft_lite.evaluate import evaluate
 from qsft_lite.models import small_model, word_tokenizer
 from qsft_lite.study import Settings, Task, evenly
 from qsft_lite.study.task import TEST_SEED
-from qsft_lite.tabular import policy_value, value_iteration
-from qsft_lite.tabular.mdps import gridworld
-from qsft_lite.tasks.gridworld.data import generate_gridworld
+from qsft_lite.tabular import greedy_policy, policy_return, policy_value, value_iteration
+from qsft_lite.tabular.mdps import gridworld, stitching_maze, stitching_paths
+from qsft_lite.tabular.offline import cloned_policy, record_paths
+from qsft_lite.tasks.gridworld.data import as_episodes, generate_gridworld
 from qsft_lite.tasks.gridworld.env import Gridworld
 from qsft_lite.tasks.gridworld.players import DRIFT
 
@@ -35,11 +37,13 @@ PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the walks, each drawn 
 class GridworldSettings(Settings):
     """Settings of a maze.
 
-    layout: its rows, top to bottom, see tabular.mdps.Maze. gamma: discount of a step. longest_game:
+    layout: its rows, top to bottom, see tabular.mdps.Maze. corridor: instead of it, chapter 01's
+    corridor, whose recorded walks are its four pieces. gamma: discount of a step. longest_game:
     steps after which a walk is cut off.
     """
 
     layout: tuple[str, ...] = ("S..#.", ".#...", "..#..", "T.T.G")
+    corridor: bool = False
     gamma: float = 0.8
     longest_game: int = 20
     layers: int = 1
@@ -74,17 +78,26 @@ PROFILES = {
 
 
 class GridworldTask(Task):
-    """One seed of a maze: walks of a walker that knows nothing of it, from any of its cells."""
+    """One seed of a maze: walks of a walker that knows nothing of it, from any of its cells.
+
+    In the corridor the walks are its pieces, each as often as the others but for chance.
+    """
 
     lowest, best = 0.0, "Optimum"
 
     def __init__(self, settings: GridworldSettings, seed: int):
         super().__init__(settings, seed)
-        self.maze = gridworld(settings.layout, gamma=settings.gamma)
+        if settings.corridor:
+            self.maze = stitching_maze(gamma=settings.gamma)
+        else:
+            self.maze = gridworld(settings.layout, gamma=settings.gamma)
         self.env = Gridworld(self.maze, max_steps=settings.longest_game)
         self.tokenizer = word_tokenizer(self.env.texts)
         self.acts = {"max_new_tokens": 1}
         self.behavior = np.tile(DRIFT, (len(self.maze.cells), 1))  # (S, 4)
+        if settings.corridor:
+            self.pieces = stitching_paths(self.maze)
+            self.behavior = cloned_policy(record_paths(self.maze.mdp, self.pieces))
 
     def new_model(self) -> PreTrainedModel:
         """See Task.new_model."""
@@ -96,10 +109,14 @@ class GridworldTask(Task):
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded."""
-        cells = len(self.maze.cells)
+        cells, seed = len(self.maze.cells), 1000 * self.seed + PARTS[part]
+        if self.settings.corridor:
+            drawn = np.random.default_rng(seed).integers(len(self.pieces), size=games)
+            walks = record_paths(self.maze.mdp, [self.pieces[piece] for piece in drawn])
+            return datasets.Dataset.from_dict(as_episodes(self.env, walks))
         return generate_gridworld(
             games,
-            1000 * self.seed + PARTS[part],
+            seed,
             maze=self.maze,
             behavior=self.behavior,
             starts=np.full(cells, 1 / cells),
@@ -135,8 +152,9 @@ class GridworldTask(Task):
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
         """Against exact truth, means over the cells, each as the first of a walk.
 
-        KL(pi_beta || pi_phi) in nats. Of methods with values: the mean error of the four moves'
-        values, and their rank correlation with the truth.
+        KL(pi_beta || pi_phi) in nats. Of methods with values: the mean and the largest error of the
+        values of the moves that the walker makes, their rank correlation with the truth, and what
+        the move of highest value earns, always taken, as a share of the optimum.
         """
         ids = self.tokenizer.convert_tokens_to_ids(list(self.env.action_texts))
         prefixes = [
@@ -144,19 +162,25 @@ class GridworldTask(Task):
             for text in self.env.state_texts
         ]
         log_pi, learned = trained.values_of(prefixes, [ids] * len(prefixes))
-        ratio = np.log(self.behavior) - np.stack(log_pi)
+        made = self.behavior > 0
+        ratio = np.log(np.where(made, self.behavior, 1)) - np.stack(log_pi)
         found = {"KL(pi_beta || pi_phi)": float((self.behavior * ratio).sum(1).mean())}
         if learned is None:
             return found
+        values = np.where(made, np.stack(learned), -np.inf)
         for title, exact in self.truths.items():
-            found[f"error to {title}"] = float(np.abs(np.stack(learned) - exact).mean())
+            errors = np.abs(values - exact)[made]
+            found[f"error to {title}"] = float(errors.mean())
+            found[f"largest error to {title}"] = float(errors.max())
             ranks = [
-                stats.spearmanr(q, true).statistic if np.ptp(q) else 0.0
-                for q, true in zip(learned, exact, strict=True)
-                if np.ptp(true)
+                stats.spearmanr(q[of], true[of]).statistic if np.ptp(q[of]) else 0.0
+                for q, true, of in zip(values, exact, made, strict=True)
+                if np.ptp(true[of])
             ]
             found[f"rank correlation with {title}"] = float(np.mean(ranks))
-        return found
+        greedy = policy_return(self.maze.mdp, greedy_policy(values))
+        best = self.maze.mdp.initial @ self.truths["Q*"].max(1)
+        return {**found, "its best moves, share of the optimum": float(greedy / best)}
 
     def raw(self) -> dict[str, Any]:
         """The maze."""

@@ -116,3 +116,37 @@ def test_walks_of_the_data_start_anywhere_and_those_of_the_test_at_the_starts():
     assert len(set(parts)) == 3
     result = one.play(one.policy(TrainedMethod.cloned(one.new_model(), one.tokenizer)), test=False)
     assert len(result.returns) == one.settings.validation_games
+
+
+def test_walks_of_the_corridor_are_its_pieces_and_only_recorded_moves_are_measured():
+    """The pieces drawn by hand: (door's column, moves); the corridor is the second row."""
+    one = task("corridor=true")
+    walks = {" ".join("".join(texts).split()) for texts in one.recorded(400, "behavior")["text"]}
+    pieces = set()
+    for door in (0, 2, 4, 6):
+        cells = [f"r0c{door}", *(f"r1c{door + step}" for step in range(3))]
+        moves = ["down", "right", "right", "right" if door == 6 else "down"]
+        pieces.add(" ".join(f"{cell} {move}" for cell, move in zip(cells, moves, strict=True)))
+    assert walks == {f"{piece} end" for piece in pieces}
+    assert {start["state"] for start in one.starts(test=True)} == {one.maze.state_at(0, 0)}
+    # Right of a junction lies the goal, below it a pit; both were walked equally often.
+    steps = [9 - column for column in range(9)]
+    exact = {(1, column): one.settings.gamma ** (steps[column] - 1) for column in range(9)}
+    q = np.full((len(one.maze.cells), 4), 7.0)  # of moves that nobody made: never looked at
+    for state, (row, column) in enumerate(one.maze.cells):
+        if row == 0:
+            q[state, 2] = one.settings.gamma * exact[1, column]
+        else:
+            q[state, 1] = exact[1, column]
+            q[state, 2] = 0.0
+    log_pi = np.log(np.where(one.behavior > 0, one.behavior, 1e-9))
+    found = one.measure(known(one, log_pi, q))
+    assert found["KL(pi_beta || pi_phi)"] == pytest.approx(0, abs=1e-12)
+    assert found["largest error to Q*"] == pytest.approx(0, abs=1e-9)
+    assert found["its best moves, share of the optimum"] == pytest.approx(1)
+    worse = q.copy()
+    worse[one.maze.state_at(1, 2), 2] = 1.0
+    found = one.measure(known(one, log_pi, worse))
+    assert found["largest error to Q*"] == pytest.approx(1)
+    assert found["error to Q*"] == pytest.approx(1 / 16)  # of sixteen recorded moves
+    assert found["its best moves, share of the optimum"] == 0
