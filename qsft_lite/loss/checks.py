@@ -20,6 +20,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f'{name} must be one of {listed}, not {value!r}. Nearest: "{nearest}".')
 
 
+def check_chunk_size(chunk_size: int) -> None:
+    """ValueError for less than one row at a time."""
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
+
+
 def dummy_of(leftover: str | int, vocabulary: int) -> int | None:
     """The dummy's token id, or None for the uniform leftover."""
     if vocabulary < 2:
@@ -39,12 +45,15 @@ def dummy_of(leftover: str | int, vocabulary: int) -> int | None:
 
 
 def check_tensors(name: str, scores: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """Scores (..., V or H) must be floating, and the others (...) on the same device."""
+    """Scores (..., V or H) must be floating, and the others (...) on the same device.
+
+    Only a mask may be None.
+    """
     check_floating(name, scores)
     if scores.ndim == 0:
         raise ValueError(f"{name} must have a last dimension to score tokens; it has none.")
     for other_name, other in others.items():
-        if other is None:
+        if other is None and other_name == "mask":
             continue
         if not isinstance(other, torch.Tensor) or other.is_complex():
             raise TypeError(f"{other_name} must be a tensor of real numbers, not {_kind(other)}.")

@@ -54,8 +54,7 @@ def linear_q_sft_loss(
     """
     checks.check_tensors("hidden", hidden, actions=actions, target=target, mask=mask)
     checks.check_head(hidden, weight)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
+    checks.check_chunk_size(chunk_size)
     if validate is None:
         validate = hidden.device.type == "cpu"
     used = used_positions(hidden, actions, target, mask, len(weight), leftover, validate)
@@ -103,7 +102,7 @@ def linear_state_value(
 
     Args:
         hidden, weight: (N, H) and (V, H), last hidden states and head of the target network, of one
-            floating dtype.
+            floating dtype; multiplied in float32 at least.
         behavior_hidden, behavior_weight: (N, H') and (V, H'), those of the behavior policy; None
             will do for a backup that asks it nothing.
         backup: of one of BACKUPS.
@@ -117,19 +116,23 @@ def linear_state_value(
         TypeError, ValueError: shapes, dtypes or options that do not fit.
     """
     checks.check_choice("backup", backup.kind, BACKUPS)
+    checks.check_chunk_size(chunk_size)
     checks.check_head(hidden, weight)
     if backup.asks_behavior:
         if behavior_hidden is None or behavior_weight is None:
             raise ValueError(f'backup="{backup.kind}" needs behavior_hidden and behavior_weight.')
         checks.check_head(behavior_hidden, behavior_weight)
     dtype = checks.compute_dtype(hidden)
+    weight = weight.to(dtype)  # a logit rounded to bfloat16 may err by .06, and p by as much of it
+    if backup.asks_behavior:
+        behavior_weight = behavior_weight.to(dtype)
     values = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
-        log_p = (hidden[chunk] @ weight.T).log_softmax(-1, dtype=dtype)
+        log_p = (hidden[chunk].to(dtype) @ weight.T).log_softmax(-1)
         log_pi = None
         if backup.asks_behavior:
-            log_pi = (behavior_hidden[chunk] @ behavior_weight.T).log_softmax(-1, dtype=dtype)
+            log_pi = (behavior_hidden[chunk].to(dtype) @ behavior_weight.T).log_softmax(-1)
         ruled_out = no_action(log_p if log_pi is None else log_pi, dummy)
         values[chunk] = state_value(log_p, log_pi, ruled_out, backup)
     return values

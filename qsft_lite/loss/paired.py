@@ -207,7 +207,7 @@ def linear_support(
     ValueError for a support outside it, or a chunk_size below 1.
     """
     Backup("support", support)  # refuses what is no support
-    _check_chunk_size(chunk_size)
+    checks.check_chunk_size(chunk_size)
     dtype = checks.compute_dtype(hidden)
     weight = weight.to(dtype)  # a logit rounded to bfloat16 may err by .06
     parts = []
@@ -253,7 +253,7 @@ def paired_state_value(
     where that is less. ValueError for another backup, or a chunk_size below 1.
     """
     checks.check_choice("backup", backup.kind, BACKUPS)
-    _check_chunk_size(chunk_size)
+    checks.check_chunk_size(chunk_size)
     values = torch.empty(len(hidden), dtype=checks.compute_dtype(hidden), device=hidden.device)
     for start in range(0, len(hidden), chunk_size):
         chunk = slice(start, start + chunk_size)
@@ -274,11 +274,6 @@ def _logits_at(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor) ->
     if ids.shape[1] * hidden.shape[1] >= len(weight):
         return (hidden @ weight.to(hidden.dtype).T).gather(1, ids)
     return torch.einsum("nh,nkh->nk", hidden, weight[ids].to(hidden.dtype))
-
-
-def _check_chunk_size(chunk_size: int) -> None:
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
 
 
 def _losses(

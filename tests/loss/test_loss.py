@@ -597,6 +597,21 @@ def test_chunked_state_values_equal_targets_without_reward(
         torch.testing.assert_close(value, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backup", [Backup("support", 0.01), Backup("behavior", score="ratio")])
+def test_state_values_of_half_precision_parameters_are_multiplied_in_float32(backup, dtype):
+    """Rounded to bfloat16, logits near 20 would err by .06, and p by as much of itself."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (50, 16), (60, 16), (50, 16), (60, 16)
+    tensors = [torch.randn(*shape, generator=generator).mul(2).to(dtype) for shape in shapes]
+
+    def values(dtype):
+        given = [tensor.to(dtype) for tensor in tensors]
+        return linear_state_value(*given, backup=backup, dummy=0)
+
+    torch.testing.assert_close(values(dtype).double(), values(torch.float64), rtol=1e-4, atol=1e-5)
+
+
 def test_plain_cross_entropy_is_torchs():
     hidden, weight, actions, _ = small_problem()
     loss = linear_cross_entropy(hidden, weight, actions, chunk_size=3)
@@ -618,6 +633,12 @@ def test_plain_cross_entropy_is_torchs():
             lambda h, w: linear_state_value(h, w, h, w, backup=Backup("returns"), dummy=0),
             "backup must be one of",
         ),
+        (
+            lambda h, w: linear_state_value(
+                h, w, None, None, backup=Backup("behavior"), dummy=0, chunk_size=0
+            ),
+            "chunk_size must be at least 1",
+        ),
         (lambda h, w: Backup("maximum"), 'backup must be one of .* Nearest: "max"'),
         (lambda h, w: Backup(score="ratios"), 'score must be one of .* Nearest: "ratio"'),
         (lambda h, w: Backup(support=1.1), "support must lie in"),
@@ -627,6 +648,16 @@ def test_plain_cross_entropy_is_torchs():
 def test_bad_options_of_the_state_values(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(3, 4), torch.zeros(5, 4))
+
+
+@pytest.mark.parametrize("missing", ["actions", "target"])
+def test_only_a_mask_may_be_missing(missing):
+    hidden, weight, actions, target = small_problem()
+    given = {"actions": actions, "target": target, missing: None}
+    with pytest.raises(TypeError, match=f"{missing} must be a.* tensor"):
+        q_sft_loss(hidden @ weight.T, **given, leftover="uniform")
+    with pytest.raises(TypeError, match=f"{missing} must be a.* tensor"):
+        linear_q_sft_loss(hidden, weight, **given, leftover="uniform")
 
 
 def test_targets_are_clamped_unless_told_otherwise():
