@@ -6,10 +6,11 @@ chunked cross-entropy on the action tokens. Beside it stand the steps of stage t
 
     one dummy          trains p, and runs the target network and the behavior policy; each has a
                        head over the whole vocabulary
-    paired, live       trains theta, and runs the target network and the behavior policy; each for
-                       single logits of the recorded actions
+    paired, live       trains theta, which needs single logits, and runs the target network and the
+                       behavior policy, whose head says which actions have support (the default)
     paired, cached     the same with the behavior policy's logits cached: it is not run
-    paired, returns    neither of the two is run
+    paired, recorded   live, with the value of the recorded next action: single logits of all three
+    paired, returns    neither of the two is run, with the behavior policy's logits cached
 
 Ratios of times are those of `benchmarks.common`; FLOPs are counted, not timed. Memory is the peak
 of what a forward and a backward pass allocates, gradients included: what a step needs beyond
@@ -54,6 +55,7 @@ SMOKE = {
     "length": 160,
     "rows": 2,
     "vocabularies": [64, 500],
+    "large": {"width": 32, "rows": 1, "vocabulary": 300},
     "repetitions": 3,
     "trainer steps": 2,
 }
@@ -64,6 +66,7 @@ LAPTOP = {
     "length": 256,
     "rows": 16,
     "vocabularies": [64, 2048, 50_257],  # characters, words, the byte pairs of GPT-2
+    "large": {"layers": 12, "width": 768, "heads": 12, "rows": 2, "vocabulary": 50_257},  # GPT-2
     "repetitions": 20,
     "trainer steps": 4,
 }
@@ -129,8 +132,9 @@ def training_steps(settings: dict[str, Any], vocabulary: int, folder: Path) -> d
     stages = {
         BASELINE: BehaviorStage(copy.deepcopy(model)),
         "one dummy": new_stage("support", leftover="dummy"),
-        "paired, live": new_stage("recorded"),
-        "paired, cached": new_stage("recorded"),
+        "paired, live": new_stage("behavior"),
+        "paired, cached": new_stage("behavior"),
+        "paired, recorded": new_stage("recorded"),
         "paired, returns": new_stage("returns"),
     }
     steps = {}
@@ -209,35 +213,40 @@ def flops(step: Callable[[], None]) -> int:
 
 def compare(settings: dict[str, Any], folder: Path) -> tuple[list[dict], dict]:
     """The rows of the table, and what they were made from."""
-    tokens, width = settings["rows"] * settings["length"], settings["width"]
     rows: list[dict] = []
     raw: dict[str, Any] = {}
 
-    def add(what: str, vocabulary: int | None, value: dict | float, goal: float | None) -> None:
-        new = row(what, tokens, width, value, goal)
-        rows.append({"ratio": new.pop("ratio"), "vocabulary": vocabulary, **new})
+    def add(what: str, case: dict, value: dict | float, goal: float | None) -> None:
+        new = row(what, case["rows"] * case["length"], case["width"], value, goal)
+        rows.append({"ratio": new.pop("ratio"), "vocabulary": case.get("vocabulary"), **new})
 
-    for vocabulary in settings["vocabularies"]:
-        steps = training_steps(settings, vocabulary, folder)
+    cases = [{**settings, "vocabulary": vocabulary} for vocabulary in settings["vocabularies"]]
+    for case in (*cases, {**settings, **settings["large"]}):
+        vocabulary = case["vocabulary"]
+        steps = training_steps(case, vocabulary, folder)
         counted = {name: flops(step.whole) for name, step in steps.items()}
         peaks = {n: peak_bytes(step.differentiate, count_kept=True) for n, step in steps.items()}
         whole = {name: step.whole for name, step in steps.items()}
         seconds = interleaved_seconds(whole, settings["repetitions"])
-        raw[f"vocabulary {vocabulary}"] = {"seconds": seconds, "flops": counted, "bytes": peaks}
+        raw[f"vocabulary {vocabulary}, width {case['width']}"] = {
+            "seconds": seconds,
+            "flops": counted,
+            "bytes": peaks,
+        }
         others = [name for name in steps if name != BASELINE]
         for name in others:
             value, goal = ratio(seconds[name], seconds[BASELINE]), (name, vocabulary)
-            add(f"time: {name} / {BASELINE}", vocabulary, value, TIME_GOALS.get(goal))
+            add(f"time: {name} / {BASELINE}", case, value, TIME_GOALS.get(goal))
         for what, numbers in (("FLOPs", counted), ("memory", peaks)):
             for name in others:
                 value = numbers[name] / numbers[BASELINE]
-                add(f"{what}: {name} / {BASELINE}", vocabulary, value, None)
+                add(f"{what}: {name} / {BASELINE}", case, value, None)
 
     if importlib.util.find_spec("trl") is None:
         print("TRL is not installed, so its row is left out: pip install trl\n")
         return rows, raw
     seconds = raw["trainer seconds"] = trainer_seconds(settings, folder)
-    add("time: own SFT / TRL's SFTTrainer", None, ratio(seconds["own"], seconds["TRL"]), 1.0)
+    add("time: own SFT / TRL's SFTTrainer", settings, ratio(seconds["own"], seconds["TRL"]), 1.0)
     return rows, raw
 
 
@@ -249,7 +258,9 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows, raw = compare(run.settings, Path(folder))
     headline = {
-        f"{row['ratio']}, vocabulary {row['vocabulary']}": row["median [95 % interval]"]
+        f"{row['ratio']}, vocabulary {row['vocabulary']}, width {row['hidden size']}": row[
+            "median [95 % interval]"
+        ]
         for row in rows
     }
     record(run, rows, headline, raw)
