@@ -60,6 +60,7 @@ def _options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seeds", nargs="*", type=int, help="as many as the profile has, if not")
     command.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings")
     command.add_argument("--output", type=Path, help="the folder of all studies: build/runs")
+    command.add_argument("--label", help="record the result as TASK_LABEL, whatever the seeds")
     command.add_argument("--estimate", action="store_true", help="say what it would cost, and stop")
 
 
@@ -80,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             changes=options.set,
             kind=options.study,
             output=options.output,
+            label=options.label,
         )
         if options.command != "watch" and not options.estimate:
             check_settings(study)

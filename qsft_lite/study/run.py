@@ -20,6 +20,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -57,6 +58,7 @@ class Study:
     rows: dict[str, Row]
     seeds: tuple[int, ...]
     folder: Path
+    label: str | None = None  # of its result, see ``of``
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Study:
         changes: dict[str, Any] | Iterable[str] = (),
         kind: str = "methods",
         output: str | Path | None = None,
+        label: str | None = None,
     ) -> Study:
         """A study, with everything checked before anything is done.
 
@@ -80,11 +83,16 @@ class Study:
             changes: settings to change, see settings.changed.
             kind: "methods", or "ablation" for the parts of Q-SFT one by one.
             output: the folder of all studies; build/runs if None.
+            label: what the result is called after its task, small letters, digits and "_". With one
+                it is recorded whatever the seeds; without, as the task's usual one, and only if all
+                seeds of the profile were run.
 
         Raises:
             ValueError: an unknown name, with those that there are.
         """
         module = module_of(task)
+        if label is not None and not re.fullmatch("[a-z0-9_]+", label):
+            raise ValueError(f"a label has small letters, digits and '_' only, not {label!r}")
         _check(profile, module.PROFILES, "profile")
         settings = changed(module.PROFILES[profile], changes)
         _check(kind, ("methods", "ablation"), "kind")
@@ -102,12 +110,13 @@ class Study:
             {key: known[key] for key in chosen},
             tuple(range(settings.seeds) if seeds is None else seeds),
             folder / f"{task}_{kind}.{profile}{other}",
+            label,
         )
 
     @property
     def name(self) -> str:
         """Of the result."""
-        return f"{self.task}_{self.kind}"
+        return f"{self.task}_{self.label or self.kind}"
 
     def of_seed(self, seed: int) -> Task:
         """The task of one seed; its data are made when they are asked for."""
@@ -136,7 +145,7 @@ def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, 
     """All rows with all seeds, from wherever the last call got to; returns the result, recorded.
 
     Under torchrun all processes train, and the first one does all else. quiet: print no
-    lines. record: write the result, where all seeds of the profile were run.
+    lines. record: write the result, if it has a label or all seeds of the profile were run.
 
     Returns:
         "headline", "tables" (with "<name>" and perhaps "<name>_measured") and "raw".
@@ -145,13 +154,14 @@ def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, 
         ValueError: the folder holds a study with other settings.
         RuntimeError: another process trains there.
     """
+    own = dataclasses.replace(study.settings, seeds=len(study.seeds))
     recorder = start(
         study.name,
         profile=study.profile,
         seed=0,
         threads=study.settings.threads or None,
         settings={
-            name: dataclasses.asdict(study.settings if name == study.profile else settings)
+            name: dataclasses.asdict(own if name == study.profile else settings)
             for name, settings in module_of(study.task).PROFILES.items()
         },
     )
@@ -168,7 +178,8 @@ def run(study: Study, *, quiet: bool = False, record: bool = True) -> dict[str, 
     for rows in result["tables"].values():
         say(markdown_table(rows))
     say({name: level for name, level in result["headline"].items() if isinstance(level, float)})
-    if record and (len(study.seeds) == study.settings.seeds or study.profile == "smoke"):
+    whole = len(study.seeds) == study.settings.seeds or study.profile == "smoke"
+    if record and (whole or study.label):
         hashes = " ".join(seed[CLONING.title]["hash"] for seed in found)
         recorder.record(**result, data_hash=hashes)
     return result

@@ -153,9 +153,21 @@ def test_a_record_is_written_for_all_seeds_only(small, monkeypatch, tmp_path):
     study = Study.of("gridworld", "record", seeds=[0], changes=changes, **options)
     assert run(study, quiet=True)["tables"] and not (tmp_path / "results").exists()
     run(Study.of("gridworld", "record", changes=changes, **options), quiet=True)
-    assert [path.name for path in (tmp_path / "results").iterdir()] == [
-        "gridworld_methods.record.json"
-    ]
+    written = tmp_path / "results" / "gridworld_methods.record.json"
+    assert list(written.parent.iterdir()) == [written]
+    named = Study.of("gridworld", "record", seeds=[0], changes=changes, label="few", **options)
+    run(named, quiet=True)
+    written = written.with_name("gridworld_few.record.json")
+    assert written.exists()
+    result = json.loads(written.read_text())
+    assert set(result["tables"]) == {"gridworld_few", "gridworld_few_measured"}
+    assert result["settings"]["seeds"] == 1  # as many as there were
+
+
+@pytest.mark.parametrize("label", ["", "Few", "../few", "a b"])
+def test_a_label_is_part_of_a_file_name(label):
+    with pytest.raises(ValueError, match="a label has small letters"):
+        Study.of("gridworld", "smoke", label=label)
 
 
 def test_a_table_is_computed_anew_from_its_scores(small, tmp_path):
