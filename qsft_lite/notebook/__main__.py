@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     spread.add_argument("paths", type=Path, nargs="+", metavar="NOTEBOOK")
     spread.add_argument("--seeds", type=_positive, default=5, help="how many (default: 5)")
     spread.add_argument("--first-seed", type=int, default=100, help="the others follow it")
+    spread.add_argument(
+        "--threads", type=_positive, nargs="+", default=[], help="run each seed with all of these"
+    )
     spread.add_argument("--profile", choices=PROFILES, default="laptop")
     spread.add_argument("--output", type=Path, default=Path("build") / "check")
     spread.add_argument("--write", action="store_true", help="maintainers: store in data/spread")
@@ -70,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
                 profile=options.profile,
                 output=options.output,
                 write=options.write,
+                threads=options.threads,
             )
         _, defaults, _ = runner.read_checked(options.path, {})
         words = dict([*options.parameters, *words])

@@ -5,6 +5,7 @@ The command line is ``python -m qsft_lite.notebook check``; ``data/spread`` keep
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -30,9 +31,11 @@ def check(
     profile: str,
     output: Path,
     write: bool,
+    threads: Sequence[int] = (),
 ) -> int:
     """Run notebooks with each seed, all cells whatever fails; print what fails and the spread.
 
+    threads: of the CPU, which each seed runs with, one after the other; those that the notebook says if empty.
     What was executed goes to ``output``, spreads to ``output/spread``; with ``write``, those of
     notebooks without a failing cell to ``data/spread``, too. Returns the exit status: 1 if any cell
     failed, else 0. Raises ParameterError, before anything runs, for a notebook without PROFILE or
@@ -44,14 +47,18 @@ def check(
     status = 0
     for path in paths:
         recorded, failed = [], False
-        for seed in seeds:
-            parameters, folder = {"PROFILE": profile, "SEED": seed}, output / f"seed_{seed}"
-            outcome = execute_one(path, parameters, folder, {}, allow_errors=True)
+        for seed, count in itertools.product(seeds, threads or [None]):
+            name = f"seed_{seed}" if count is None else f"seed_{seed}_threads_{count}"
+            variables = {} if count is None else {"QSFT_THREADS": str(count)}
+            parameters = {"PROFILE": profile, "SEED": seed}
+            outcome = execute_one(path, parameters, output / name, variables, allow_errors=True)
             recorded += [outcome.result] if outcome.result else []
             failures = failing_cells(outcome.error) if outcome.error else []
             failed |= bool(failures)
             seconds = f"{outcome.seconds:.0f} s"
-            print(f"{path.stem}, seed {seed}: {seconds}, cells that failed: {len(failures)}")
+            print(
+                f"{path.stem}, {name.replace('_', ' ')}: {seconds}, cells that failed: {len(failures)}"
+            )
             print("".join(f"  {line}\n" for line in failures), end="", flush=True)
         status |= failed
         if not recorded:
@@ -59,6 +66,7 @@ def check(
             continue
         spread = spread_of(recorded)
         options = f"--seeds {len(seeds)} --first-seed {seeds[0]} --profile {profile}"
+        options += f" --threads {' '.join(map(str, threads))}" if threads else ""
         place = shlex.quote(path.as_posix())
         spread["command"] = f"python -m qsft_lite.notebook check {place} {options}"
         print(_spread_table(spread))

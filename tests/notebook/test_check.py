@@ -46,6 +46,18 @@ def test_check_runs_all_cells_with_every_seed(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_each_seed_runs_with_all_thread_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_notebook(tmp_path / "00_a.ipynb", *RECORDING, parameters=PROFILE + "\nSEED = 0")
+    words = ["check", "00_a.ipynb", "--seeds", "1", "--threads", "1", "2", "--profile", "smoke"]
+    assert main([*words, "--write"]) == 0
+    spread = json.loads((tmp_path / "data" / "spread" / "00_a.smoke.json").read_text())
+    assert [(run["seed"], run["threads"]) for run in spread["runs"]] == [(100, 1), (100, 2)]
+    assert spread["command"].endswith("--first-seed 100 --profile smoke --threads 1 2")
+    folder = tmp_path / "build" / "check"
+    assert names(folder) == ["seed_100_threads_1", "seed_100_threads_2", "spread"]
+
+
 def test_check_needs_a_seed_before_anything_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_notebook(tmp_path / "a.ipynb", *RECORDING, parameters=PROFILE + "\nSEED = 0")
