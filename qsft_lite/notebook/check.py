@@ -35,7 +35,9 @@ def check(
 ) -> int:
     """Run notebooks with each seed, all cells whatever fails; print what fails and the spread.
 
-    threads: of the CPU, which each seed runs with, one after the other; those that the notebook says if empty.
+    threads: counts of CPU threads, and each seed runs with all of them; those that the notebook
+    says if empty.
+
     What was executed goes to ``output``, spreads to ``output/spread``; with ``write``, those of
     notebooks without a failing cell to ``data/spread``, too. Returns the exit status: 1 if any cell
     failed, else 0. Raises ParameterError, before anything runs, for a notebook without PROFILE or
@@ -56,9 +58,8 @@ def check(
             failures = failing_cells(outcome.error) if outcome.error else []
             failed |= bool(failures)
             seconds = f"{outcome.seconds:.0f} s"
-            print(
-                f"{path.stem}, {name.replace('_', ' ')}: {seconds}, cells that failed: {len(failures)}"
-            )
+            run = f"{path.stem}, {name.replace('_', ' ')}: {seconds}"
+            print(f"{run}, cells that failed: {len(failures)}")
             print("".join(f"  {line}\n" for line in failures), end="", flush=True)
         status |= failed
         if not recorded:
