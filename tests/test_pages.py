@@ -23,6 +23,11 @@ MARKED = [
 # the headline that says what the best play scores.
 HEADLINE = {
     "Wordle, 40 words": ("wordle_paired", "paired, value of the behavior", "Optimum"),
+    "Twenty Questions, 20 objects": (
+        "twenty_questions_paired",
+        "paired, value of the behavior",
+        "Optimum",
+    ),
 }
 
 
