@@ -60,3 +60,9 @@ def listed(names: Sequence[str]) -> str:
     if not names:
         return "nothing"
     return ", ".join(names[:-1]) + ", and " + names[-1] if len(names) > 1 else names[0]
+
+
+def canonical(command: str) -> str:
+    """A command in alfworld 0.4.2's words: "put X in/on Y" becomes "move X to Y"."""
+    verb, first, second = read_command(command)
+    return f"move {first} to {second}" if verb == "move" else command.strip()
