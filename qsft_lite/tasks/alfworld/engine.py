@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from qsft_lite.tasks.alfworld.pddl import TREATMENTS, Game
+from qsft_lite.tasks.alfworld.short import short_start
 from qsft_lite.tasks.alfworld.text import HELP, NOTHING_HAPPENS, listed, read_command
 
 WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
@@ -133,6 +134,10 @@ class World:
             for place in range(len(self.standing))
         ]
         self.everywhere = everywhere
+
+    def short_start(self) -> str:
+        """What the agent reads first in the short form."""
+        return short_start(self.game.goal, [self.receptacle_names[r] for r in self.everywhere])
 
 
 def entity_names(ids: Iterable[str]) -> dict[str, str]:

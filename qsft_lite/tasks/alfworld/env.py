@@ -16,7 +16,7 @@ from gymnasium.spaces import Text
 
 from qsft_lite.tasks.alfworld.engine import NativeEngine, World
 from qsft_lite.tasks.alfworld.games import Split, Trials
-from qsft_lite.tasks.alfworld.short import long_command, short_command, short_start, short_text
+from qsft_lite.tasks.alfworld.short import long_command, short_command, short_text
 from qsft_lite.tasks.alfworld.textworld_engine import TextWorldEngine
 from qsft_lite.tasks.alfworld.vocabulary import short_words, text_words
 from qsft_lite.tasks.checks import check_action, check_choice, reset_option
@@ -95,8 +95,7 @@ class ALFWorld(gymnasium.Env):
             self._textworld.start(world.game)
             self.play = self._textworld
         if self.format == "short":
-            names = [world.receptacle_names[r] for r in world.everywhere]
-            return f"{short_start(world.game.goal, names)}\n", self._info()
+            return f"{world.short_start()}\n", self._info()
         return f"{self.play.start_text()}\n", self._info()
 
     def __len__(self) -> int:
