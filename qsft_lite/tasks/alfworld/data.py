@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tasks.alfworld.engine import NativeEngine, World
-from qsft_lite.tasks.alfworld.env import ALFWorld, MAX_STEPS
+from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
 from qsft_lite.tasks.alfworld.memory import start_memory
 from qsft_lite.tasks.alfworld.players import PLAYERS, Player
 from qsft_lite.tasks.alfworld.short import short_command, short_text
@@ -94,7 +94,10 @@ def play_game(
         text, _ = play.step(command)
         brief = short_text(text)
         memory.observe(command, brief)
-        texts += [f"{short_command(command) if short else command}\n", f"{brief if short else text}\n"]
+        texts += [
+            f"{short_command(command) if short else command}\n",
+            f"{brief if short else text}\n",
+        ]
         if play.won():
             return texts, True
     return texts, False

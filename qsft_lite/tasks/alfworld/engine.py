@@ -188,8 +188,10 @@ class NativeEngine:
         """What the agent reads first."""
         names = self.world.receptacle_names
         standing = self.world.standing[self.place]
-        look = self._facing() if standing else (
-            f"{MIDDLE} {listed([f'a {names[r]}' for r in self.world.everywhere])}."
+        look = (
+            self._facing()
+            if standing
+            else (f"{MIDDLE} {listed([f'a {names[r]}' for r in self.world.everywhere])}.")
         )
         return f"{WELCOME}\n\n{look}\n\nYour task is to: {self.world.game.task}."
 

@@ -80,7 +80,7 @@ class ALFWorld(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Start a game; ValueError or FileNotFoundError for a game that there is not."""
+        """Start a game; ValueError for a game that there is not, TypeError for what is no name."""
         name = reset_option(options, "game")
         if name is not None and not isinstance(name, str | Path):
             raise TypeError(f"a game is a name or a path, got {type(name).__name__}")

@@ -6,6 +6,7 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
+from reprlib import repr as brief
 
 from qsft_lite.checks import check_choice
 from qsft_lite.tasks.alfworld.engine import World
@@ -55,8 +56,7 @@ class Trials:
 
     def world(self, name: str) -> World:
         """The world of a trial of the folder, or of any game."""
-        inside = self.folder / name
-        return world_of(str(inside) if inside.exists() else name)
+        return world_of(str(self.folder / name) if name in self.names else name)
 
 
 @lru_cache(maxsize=1024)
@@ -65,11 +65,13 @@ def world_of(name: str) -> World:
 
     Raises ValueError, saying what is wrong, for a name that is no game and a file that is none.
     """
-    match = re.fullmatch(rf"({'|'.join(SPLITS)})/(\d+)", name)
-    if match and not Path(name).exists():
+    match = re.fullmatch(rf"({'|'.join(SPLITS)})/(\d{{1,9}})", name)
+    if match:
         split, number = match[1], int(match[2])
         if number >= SPLITS[split]:
-            raise ValueError(f"there is no game {name!r}: {split} has {SPLITS[split]} games, from 0")
+            raise ValueError(
+                f"there is no game {name!r}: {split} has {SPLITS[split]} games, from 0"
+            )
         return World(draw_game(split, number))
     return World(read_game(name))
 
@@ -78,22 +80,11 @@ def read_game(path: str | Path) -> Game:
     """The game of a trial's folder, or of its .pddl or .tw-pddl file.
 
     What the agent is asked to do is read from the engine's file, where there is one; otherwise it
-    is the first of the original's phrases for the goal. FileNotFoundError for a path without a
-    game, ValueError for files that cannot be read, naming file and line.
+    is the first of the original's phrases for the goal. Raises ValueError for a path without a game
+    and for files that cannot be read, naming file and line.
     """
     path = Path(path)
-    if path.is_dir():
-        files = [path / file for file in (PROBLEM, ENGINE_GAME) if (path / file).is_file()]
-        if not files:
-            raise FileNotFoundError(f"{path} has neither {PROBLEM} nor {ENGINE_GAME}")
-        problem, beside = files[0], path / ENGINE_GAME
-    elif path.is_file():
-        problem = beside = path
-    else:
-        raise FileNotFoundError(
-            f"there is no game {str(path)[:200]!r}: neither one of ours, such as 'train/0', nor a "
-            "folder or file"
-        )
+    problem, beside = _files_of(path)
     data = _read_json(beside) if beside.suffix == ".tw-pddl" and beside.is_file() else {}
     text = _read_text(problem) if problem.suffix != ".tw-pddl" else data.get("pddl_problem")
     if not isinstance(text, str):
@@ -103,6 +94,25 @@ def read_game(path: str | Path) -> Game:
     asked = re.search(r"Your task is to: ([^\"\n\\]+?)\.?\"", str(data.get("grammar", "")))
     task = asked[1] if asked and asked[1] != "UNKNOWN GOAL" else task_texts(game.goal)[0]
     return Game(str(path), task, game.goal, game.agent, game.kinds, game.facts)
+
+
+def _files_of(path: Path) -> tuple[Path, Path]:
+    """The file with a game's problem, and the engine's file, which need not be there."""
+    try:
+        if path.is_file():
+            return path, path
+        files = [path / file for file in (PROBLEM, ENGINE_GAME) if (path / file).is_file()]
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        files, is_folder = [], False
+    if files:
+        return files[0], path / ENGINE_GAME
+    if is_folder:
+        raise ValueError(f"{path} holds no game: it has neither {PROBLEM} nor {ENGINE_GAME}")
+    raise ValueError(
+        f"there is no game {brief(str(path))}: neither one of ours, such as 'train/0', nor a folder "
+        "or file of the original's"
+    )
 
 
 def _check_trajectory(game: Game, path: Path) -> None:

@@ -250,9 +250,7 @@ def write_problem(game: Game) -> str:
 
 def _goal_text(goal: Goal) -> str:
     thing, place = f"{goal.object}type", f"{goal.target}type"
-    placed = (
-        f"(objecttype ?o {thing}) (receptacletype ?r {place}) (inreceptacle ?o ?r)"
-    )
+    placed = f"(objecttype ?o {thing}) (receptacletype ?r {place}) (inreceptacle ?o ?r)"
     if goal.task_type == "look_at_obj_in_light":
         return (
             "(and (exists (?t - object ?r - receptacle ?a - agent ?l - location) (and "

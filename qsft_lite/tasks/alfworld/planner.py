@@ -62,9 +62,7 @@ def _ways(world: World, start: NativeEngine) -> Iterator[list[Errand]]:
             chosen = [(o, at) for o, at in chosen if target in _takers(world, o)]
             for pair in permutations(chosen, max(2 - len(there), 0)):
                 yield [
-                    errand
-                    for o, at in pair
-                    for errand in (("take", o, at), ("move", o, target))
+                    errand for o, at in pair for errand in (("take", o, at), ("move", o, target))
                 ]
 
 

@@ -3,7 +3,9 @@ r"""How states and commands are written: in the original's words, and in a short
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+
+from qsft_lite.tasks.alfworld.rooms import holds, object_types
 
 NOTHING_HAPPENS = "Nothing happens."
 HELP = """Available commands:
@@ -35,6 +37,13 @@ BETWEEN = {
     "slice": (" with ",),
 }
 NO_COMMAND = ("", "", "")
+# Types of the original's objects that no game of ours has.
+OTHER_OBJECTS = (
+    "bathtub", "blinds", "boots", "chair", "curtains", "faucet", "floorlamp", "footstool",
+    "houseplant", "lamp", "laundryhamperlid", "lightswitch", "mirror", "painting",
+    "papertowelroll", "poster", "scrubbrush", "showercurtain", "showerdoor", "showerglass",
+    "showerhead", "sink", "stoveknob", "teddybear", "television", "window",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 16)
@@ -66,3 +75,16 @@ def canonical(command: str) -> str:
     """A command in alfworld 0.4.2's words: "put X in/on Y" becomes "move X to Y"."""
     verb, first, second = read_command(command)
     return f"move {first} to {second}" if verb == "move" else command.strip()
+
+
+@cache
+def names() -> frozenset[str]:
+    """The types of all receptacles and objects."""
+    return frozenset({*holds(), *object_types(), *OTHER_OBJECTS})
+
+
+def parts(word: str) -> list[tuple[str, str]]:
+    """What a short word has in common with others: the word without its end, and what it is."""
+    core, end = word[:-1], word[-1]
+    kind = "number" if core.isdigit() else "name" if core in names() else "word"
+    return [("word", core), ("kind", kind + end)]

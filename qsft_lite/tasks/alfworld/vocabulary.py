@@ -7,18 +7,10 @@ from __future__ import annotations
 
 from qsft_lite.tasks.alfworld.engine import MIDDLE, WELCOME
 from qsft_lite.tasks.alfworld.pddl import TASK_TYPES, Goal, task_texts
-from qsft_lite.tasks.alfworld.rooms import holds, object_types
 from qsft_lite.tasks.alfworld.short import QUALITIES, TASK_VERBS
-from qsft_lite.tasks.alfworld.text import ALONE, BETWEEN, HELP, NOTHING_HAPPENS, ON_ONE
+from qsft_lite.tasks.alfworld.text import ALONE, BETWEEN, HELP, NOTHING_HAPPENS, ON_ONE, names
 
 MOST = 40  # of one kind in a room; AI2-THOR's rooms have up to 28 cabinets
-# Types of the original's objects that no game of ours has.
-OTHER_OBJECTS = (
-    "bathtub", "blinds", "boots", "chair", "curtains", "faucet", "floorlamp", "footstool",
-    "houseplant", "lamp", "laundryhamperlid", "lightswitch", "mirror", "painting",
-    "papertowelroll", "poster", "scrubbrush", "showercurtain", "showerdoor", "showerglass",
-    "showerhead", "sink", "stoveknob", "teddybear", "television", "window",
-)  # fmt: skip
 SENTENCES = (
     f"{WELCOME}\n\n{MIDDLE} nothing.\n",
     f"{MIDDLE} a ",
@@ -50,11 +42,6 @@ SENTENCES = (
 SHORT_STATES = ("closed", "nothing", "invalid", "done", "plain", "help")
 
 
-def names() -> tuple[str, ...]:
-    """The types of all receptacles and objects."""
-    return tuple(sorted({*holds(), *object_types(), *OTHER_OBJECTS}))
-
-
 def text_words() -> tuple[str, ...]:
     """Texts with every word of a transcript in the original's words."""
     asked = [
@@ -62,7 +49,7 @@ def text_words() -> tuple[str, ...]:
         for task_type in TASK_TYPES
         for text in task_texts(Goal(task_type, "mug", "shelf"))
     ]
-    ends = [f"{name}{end}" for name in names() for end in (" ", ".\n")]
+    ends = [f"{name}{end}" for name in sorted(names()) for end in (" ", ".\n")]
     numbers = [f"{n}{end}" for n in range(1, MOST + 1) for end in (" ", ", ", ". ", ".\n", "\n")]
     return (*SENTENCES, *asked, *ends, *numbers)
 
@@ -75,10 +62,3 @@ def short_words() -> tuple[str, ...]:
     qualities = [f"{word}{end}" for word in QUALITIES for end in (" ", "\n")]
     words = {*(f"{word} " for word in verbs), *(f"{word}\n" for word in alone), *qualities}
     return (*sorted(words), *numbers)
-
-
-def parts(word: str) -> list[tuple[str, str]]:
-    """What a short word has in common with others: the word without its end, and what it is."""
-    core, end = word[:-1], word[-1]
-    kind = "number" if core.isdigit() else "name" if core in names() else "word"
-    return [("word", core), ("kind", kind + end)]

@@ -30,7 +30,16 @@ from alfworld.agents.environment.alfred_tw_env import (  # noqa: E402
 from alfworld.info import ALFRED_PDDL_PATH, ALFRED_TWL2_PATH  # noqa: E402
 from textworld.envs import PddlEnv  # noqa: E402
 
-NONSENSE = ("", "look around", "Look", "go to fridge 99", "take it", "use lamp", "open", "go fridge 1")
+NONSENSE = (
+    "",
+    "look around",
+    "Look",
+    "go to fridge 99",
+    "take it",
+    "use lamp",
+    "open",
+    "go fridge 1",
+)
 needs_scene = pytest.mark.skipif(not SCENE.is_dir(), reason="../shared/data/alfworld is absent")
 
 
