@@ -19,7 +19,7 @@ from qsft_lite.tasks.alfworld.short import short_command, short_text
 from qsft_lite.tasks.checks import check_weights
 
 # Who plays how many of the games.
-BEHAVIOR = {"careless": 0.3, "half_informed": 0.4, "wanderer": 0.3}
+BEHAVIOR = {"careless": 0.2, "half_informed": 0.4, "wanderer": 0.4}
 BLOCK = 1_000  # games of a file
 
 
@@ -92,12 +92,10 @@ def play_game(
     for _ in range(max_steps):
         command = player.choose(memory)
         text, _ = play.step(command)
-        brief = short_text(text)
-        memory.observe(command, brief)
-        texts += [
-            f"{short_command(command) if short else command}\n",
-            f"{brief if short else text}\n",
-        ]
+        answer = short_text(text)
+        memory.observe(command, answer)
+        written = (short_command(command), answer) if short else (command, text)
+        texts += [f"{part}\n" for part in written]
         if play.won():
             return texts, True
     return texts, False

@@ -110,8 +110,8 @@ def _files_of(path: Path) -> tuple[Path, Path]:
     if is_folder:
         raise ValueError(f"{path} holds no game: it has neither {PROBLEM} nor {ENGINE_GAME}")
     raise ValueError(
-        f"there is no game {brief(str(path))}: neither one of ours, such as 'train/0', nor a folder "
-        "or file of the original's"
+        f"there is no game {brief(str(path))}: neither one of ours, such as 'train/0', nor a "
+        "folder or file of the original's"
     )
 
 

@@ -25,7 +25,7 @@ PATTERNS = [
 
 
 def kind_of(name: str) -> str:
-    """ "mug" of "mug 2"."""
+    """The kind of a name: "mug" of "mug 2"."""
     return name.partition(" ")[0]
 
 

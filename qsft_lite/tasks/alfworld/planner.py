@@ -2,7 +2,7 @@
 
 Going anywhere is one step, whatever the distance. So a plan is a few visits, and the shortest one
 is found by trying every thing that is wanted, every receptacle that it may be put in, and every
-sink, microwave or fridge that treats it. A test compares its plans with a search through all states.
+sink, microwave or fridge that treats it. A test compares its plans with a search of all states.
 """
 
 from __future__ import annotations
