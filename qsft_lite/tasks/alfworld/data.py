@@ -11,11 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
-from qsft_lite.tasks.alfworld.engine import NativeEngine, World
 from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
-from qsft_lite.tasks.alfworld.memory import start_memory
-from qsft_lite.tasks.alfworld.players import PLAYERS, Player
-from qsft_lite.tasks.alfworld.short import short_command, short_text
+from qsft_lite.tasks.alfworld.players import PLAYERS, play_game
 from qsft_lite.tasks.checks import check_weights
 
 # Who plays how many of the games.
@@ -80,22 +77,3 @@ def _play_block(
         episodes["reward"].append([0.0] * (len(texts) - 2) + [float(won), 0.0])
         episodes["done"].append(won)
     return episodes
-
-
-def play_game(
-    world: World, player: Player, short: bool = False, max_steps: int = MAX_STEPS
-) -> tuple[list[str], bool]:
-    """The texts of a game, from the first one on, and whether it was won."""
-    play = NativeEngine(world)
-    memory = start_memory(play.start_text())
-    texts = [f"{world.short_start() if short else play.start_text()}\n"]
-    for _ in range(max_steps):
-        command = player.choose(memory)
-        text, _ = play.step(command)
-        answer = short_text(text)
-        memory.observe(command, answer)
-        written = (short_command(command), answer) if short else (command, text)
-        texts += [f"{part}\n" for part in written]
-        if play.won():
-            return texts, True
-    return texts, False

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qsft_lite.tasks.alfworld.engine import TREATED_WITH
-from qsft_lite.tasks.alfworld.memory import Memory, kind_of, read_history
+from qsft_lite.tasks.alfworld.engine import TREATED_WITH, NativeEngine, World
+from qsft_lite.tasks.alfworld.memory import Memory, kind_of, read_history, start_memory
 from qsft_lite.tasks.alfworld.pddl import TREATMENTS
 from qsft_lite.tasks.alfworld.rooms import LAMP, LAMP_STANDS_ON, ROOMINESS, holds
-from qsft_lite.tasks.alfworld.short import short_command
+from qsft_lite.tasks.alfworld.short import short_command, short_text
 
 Seed = int | np.random.SeedSequence
 
@@ -223,3 +223,22 @@ PLAYERS: dict[str, type[Player]] = {
     "half_informed": HalfInformedPlayer,
     "wanderer": WanderingPlayer,
 }
+
+
+def play_game(
+    world: World, player: Player, short: bool = False, max_steps: int = 50
+) -> tuple[list[str], bool]:
+    """The texts of a game, from the first one on, and whether it was won."""
+    play = NativeEngine(world)
+    memory = start_memory(play.start_text())
+    texts = [f"{world.short_start() if short else play.start_text()}\n"]
+    for _ in range(max_steps):
+        command = player.choose(memory)
+        text, _ = play.step(command)
+        answer = short_text(text)
+        memory.observe(command, answer)
+        written = (short_command(command), answer) if short else (command, text)
+        texts += [f"{part}\n" for part in written]
+        if play.won():
+            return texts, True
+    return texts, False

@@ -14,10 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsft_lite import envs
-from qsft_lite.evaluate import evaluate
-from qsft_lite.models import word_tokenizer
 from qsft_lite.tasks.alfworld import rooms
-from qsft_lite.tasks.alfworld.data import BEHAVIOR, generate_alfworld, play_game
 from qsft_lite.tasks.alfworld.engine import NativeEngine, World, entity_names
 from qsft_lite.tasks.alfworld.env import ALFWorld
 from qsft_lite.tasks.alfworld.games import Trials, read_game, world_of
@@ -25,7 +22,7 @@ from qsft_lite.tasks.alfworld.generator import SPLITS, draw_game
 from qsft_lite.tasks.alfworld.memory import read_history
 from qsft_lite.tasks.alfworld.pddl import TASK_TYPES, Goal, read_problem, task_texts, write_problem
 from qsft_lite.tasks.alfworld.planner import plan
-from qsft_lite.tasks.alfworld.players import PLAYERS
+from qsft_lite.tasks.alfworld.players import PLAYERS, play_game
 from qsft_lite.tasks.alfworld.short import long_command, short_command, short_text
 from qsft_lite.tasks.alfworld.text import NOTHING_HAPPENS, canonical, parts, read_command
 
@@ -333,9 +330,11 @@ def test_short_commands_and_long_ones_are_the_same():
 
 @pytest.mark.parametrize("format", ["text", "short"])
 def test_words_of_all_transcripts_are_known(format):
+    from qsft_lite.models import word_tokenizer  # torch, which the other tests do without
+
     env = ALFWorld(format=format)
     tokenizer = word_tokenizer(env.texts)
-    games = generate_alfworld(60, 0, format=format, split="unseen")
+    games = envs.generate("alfworld", 60, 0, format=format, split="unseen")
     for texts in games["text"]:
         for text in [*texts, "help\n", env.texts[0]]:
             assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -421,7 +420,7 @@ FUZZ = st.one_of(
     st.lists(
         st.sampled_from(
             "go to take from move put in/on heat with desk 1 drawer mug 2 open use examine look "
-            "help '; -- \x00 \u202e { } {r.name} #look.feedback# __class__ 99999999999999 -1".split()
+            "help '; -- \x00 \u202e { } {r.name} #look.feedback# __class__ 9999999999 -1".split()
         ),
         max_size=9,
     ).map(" ".join),
@@ -539,7 +538,7 @@ def test_folders_of_trials_are_loaded(tmp_path):
         assert info["game"].endswith(name) and info["task"] == task_texts(game.goal)[0]
         assert env.reset(options={"game": str(tmp_path / name)}) == (text, info)
     assert env.reset(options={"game": "train/3"})[1]["game"] == "train/3"
-    recorded = generate_alfworld(5, 0, games=tmp_path)
+    recorded = envs.generate("alfworld", 5, 0, games=tmp_path)
     assert len(recorded) == 5
 
 
@@ -630,6 +629,8 @@ def env_help(world):
 
 
 def test_players_by_text_score_what_they_score_in_recording():
+    from qsft_lite.evaluate import evaluate
+
     env = ALFWorld(split="unseen")
     starts = [{"game": f"unseen/{number}"} for number in range(134)]
     expected = {"expert": (0.98, 1.0), "careless": (0.9, 1.0), "half_informed": (0.6, 0.87)}
@@ -644,7 +645,7 @@ def test_players_by_text_score_what_they_score_in_recording():
 
 def test_recorded_games_are_replayed_by_the_environment():
     for format in ("text", "short"):
-        games = generate_alfworld(60, 3, format=format, split="seen", max_steps=20)
+        games = envs.generate("alfworld", 60, 3, format=format, split="seen", max_steps=20)
         env = ALFWorld(format=format, split="seen", max_steps=20)
         starts = {env.reset(options={"game": name})[0]: name for name in env.source.names}
         for game in games:
@@ -674,7 +675,6 @@ def replayed(env, name, texts):
 def test_games_are_the_same_for_any_number_of_processes_and_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr("qsft_lite.tasks.alfworld.data.BLOCK", 20)
     whole = envs.generate("alfworld", 50, 5, format="short")
-    assert sum(BEHAVIOR.values()) == pytest.approx(1)
     first = envs.generate("alfworld", 50, 5, format="short", path=tmp_path, processes=2)
     assert first.to_list() == whole.to_list()
     (tmp_path / "00001.jsonl").unlink()
