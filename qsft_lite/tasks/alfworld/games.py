@@ -59,7 +59,7 @@ class Trials:
         return world_of(str(self.folder / name) if name in self.names else name)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def world_of(name: str) -> World:
     """The world of a game: "train/0" and its like, or the path of a trial or of one of its files.
 

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import json
-import string
+import random
 from collections import Counter, defaultdict
 
 import gymnasium
@@ -84,7 +84,7 @@ def state_of(play):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.integers(0, len(ALL_GAMES) - 1), st.randoms(use_true_random=False))
 def test_what_is_listed_works_and_nothing_else_does(number, rng):
     world = world_of(ALL_GAMES[number])
@@ -183,14 +183,14 @@ def test_no_shorter_way_wins():
     checked = Counter()
     for name in ALL_GAMES[-274:]:
         game = reduced(world_of(name))
-        if game is None or checked[game.goal.task_type] == 2:
+        if game is None or checked[game.goal.task_type]:
             continue
         checked[game.goal.task_type] += 1
         world = World(game)
         assert len(plan(world)) == len(plan(world_of(name)))
         assert wins_within(NativeEngine(world), len(plan(world)))
         assert not wins_within(NativeEngine(world), len(plan(world)) - 1), name
-    assert set(checked.values()) == {2} and len(checked) == 6
+    assert set(checked.values()) == {1} and len(checked) == 6
 
 
 def reduced(world):
@@ -414,31 +414,44 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch):
 # Hostile input
 
 
-FUZZ = st.one_of(
-    st.text(max_size=60),
-    st.text(string.printable, max_size=60),
-    st.lists(
-        st.sampled_from(
-            "go to take from move put in/on heat with desk 1 drawer mug 2 open use examine look "
-            "help '; -- \x00 \u202e { } {r.name} #look.feedback# __class__ 9999999999 -1".split()
-        ),
-        max_size=9,
-    ).map(" ".join),
-)
+PIECES = (
+    "go to take from move put in/on heat with desk 1 drawer mug 2 open use examine look help "
+    "'; -- \x00 \u202e { } {r.name} #look.feedback# __class__ 9999999999 -1 \n \t"
+).split(" ")
 
 
-@settings(max_examples=1_000)
-@given(st.lists(FUZZ, min_size=10, max_size=10), st.sampled_from(["text", "short"]))
-def test_no_action_crashes(actions, format):
-    env = ALFWorld(format=format)
+def fuzzed(rng):
+    """A text of random characters, or of pieces of commands and of attacks."""
+    if rng.random() < 0.3:
+        return "".join(
+            chr(rng.choice((rng.randrange(128), rng.randrange(0xD800)))) for _ in "12345"
+        )
+    return " ".join(rng.choices(PIECES, k=rng.randrange(9)))
+
+
+@pytest.mark.parametrize("format", ["text", "short"])
+def test_no_action_crashes(format):
+    env, rng = ALFWorld(format=format, max_steps=6_000), random.Random(0)
     env.reset(options={"game": "train/0"})
-    for action in actions:  # 10,000 in all
+    valid = 0
+    for _ in range(5_000):  # 10,000 in all
         before = state_of(env.play)
-        text, reward, terminated, truncated, info = env.step(action)
+        text, reward, terminated, truncated, info = env.step(fuzzed(rng))
         assert text.endswith("\n") and reward == 0.0 and not terminated and not truncated
+        valid += info["valid"]
         if not info["valid"]:
             assert text == ("invalid\n" if format == "short" else "Nothing happens.\n")
             assert state_of(env.play) == before
+    assert 0 < valid < 1_000
+
+
+@settings(max_examples=100)
+@given(st.text())
+def test_no_text_crashes(text):
+    env = ALFWorld()
+    env.reset(options={"game": "train/0"})
+    answer = env.step(text)[0]
+    assert answer == "Nothing happens.\n" or read_command(text)[0]
 
 
 def test_huge_actions_are_only_invalid():
@@ -472,7 +485,7 @@ BROKEN = {
     "bracket": (GOOD.replace("(:objects", "(:objects (a)"), "a bracket among the objects"),
     "dash": (GOOD.replace("(:objects", "(:objects -)(:o"), "without a type"),
     "bare fact": (GOOD.replace("(:init", "(:init opened"), "stands in no brackets"),
-    "deep": ("(" * 100_000, "never closed"),
+    "deep": ("(" * 10_000, "never closed"),
     "deep fact": (GOOD.replace("(:init", "(:init ((a) b)"), "no fact such as"),
 }
 
@@ -487,7 +500,7 @@ def test_problems_that_are_none_say_what_is_wrong(case, tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_damaged_problems_are_errors_or_games(data):
     """A piece of a good problem is cut out, doubled or replaced."""
     start = data.draw(st.integers(0, len(GOOD) - 1))

@@ -8,6 +8,7 @@ and 30 of ours, five of each task.
 import json
 import random
 import re
+from functools import cache
 
 import pytest
 from alfworld_sources import SCENE
@@ -22,6 +23,7 @@ from qsft_lite.tasks.alfworld.planner import plan
 textworld = pytest.importorskip("textworld", reason="the original needs textworld")
 pytest.importorskip("alfworld", reason="the original needs alfworld")
 
+import fast_downward  # noqa: E402
 from alfworld.agents.environment.alfred_tw_env import (  # noqa: E402
     AlfredDemangler,
     AlfredExpert,
@@ -41,6 +43,13 @@ NONSENSE = (
     "go fridge 1",
 )
 needs_scene = pytest.mark.skipif(not SCENE.is_dir(), reason="../shared/data/alfworld is absent")
+
+
+@pytest.fixture(autouse=True)
+def translated_once(monkeypatch):
+    """Fast Downward translates a problem at each load and each reset; once is enough."""
+    once = cache(fast_downward.pddl2sas)
+    monkeypatch.setattr(fast_downward, "pddl2sas", once)
 
 
 def written(folder, problem, task, traj_data):
