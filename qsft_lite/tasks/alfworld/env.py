@@ -14,11 +14,12 @@ from typing import Any, Literal
 import gymnasium
 from gymnasium.spaces import Text
 
-from qsft_lite.tasks.alfworld.engine import NativeEngine, World
+from qsft_lite.tasks.alfworld.engine import NativeEngine
 from qsft_lite.tasks.alfworld.games import Split, Trials
 from qsft_lite.tasks.alfworld.short import long_command, short_command, short_text
 from qsft_lite.tasks.alfworld.textworld_engine import TextWorldEngine
 from qsft_lite.tasks.alfworld.vocabulary import short_words, text_words
+from qsft_lite.tasks.alfworld.world import World
 from qsft_lite.tasks.checks import check_action, check_choice, reset_option
 
 MAX_STEPS = 50

@@ -9,9 +9,9 @@ from pathlib import Path
 from reprlib import repr as brief
 
 from qsft_lite.checks import check_choice
-from qsft_lite.tasks.alfworld.engine import World
 from qsft_lite.tasks.alfworld.generator import SPLITS, draw_game
 from qsft_lite.tasks.alfworld.pddl import TASK_TYPES, Game, read_problem, task_texts
+from qsft_lite.tasks.alfworld.world import World
 
 PROBLEM, ENGINE_GAME, TRAJECTORY = "initial_state.pddl", "game.tw-pddl", "traj_data.json"
 UNSUPPORTED = ("movable", "Sliced")  # in a trial's path: tasks that ALFWorld leaves out

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import permutations
 
-from qsft_lite.tasks.alfworld.engine import TREATED_WITH, NativeEngine, World
+from qsft_lite.tasks.alfworld.engine import NativeEngine
 from qsft_lite.tasks.alfworld.pddl import TREATMENTS
+from qsft_lite.tasks.alfworld.world import TREATED_WITH, World
 
 Errand = tuple[str, int, int]  # "take", "move", a treatment or "use"; the object; the receptacle
 

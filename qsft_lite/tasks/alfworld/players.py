@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qsft_lite.tasks.alfworld.engine import TREATED_WITH, NativeEngine, World
+from qsft_lite.tasks.alfworld.engine import NativeEngine
 from qsft_lite.tasks.alfworld.memory import Memory, kind_of, read_history, start_memory
 from qsft_lite.tasks.alfworld.pddl import TREATMENTS
 from qsft_lite.tasks.alfworld.rooms import LAMP, LAMP_STANDS_ON, ROOMINESS, holds
 from qsft_lite.tasks.alfworld.short import short_command, short_text
+from qsft_lite.tasks.alfworld.world import TREATED_WITH, World
 
 Seed = int | np.random.SeedSequence
 

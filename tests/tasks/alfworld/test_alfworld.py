@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qsft_lite import envs
 from qsft_lite.tasks.alfworld import rooms
-from qsft_lite.tasks.alfworld.engine import NativeEngine, World, entity_names
+from qsft_lite.tasks.alfworld.engine import NativeEngine
 from qsft_lite.tasks.alfworld.env import ALFWorld
 from qsft_lite.tasks.alfworld.games import Trials, read_game, world_of
 from qsft_lite.tasks.alfworld.generator import SPLITS, draw_game
@@ -25,6 +25,7 @@ from qsft_lite.tasks.alfworld.planner import plan
 from qsft_lite.tasks.alfworld.players import PLAYERS, play_game
 from qsft_lite.tasks.alfworld.short import long_command, short_command, short_text
 from qsft_lite.tasks.alfworld.text import NOTHING_HAPPENS, canonical, parts, read_command
+from qsft_lite.tasks.alfworld.world import World, entity_names
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/alfworld is absent")
 ALL_GAMES = [f"{split}/{number}" for split, size in SPLITS.items() for number in range(size)]
@@ -514,6 +515,28 @@ def test_damaged_problems_are_errors_or_games(data):
     play.start_text()
     for command in play.commands():
         play.step(command)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        ("inreceptacle", "agent1", "mugtype"),
+        ("inreceptacle", "agent1"),
+        ("receptacleatlocation", "mugtype", "loc_bar_001"),
+        ("objecttype", "agent1", "mugtype"),
+        ("objectatlocation", "desktype", "loc_bar_001"),
+        ("holds", "agent1", "loc_bar_001"),
+        ("inreceptacleobject", "agent1", "agent1"),
+    ],
+)
+def test_facts_about_other_types_are_refused(fact):
+    game = draw_game("train", 0)
+    with pytest.raises(ValueError, match=f"{fact[0]} .*does not have the names"):
+        NativeEngine(World(dataclasses.replace(game, facts=game.facts | {fact})))
+    unnamed = {("objecttype", "mug", "mugtype")}
+    game = dataclasses.replace(game, kinds=game.kinds | {"mug": "object"})
+    with pytest.raises(ValueError, match="mug has no name"):
+        World(dataclasses.replace(game, facts=game.facts | unnamed))
 
 
 def test_two_places_or_none_are_refused():

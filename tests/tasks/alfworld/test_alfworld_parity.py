@@ -13,12 +13,13 @@ from functools import cache
 import pytest
 from alfworld_sources import SCENE
 
-from qsft_lite.tasks.alfworld.engine import NativeEngine, World
+from qsft_lite.tasks.alfworld.engine import NativeEngine
 from qsft_lite.tasks.alfworld.env import ALFWorld
 from qsft_lite.tasks.alfworld.games import read_game
 from qsft_lite.tasks.alfworld.generator import SPLITS, draw_game
 from qsft_lite.tasks.alfworld.pddl import TASK_TYPES, write_problem
 from qsft_lite.tasks.alfworld.planner import plan
+from qsft_lite.tasks.alfworld.world import World
 
 textworld = pytest.importorskip("textworld", reason="the original needs textworld")
 pytest.importorskip("alfworld", reason="the original needs alfworld")
