@@ -668,30 +668,30 @@ def test_players_by_text_score_what_they_score_in_recording():
     from qsft_lite.evaluate import evaluate
 
     env = ALFWorld(split="unseen")
-    starts = [{"game": f"unseen/{number}"} for number in range(134)]
-    expected = {"expert": (0.98, 1.0), "careless": (0.9, 1.0), "half_informed": (0.6, 0.87)}
+    starts = [{"game": f"unseen/{number}"} for number in range(60)]
+    expected = {"expert": (0.98, 1.0), "careless": (0.9, 1.0), "half_informed": (0.5, 0.95)}
     expected["wanderer"] = (0.0, 0.05)
     for name, (low, high) in expected.items():
-        by_text = evaluate(PLAYERS[name](0), env, 134, 0, options=starts)
+        by_text = evaluate(PLAYERS[name](0), env, 60, 0, options=starts)
         recorded = [play_game(world_of(start["game"]), PLAYERS[name](1))[1] for start in starts]
         assert low <= by_text.success <= high
-        assert abs(by_text.success - np.mean(recorded)) < 0.15
+        assert abs(by_text.success - np.mean(recorded)) < 0.25
         assert by_text.mean == by_text.success  # reward 1 on success
 
 
 def test_recorded_games_are_replayed_by_the_environment():
-    for format in ("text", "short"):
-        games = envs.generate("alfworld", 60, 3, format=format, split="seen", max_steps=20)
-        env = ALFWorld(format=format, split="seen", max_steps=20)
-        starts = {env.reset(options={"game": name})[0]: name for name in env.source.names}
-        for game in games:
-            same = [
-                n for n in env.source.names if env.reset(options={"game": n})[0] == game["text"][0]
-            ]
-            assert same and starts
-            assert any(replayed(env, name, game["text"]) == game for name in same)
-        done = np.mean(games["done"])
-        assert 0.2 < done < 0.8
+    starts = {}  # several games may begin with the same text
+    env = ALFWorld(split="seen", max_steps=20)
+    for name in env.source.names:
+        starts.setdefault(env.reset(options={"game": name})[0], []).append(name)
+    games = envs.generate("alfworld", 60, 3, split="seen", max_steps=20)
+    for game in games:
+        assert any(replayed(env, name, game["text"]) == game for name in starts[game["text"][0]])
+    assert 0.2 < np.mean(games["done"]) < 0.8
+    short = envs.generate("alfworld", 60, 3, format="short", split="seen", max_steps=20)
+    assert short["reward"] == games["reward"]
+    for one, other in zip(short["text"], games["text"], strict=True):
+        assert [long_command(text) + "\n" for text in one[1::2]] == other[1::2]
 
 
 def replayed(env, name, texts):
