@@ -691,7 +691,7 @@ def test_recorded_games_are_replayed_by_the_environment():
     short = envs.generate("alfworld", 60, 3, format="short", split="seen", max_steps=20)
     assert short["reward"] == games["reward"]
     for one, other in zip(short["text"], games["text"], strict=True):
-        assert [long_command(text) + "\n" for text in one[1::2]] == other[1::2]
+        assert [f"{long_command(text.strip())}\n" for text in one[1::2]] == other[1::2]
 
 
 def replayed(env, name, texts):
