@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Of each task its package, with the modules env and data, and its environment's class in env.
 # In data the task has its generator, `generate_<task>`.
 TASKS: dict[str, tuple[str, str]] = {
+    "alfworld": ("qsft_lite.tasks.alfworld", "ALFWorld"),
     "chess": ("qsft_lite.tasks.chess", "ChessGame"),
     "endgames": ("qsft_lite.tasks.endgames", "Endgames"),
     "gridworld": ("qsft_lite.tasks.gridworld", "Gridworld"),
