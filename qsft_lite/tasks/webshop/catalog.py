@@ -146,9 +146,7 @@ def _combinations(options: Mapping[str, list[str]]) -> list[dict[str, str]]:
     return chosen
 
 
-def _goal(
-    product: Product, text: str, attributes: list[str], options: Any, limit: float
-) -> Goal:
+def _goal(product: Product, text: str, attributes: list[str], options: Any, limit: float) -> Goal:
     return {
         "asin": product["asin"],
         "category": product["category"],

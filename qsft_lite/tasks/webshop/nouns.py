@@ -1,5 +1,4 @@
-"""Which words of a product's title are nouns: the part of the reward that the original leaves to
-spaCy.
+"""Which words of a title are nouns: the part of the reward that the original leaves to spaCy.
 
 The original counts the words that spaCy's small English model tags NOUN or PROPN. Titles are
 written Like This, and that model takes nearly every capitalized word for a name, so what it leaves

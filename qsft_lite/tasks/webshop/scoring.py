@@ -46,7 +46,7 @@ def reward(
     Raises ValueError for a goal that lacks one of its keys, its attributes or a price above 0; the
     original divides by 0 there.
     """
-    _check_goal(goal)
+    check_goal(goal)
     wanted, wanted_options = goal["attributes"], goal["goal_options"]
     type_parts = type_reward(purchased, goal, nouns)
     attributes = attribute_matches(purchased, wanted)
@@ -161,7 +161,7 @@ def _categories(path: str) -> frozenset[str]:
     return frozenset(part.strip() for part in path.split("›"))
 
 
-def _check_goal(goal: Mapping[str, Any]) -> None:
+def check_goal(goal: Mapping[str, Any]) -> None:
     """ValueError for a goal whose reward is not defined."""
     keys = ("query", "product_category", "name", "attributes", "goal_options", "price_upper")
     missing = [key for key in keys if key not in goal]

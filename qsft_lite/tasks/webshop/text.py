@@ -3,33 +3,17 @@ r"""How pages and actions are written: `format="text"` is the original's, `forma
 "text" has the words of the original's text mode, joined by " [SEP] ", in one line: line breaks
 inside a description are spaces here. Actions are search[words] and click[text].
 
-"short" is for small networks and tokenizers of words: the instruction is said once, results are
-numbered, prices are whole dollars (rounded up, which keeps them on their side of a limit, since
-limits are whole tens), and a page says only what is new on it. Its actions are
-
-    search gluten free cookies, #3, chocolate (an option), description, features, reviews, buy,
-    back (to search), prev, next
+"short" is for small networks and tokenizers of words: see short.py.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from typing import Any, Literal
+import string
 
-from qsft_lite.tasks.webshop.catalog import Goal, Product
-from qsft_lite.tasks.webshop.session import (
-    ABOUT,
-    BACK,
-    BUY,
-    NEXT,
-    PREVIOUS,
-    PRODUCTS_PER_PAGE,
-    Session,
-)
-
-ShopFormat = Literal["text", "short"]
+from qsft_lite.tasks.webshop.catalog import Catalog
+from qsft_lite.tasks.webshop.session import Session
 
 SEPARATOR = " [SEP] "
 LINE_BREAK = re.compile(r"[\r\n]+")
@@ -101,3 +85,13 @@ def _node(text: str) -> list[str]:
     """
     stripped = text.strip()
     return [stripped] if stripped or (text and "\n" not in text) else []
+
+
+def page_words(catalog: Catalog) -> tuple[str, ...]:
+    """Texts that hold every character of a transcript: what pages and their readers may write."""
+    texts = {string.printable}
+    for product in catalog.products:
+        texts |= {product["asin"], product["Title"], product["Description"], product["Price"]}
+        texts.update(product["BulletPoints"], product["options"], *product["options"].values())
+    texts.update(goal["instruction_text"] for goal in catalog.goals)
+    return tuple(sorted(texts))

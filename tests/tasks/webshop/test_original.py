@@ -29,7 +29,7 @@ SESSIONS = {"human": 200, "synthetic": 30}  # by whose goals they are
 
 # Texts that a page could show otherwise than they are.
 NASTY = (
-    "Tom & Jerry's <b>best</b> \"quoted\" mug &amp; more",
+    'Tom & Jerry\'s <b>best</b> "quoted" mug &amp; more',
     "two\nlines",
     "  spaces around  ",
     "",
@@ -85,9 +85,9 @@ def random_action(env, info, rng):
     return rng.choice(
         [
             "", "click[]", "search[]", "click", "buy now", "click[buy now", "Click[next >]",
-            " click[next >]", "click[next >] please", "search[!!!]", "search[zzzz]", "click[search]",
-            "search[a[b]c]", "click[b0]", "search[two\nlines]", "search[ red  shoes ]", "click[<]",
-            f"click[{product['asin']}]", "click[description]", "click[< prev]", "click[attributes]",
+            " click[next >]", "click[next >] please", "search[!!!]", "search[zzzz]",
+            "click[search]", "search[a[b]c]", "click[b0]", "search[two\nlines]", "search[ red  shoes ]",
+            "click[<]", f"click[{product['asin']}]", "click[description]", "click[< prev]", "click[attributes]",
         ]
     )  # fmt: skip
 
