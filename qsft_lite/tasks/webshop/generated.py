@@ -111,7 +111,7 @@ def _family(kind: Kind, rng: np.random.Generator) -> list[tuple[dict[str, Any], 
     """Look-alikes, each with its attributes."""
     brand = BRANDS[rng.integers(len(BRANDS))]
     noun = kind.nouns[rng.integers(len(kind.nouns))]
-    shown = _some(kind.attributes, int(rng.integers(0, 3)), rng)
+    shown = _some(kind.attributes, int(rng.integers(0, 2)), rng)
     base = math.exp(rng.uniform(math.log(kind.lowest), math.log(kind.highest)))
     return [_product(kind, brand, noun, shown, base, rng) for _ in range(rng.integers(3, 10))]
 
@@ -152,9 +152,9 @@ def _product(
 
 
 def _pricing(base: float, rng: np.random.Generator) -> str:
-    """A price near the family's, or, of two in five, far above: such a product is a trap."""
+    """A price near the family's, or, every second one, far above: such a product is a trap."""
     price = base * rng.uniform(0.8, 1.2)
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         price += rng.uniform(25, 80)
     if rng.random() < 0.1:
         return f"${price:.2f} to ${price * rng.uniform(1.1, 1.5):.2f}"

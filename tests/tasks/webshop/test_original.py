@@ -45,6 +45,13 @@ NASTY_OPTIONS = {
     "extra": [],
 }
 
+ODD_ACTIONS = """
+|click[]|search[]|click|buy now|click[buy now|Click[next >]| click[next >]|click[next >] please
+|search[!!!]|search[zzzz]|click[search]|search[a[b]c]|click[b0]|search[ red  shoes ]|click[<]
+|click[description]|click[< prev]|search[two
+lines]
+""".split("|")
+
 
 def nasty_files(n):
     """Our generated catalog, with trouble in some of its products."""
@@ -82,14 +89,7 @@ def random_action(env, info, rng):
         clickables = [c for c in clickables if c != "buy now" or rng.random() < 0.6]
         text = rng.choice(clickables or ["nothing"])
         return f"click[{text.upper() if rng.random() < 0.2 else text}]"
-    return rng.choice(
-        [
-            "", "click[]", "search[]", "click", "buy now", "click[buy now", "Click[next >]",
-            " click[next >]", "click[next >] please", "search[!!!]", "search[zzzz]",
-            "click[search]", "search[a[b]c]", "click[b0]", "search[two\nlines]", "search[ red  shoes ]",
-            "click[<]", f"click[{product['asin']}]", "click[description]", "click[< prev]", "click[attributes]",
-        ]
-    )  # fmt: skip
+    return rng.choice([*ODD_ACTIONS, f"click[{product['asin']}]"])
 
 
 def played(env, rng, steps=12):
