@@ -34,8 +34,9 @@ class WebShop(gymnasium.Env):
     The rules, the pages and the reward are WebShop's (Yao et al., 2022), in its text mode. Buying
     ends the episode, with a reward from 0 to 1 (see `reward`); all other actions have 0. An action
     that means nothing costs a turn and changes nothing. What differs from the original: an episode
-    is cut off (truncated) after max_steps actions, the search engine is ours (see search.py), which
-    has no commands such as "<r>" either, and so are the nouns of the reward (see nouns.py).
+    is cut off (truncated) after max_steps actions, white space around an action means nothing, the
+    search engine is ours (see search.py) and has no commands such as "<r>", and the nouns of the
+    reward are ours (see nouns.py).
 
     products: None for our catalog of 1,000 products, a number for one of so many, or the path of
     the original's products file or of a folder that holds it, see loading.py. goals: "human" or
@@ -106,6 +107,7 @@ class WebShop(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("the visit is over or not started: call reset first")
         check_action(action)
         session, before = self._session, self._session.page
+        action = action.strip()
         valid = session.act(long_action(session, action) if self.format == "short" else action)
         self._steps += 1
         info: dict[str, Any] = {"success": False, "valid": valid}

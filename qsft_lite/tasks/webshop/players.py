@@ -100,6 +100,7 @@ class Shopper:
         return visit
 
     def _take(self, visit: Visit, action: str) -> None:
+        action = action.strip()
         visit.act(long_action(visit.session, action) if self.format == "short" else action)
 
     def _instruction(self, line: str) -> str:
@@ -167,10 +168,9 @@ class Shopper:
     def next_option(self, visit: Visit) -> str | None:
         """A value that is asked for and not chosen yet."""
         session = visit.session
-        for name, value in self.asked_options(visit, session.item).items():
-            if session.options.get(session.option_of()[value]) != value:
-                return value
-        return None
+        chosen = session.options.values()
+        asked = self.asked_options(visit, session.item).values()
+        return next((value for value in asked if value not in chosen), None)
 
 
 def _says(text: str, words: str) -> bool:

@@ -111,10 +111,9 @@ def _about(product: Product, about: str) -> list[str]:
 
 def long_action(session: Session, action: str) -> str:
     """The original's form of a short action; "" for one that means nothing on this page."""
-    name, _, rest = action.strip().partition(" ")
-    if name == "search":
-        return f"search[{rest}]"
     text = action.strip()
+    if text.startswith("search "):
+        return f"search[{text.removeprefix('search ')}]"
     if text in COMMANDS:
         return f"click[{COMMANDS[text]}]"
     if session.page == "results":
