@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,8 +64,6 @@ class Shopper:
         self.catalog, self.format, self.max_steps = catalog, format, max_steps
         self.rng = np.random.default_rng(seed)
         self._visits: dict[str, Visit] = {}  # by the transcript that they have come to
-        self._attributes = sorted({a for p in catalog.products for a in p["Attributes"]})
-        self._asked = {short_instruction(text): text for text in catalog.by_instruction}
         self._wanted: dict[str, list[str]] = {}
 
     def choose(self, visit: Visit) -> str:
@@ -106,7 +105,7 @@ class Shopper:
     def _instruction(self, line: str) -> str:
         """The instruction that a first page shows."""
         if self.format == "short":
-            return self._asked.get(line + "\n", line)
+            return asked_in_short(self.catalog).get(line + "\n", line)
         parts = line.split(SEPARATOR)
         if len(parts) != 4 or parts[1] != "Instruction:":
             raise ValueError(f"{line!r:.200} is not the first page of a visit")
@@ -118,7 +117,8 @@ class Shopper:
         """The attributes that an instruction names, of all that are known."""
         found = self._wanted.get(visit.instruction)
         if found is None:
-            found = [one for one in self._attributes if one in visit.instruction]
+            known = known_attributes(self.catalog)
+            found = [one for one in known if one in visit.instruction]
             self._wanted[visit.instruction] = found
         return found
 
@@ -171,6 +171,18 @@ class Shopper:
         chosen = session.options.values()
         asked = self.asked_options(visit, session.item).values()
         return next((value for value in asked if value not in chosen), None)
+
+
+@lru_cache(maxsize=8)
+def known_attributes(catalog: Catalog) -> list[str]:
+    """The attributes of all products."""
+    return sorted({one for product in catalog.products for one in product["Attributes"]})
+
+
+@lru_cache(maxsize=8)
+def asked_in_short(catalog: Catalog) -> dict[str, str]:
+    """The instruction that each first text of the format "short" is of."""
+    return {short_instruction(text): text for text in catalog.by_instruction}
 
 
 def _says(text: str, words: str) -> bool:

@@ -50,7 +50,9 @@ def document_words(text: str) -> list[str]:
 
 
 def singular(word: str) -> str:
-    """A word without its plural ending, by the rules of Harman (1991)."""
+    """A word of three letters or more without its plural ending, by the rules of Harman (1991)."""
+    if len(word) < 3:
+        return word
     if word.endswith("ies") and not word.endswith(("eies", "aies")):
         return word[:-3] + "y"
     if word.endswith("es") and not word.endswith(("aes", "ees", "oes")):
