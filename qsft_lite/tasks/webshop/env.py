@@ -142,8 +142,8 @@ class WebShop(gymnasium.Env):
 def read_goal(catalog: Catalog, goal: Any) -> Goal:
     """A goal by its index in the catalog, or a dict that is one.
 
-    Raises TypeError for anything else, IndexError for no goal of the catalog, and ValueError for a
-    dict that lacks what the reward needs.
+    Raises TypeError for anything else, and ValueError for an index that no goal has, and for a dict
+    that lacks what the reward needs.
     """
     if isinstance(goal, dict):
         if not isinstance(goal.get("instruction_text"), str):

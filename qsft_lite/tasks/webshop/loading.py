@@ -37,7 +37,7 @@ def load_catalog(products: Products = None, goals: Goals | None = None) -> Catal
     A path is that of the original's products file, or of a folder with one; beside it lie its
     attributes (items_ins*.json) and, for human goals, items_human_ins.json. goals: "human" or
     "synthetic"; by default human ones, where there are some. `source` of the catalog has its
-    origin: the number of products, or each file's SHA-256.
+    origin: the number of generated products and their SHA-256, or each file's.
 
     Raises ValueError, naming the file, the product and what to do, for files that cannot be read.
     """
@@ -56,7 +56,9 @@ def load_catalog(products: Products = None, goals: Goals | None = None) -> Catal
 
 @lru_cache(maxsize=4)
 def _generated(n: int) -> Catalog:
-    return Catalog(*generated_files(n), source={"generated": n})
+    content = generated_files(n)
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return Catalog(*content, source={"generated": n, "sha256": digest})
 
 
 @lru_cache(maxsize=2)

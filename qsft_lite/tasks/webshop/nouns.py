@@ -4,8 +4,12 @@ The original counts the words that spaCy's small English model tags NOUN or PROP
 written Like This, and that model takes nearly every capitalized word for a name, so what it leaves
 out are numbers, function words, and some adjectives and verbs, mostly those in lower case. The rule
 here leaves out the same. It is the default because it says the same on every machine: spaCy's own
-answer changes with the version of its model. The docstring of `title_nouns` has how often the two
-differ. `spacy_nouns` is the original's way, for who has spaCy.
+answer changes with its version (of five titles in recorded sessions, version 3.8 counts other
+nouns than the recording one in four). `spacy_nouns` is the original's way, for who has spaCy.
+
+How often r_type differs between the two: in .025 of 20,000 pairs of 145 genuine titles from shops,
+and .043 of them where neither query nor categories match; on the generated catalog in .002 of pairs
+drawn evenly, and in 1 of 15,000 pairs of an instruction's product and one of its first ten hits.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ A part of the reward is for each thing that the goal asks for; the product's typ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import product as combinations
 from typing import Any
 
 from rapidfuzz.fuzz import token_set_ratio
@@ -125,6 +126,46 @@ def option_matches(chosen: Iterable[str], wanted: Iterable[str] | Mapping[str, s
     else:
         wanted = [main_color(value) for value in wanted]
     return sum(any(similar(one, option) for one in values) for option in wanted)
+
+
+def best_options(
+    product: Mapping[str, Any], wanted: Sequence[str] | Mapping[str, str]
+) -> dict[str, str]:
+    """The choice of a product's options that matches most of the wanted ones; no idle choices."""
+    exact = wanted.values() if isinstance(wanted, Mapping) else wanted
+    singles = (
+        [dict([pair]) for pair in wanted.items()]
+        if isinstance(wanted, Mapping)
+        else [[one] for one in wanted]
+    )
+    choices = []  # of each option: the wanted ones that a value matches, and such a value
+    for name, values in product["options"].items():
+        by_match: dict[frozenset[int], tuple[str, str]] = {}
+        for value in sorted(filter(None, values), key=lambda one: one not in exact):
+            match = [i for i, single in enumerate(singles) if option_matches([value], single)]
+            if match:
+                by_match.setdefault(frozenset(match), (name, value))
+        choices.append([(frozenset[int](), None), *by_match.items()])
+    best = max(
+        combinations(*choices),
+        key=lambda chosen: (
+            len(frozenset[int]().union(*(match for match, _ in chosen))),
+            -sum(one is not None for _, one in chosen),
+        ),
+    )
+    return dict(one for _, one in best if one is not None)
+
+
+def worth(
+    product: Mapping[str, Any],
+    goal: Mapping[str, Any],
+    price: float,
+    *,
+    nouns: Nouns = title_nouns,
+) -> float:
+    """What a product is worth for a goal when its options are chosen as well as can be."""
+    chosen = best_options(product, goal["goal_options"])
+    return reward(product, goal, price, chosen, nouns=nouns)[0]
 
 
 def similar(a: str, b: str) -> bool:

@@ -24,7 +24,13 @@ from qsft_lite.tasks.webshop.generated import ATTRIBUTE_COUNTS, generated_files,
 from qsft_lite.tasks.webshop.loading import load_catalog, products_in
 from qsft_lite.tasks.webshop.nouns import title_nouns
 from qsft_lite.tasks.webshop.players import PLAYERS, OraclePlayer
-from qsft_lite.tasks.webshop.scoring import main_color, similar, title_overlap, type_reward
+from qsft_lite.tasks.webshop.scoring import (
+    main_color,
+    similar,
+    title_overlap,
+    type_reward,
+    worth,
+)
 from qsft_lite.tasks.webshop.search import Search, document_words
 from qsft_lite.tasks.webshop.session import Session
 from qsft_lite.tasks.webshop.short import parts, plain, short_words
@@ -420,12 +426,16 @@ def test_the_ceiling_is_exact():
     catalog = shop.catalog
     for number in range(12):
         goal, best = catalog.goals[number], 0.0
+        if number % 2:
+            goal = {**goal, "goal_options": {"color": "red", "size": "pack of two"}}
         for product, price in zip(catalog.products, catalog.prices, strict=True):
-            names = list(product["options"])
+            names, own = list(product["options"]), 0.0
             for values in combinations(*([None, *product["options"][name]] for name in names)):
                 chosen = {n: v for n, v in zip(names, values, strict=True) if v is not None}
-                best = max(best, reward(product, goal, price, chosen)[0])
-        assert best == 1.0
+                own = max(own, reward(product, goal, price, chosen)[0])
+            assert worth(product, goal, price) == own
+            best = max(best, own)
+        assert number % 2 or best == 1.0
     player = OraclePlayer(catalog)
     starts = [{"goal": number} for number in range(100)]
     assert evaluate(player, shop, 100, 0, options=starts).success == 1.0
