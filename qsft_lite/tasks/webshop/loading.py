@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from qsft_lite.files import open_unpacked, read_text
+from qsft_lite.files import open_unpacked
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.webshop.catalog import Catalog
 from qsft_lite.tasks.webshop.generated import generated_files
@@ -32,7 +32,7 @@ Goals = Literal["human", "synthetic"]
 
 
 def load_catalog(products: Products = None, goals: Goals | None = None) -> Catalog:
-    """Our catalog of 1,000 products (None) or of so many (a number), one in files, or itself.
+    """Our catalog of 1,000 products (None) or of so many (a number), one of files, or itself.
 
     A path is that of the original's products file, or of a folder with one; beside it lie its
     attributes (items_ins*.json) and, for human goals, items_human_ins.json. goals: "human" or
@@ -46,7 +46,11 @@ def load_catalog(products: Products = None, goals: Goals | None = None) -> Catal
     if isinstance(products, Catalog):
         return products
     if isinstance(products, (str, os.PathLike)):
-        return _read(Path(products).resolve(), goals)
+        path = Path(products).resolve()
+        folder = path if path.is_dir() else path.parent
+        found = [(file.name, file.stat()) for file in sorted(folder.glob("items_*"))]
+        stamps = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+        return _read(path, goals, stamps)
     if products is not None and (isinstance(products, bool) or not isinstance(products, int)):
         raise TypeError(f"products is a number, a path or None, got {products!r:.100}")
     if goals == "synthetic":
@@ -62,7 +66,8 @@ def _generated(n: int) -> Catalog:
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, goals: Goals | None) -> Catalog:
+def _read(path: Path, goals: Goals | None, stamps: tuple) -> Catalog:
+    """The catalog of a path; stamps: of its files, so that changed ones are read again."""
     items = _products_file(path)
     size = items.name.removeprefix("items_shuffle").partition(".")[0]
     named = [items.with_name(f"items_ins_v2{size}.json"), *sorted(items.parent.glob("items_ins*"))]
@@ -109,8 +114,9 @@ def _sha256(file: Path) -> str:
 
 def _dict_in(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
+        with open_unpacked(file) as content:
+            found = json.load(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not JSON ({error}): get the file again") from error
     kinds = (dict, list)
     if not isinstance(found, dict) or not all(isinstance(one, kinds) for one in found.values()):

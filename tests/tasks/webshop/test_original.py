@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs the original's code: set WEBSHOP_ORIGINAL to a checkout and WEBSHOP_PYTHON",
 )
 SEED = 5
+RECORDED = Path(__file__).with_name("original_sessions.json")
 SESSIONS = {"human": 200, "synthetic": 30}  # by whose goals they are
 
 # Texts that a page could show otherwise than they are.
@@ -111,23 +112,45 @@ def one_line(text):
     return re.sub(r"[\r\n]+", " ", text)
 
 
+def asked_of_the_original(folder, items, attributes, instructions, task):
+    """What the original answers to a task over these files."""
+    files = {"items": items, "attributes": attributes, "instructions": instructions}
+    paths = {name: str(folder / f"{name}.json") for name in files}
+    for name, content in files.items():
+        Path(paths[name]).write_text(json.dumps(content), encoding="utf-8")
+    task = {**task, "files": {**paths, "human": task["human"]}}
+    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    command = [PYTHON, str(Path(__file__).with_name("original_shop.py")), CHECKOUT]
+    command += [str(folder / "task.json"), str(folder / "answer.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    return json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+
+
+def test_the_recorded_sessions_are_the_original_s(tmp_path):
+    """original_sessions.json is what the original says; QSFT_RECORD=1 writes it anew."""
+    items, attributes, instructions = nasty_files(24)
+    files = items, attributes, {asin: own[:2] for asin, own in instructions.items()}
+    env = WebShop(Catalog(*files, seed=SEED), max_steps=1000)
+    sessions = [played(env, random.Random(number))[:2] for number in range(8)]
+    task = {"human": True, "seed": SEED, "sessions": sessions}
+    answer = asked_of_the_original(tmp_path, *files, task)
+    fresh = {"files": files, "seed": SEED, "sessions": sessions, "told": answer["sessions"]}
+    fresh |= {key: answer[key] for key in ("goals", "prices", "nouns")}
+    fresh = json.loads(json.dumps(fresh))
+    if os.environ.get("QSFT_RECORD"):
+        RECORDED.write_text(json.dumps(fresh, indent=0) + "\n", encoding="utf-8")
+    assert json.loads(RECORDED.read_text(encoding="utf-8")) == fresh
+
+
 @pytest.fixture(scope="module", params=["human", "synthetic"])
 def both(request, tmp_path_factory):
     """Random sessions of ours, and the same actions in the original."""
-    folder = tmp_path_factory.mktemp("shop")
     items, attributes, instructions = nasty_files(150)
     if request.param == "synthetic":
         for one in attributes.values():
             one["instruction"] = "Find me something" if one["attributes"] else None
             one["instruction_attributes"] = one["attributes"][:2]
-    files = {}
-    for name, content in [
-        ("items", items),
-        ("attributes", attributes),
-        ("instructions", instructions),
-    ]:
-        files[name] = str(folder / f"{name}.json")
-        Path(files[name]).write_text(json.dumps(content), encoding="utf-8")
     human = request.param == "human"
     catalog = Catalog(items, attributes, instructions if human else None, seed=SEED)
     env = WebShop(catalog, max_steps=1000)
@@ -138,17 +161,13 @@ def both(request, tmp_path_factory):
     pairs = [(rng.choice(words), rng.choice(words)) for _ in range(5_000)]
     pairs += [(a, b) for a in words for b in words if a != b and {*a.split()} & {*b.split()}]
     task = {
-        "files": {**files, "human": human},
+        "human": human,
         "seed": SEED,
         "sessions": [(goal, actions) for goal, actions, _ in sessions],
         "pairs": pairs,
     }
-    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    command = [PYTHON, str(Path(__file__).with_name("original_shop.py")), CHECKOUT]
-    command += [str(folder / "task.json"), str(folder / "answer.json")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    folder = tmp_path_factory.mktemp("shop")
+    answer = asked_of_the_original(folder, items, attributes, instructions, task)
     return catalog, sessions, answer, pairs
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from itertools import product as combinations
 from pathlib import Path
@@ -123,6 +124,64 @@ def test_what_is_similar():
     assert not similar("black", "blue") and not similar("", "") and not similar("!", "!")
     assert main_color("navy blue") == "blue" and main_color("stand") == "tan"
     assert main_color("stripes") == "stripes"
+
+
+def naive_token_set_ratio(a, b):
+    """100 times twice the common subsequence's share of both lengths, the best of three pairs."""
+
+    def ratio(x, y):
+        row = [0] * (len(y) + 1)
+        for sign in x:
+            before, row = row, [0]
+            for place, other in enumerate(y):
+                row.append(before[place] + 1 if sign == other else max(before[place + 1], row[-1]))
+        return 200 * row[-1] / (len(x) + len(y)) if x and y else 0
+
+    def signs(text):
+        text = "".join(one for one in text if not 128 <= ord(one) < 256)
+        return "".join(one if one.isalnum() or one == "_" else " " for one in text).lower()
+
+    words, others = {*signs(a).split()}, {*signs(b).split()}
+    both = " ".join(sorted(words & others))
+    left, right = (" ".join([both, *sorted(one - (words & others))]) for one in (words, others))
+    left, right = left.strip(), right.strip()
+    return max(ratio(both, left), ratio(both, right), ratio(left, right))
+
+
+SPELLINGS = st.lists(
+    st.sampled_from("red Red reds dark-red 12 ounce, ounces é ü9 _ ( pack".split())
+)
+
+
+@given(SPELLINGS.map(" ".join), SPELLINGS.map(" ".join))
+@settings(max_examples=500, deadline=None)
+def test_similar_is_a_token_set_ratio_above_85(a, b):
+    assert similar(a, b) == (round(naive_token_set_ratio(a, b)) > 85)
+
+
+def test_the_original_s_sessions_again():
+    """Pages, actions and rewards that the original's own code gave, see test_original.py."""
+    file = Path(__file__).with_name("original_sessions.json")
+    recorded = json.loads(file.read_text(encoding="utf-8"))
+    catalog = Catalog(*recorded["files"], seed=recorded["seed"])
+    assert catalog.prices == recorded["prices"]
+    theirs = [{k: v for k, v in goal.items() if k != "weight"} for goal in recorded["goals"]]
+    assert catalog.goals == theirs
+    shop = WebShop(catalog, max_steps=1000, nouns=lambda title: recorded["nouns"][title])
+    steps, rewards = 0, []
+    for (goal, actions), told in zip(recorded["sessions"], recorded["told"], strict=True):
+        text, info = shop.reset(options={"goal": goal})
+        value, done = 0, False
+        for action, their in zip([*actions, None], told, strict=True):
+            assert text == re.sub(r"[\r\n]+", " ", their["text"]) + "\n"
+            assert info["available_actions"] == their["actions"]
+            assert (value, done) == (their["reward"], their["done"])
+            assert info.get("reward_parts") == their.get("parts")
+            if action is not None:
+                text, value, done, _, info = shop.step(action)
+                steps += 1
+        rewards.append(value)
+    assert steps > 40 and len({*rewards}) > 2
 
 
 @genuine
@@ -469,6 +528,18 @@ def test_the_original_s_files_are_loaded(tmp_path):
     assert all(len(digest) == 64 for digest in loaded.source.values())
     games = generate("webshop", 3, 0, products=str(folder), split=None)
     assert len(games) == 3
+    write(folder, items[:5], attributes, instructions)  # a changed file is read again
+    assert len(make("webshop", products=folder).catalog.products) == 5
+    for one in attributes.values():
+        one |= {"instruction": "find me one", "instruction_attributes": ["soft"]}
+    write(folder, items, attributes, instructions)
+    synthetic = make("webshop", products=folder, goals="synthetic").catalog
+    goal = synthetic.goals[0]
+    product = synthetic.products[synthetic.position[goal["asin"].lower()]]
+    assert set(goal["goal_options"]) == set(product["options"])
+    assert goal["instruction_text"].startswith("find me one with ")
+    combinations_of = [np.prod([len(v) for v in p["options"].values()]) for p in ours.products]
+    assert len(synthetic.goals) == sum(combinations_of)
     with pytest.raises(ValueError, match="synthetic ones need"):
         make("webshop", goals="synthetic")
     with pytest.raises(TypeError, match="a number, a path or None"):
@@ -556,6 +627,9 @@ def test_missing_and_wrong_other_files_are_named(tmp_path):
     (folder / "items_human_ins.json").unlink()
     with pytest.raises(ValueError, match="human goals need"):
         make("webshop", products=folder, goals="human")
+    (folder / "items_ins_v2_20.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"items_ins_v2_20.json: not JSON"):
+        make("webshop", products=folder)
     (folder / "items_ins_v2_20.json").write_text("[1]")
     with pytest.raises(ValueError, match="dict by products' numbers"):
         make("webshop", products=folder)
