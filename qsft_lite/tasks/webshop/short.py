@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from qsft_lite.tasks.webshop.catalog import Catalog, Product
 from qsft_lite.tasks.webshop.search import singular
@@ -54,6 +55,7 @@ OF_CLICK = {text: command for command, text in COMMANDS.items()}
 SIGNS = ": / ; page of to no results chosen nothing invalid done search none under".split()
 
 
+@lru_cache(maxsize=100_000)
 def plain(text: str) -> str:
     """The words of a text, in lower case and without the signs that pages are built of."""
     words = (word.strip(".#!?\"'") for word in WORD.findall(text.lower()))

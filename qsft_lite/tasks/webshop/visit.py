@@ -16,12 +16,11 @@ import numpy as np
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.webshop.catalog import Catalog, Product
 from qsft_lite.tasks.webshop.session import Session
-from qsft_lite.tasks.webshop.short import long_action, short_action, short_instruction
+from qsft_lite.tasks.webshop.short import long_action, plain, short_action, short_instruction
 from qsft_lite.tasks.webshop.text import SEPARATOR
 
 Seed = int | np.random.SeedSequence | np.random.Generator
 LIMIT = re.compile(r", and price lower than (\d+\.\d\d) dollars$")
-WORD = re.compile(r"[^\s,]+")
 
 
 class Visit:
@@ -35,7 +34,7 @@ class Visit:
     def __init__(self, catalog: Catalog, instruction: str, steps: int) -> None:
         match = LIMIT.search(instruction)
         self.asked = instruction
-        self.instruction = LIMIT.sub("", instruction).lower()
+        self.instruction = plain(LIMIT.sub("", instruction))
         self.limit = float(match[1]) if match else math.inf
         self.session = Session(catalog)
         self.read: dict[int, set[str]] = {}
@@ -124,8 +123,8 @@ class Shopper:
         """How well a product fits by its title and price, from 0 to 1 or a little above."""
         product = self.catalog.products[position]
         title, wanted = product["Title"].lower(), self.wanted(visit)
-        words = {*WORD.findall(visit.instruction)}
-        same = sum(word in words for word in WORD.findall(title)) / len(WORD.findall(title) or " ")
+        words, of_title = visit.instruction.split(), title.split()
+        same = sum(word in words for word in of_title) / max(len(of_title), 1)
         named = sum(one in title for one in wanted)
         cheap = product["pricing"][0] <= visit.limit
         return (named + same + cheap) / (len(wanted) + 2)
@@ -151,7 +150,8 @@ class Shopper:
         """Of each option the value that the instruction names, the longest one, if it does."""
         found = {}
         for name, values in product["options"].items():
-            named = [value for value in values if _says(visit.instruction, value)]
+            # A value with a bracket cannot be clicked, here and in the original.
+            named = [one for one in values if "[" not in one and _says(visit.instruction, one)]
             if named:
                 found[name] = max(named, key=len)
         return found
@@ -184,5 +184,5 @@ def asked_in_short(catalog: Catalog) -> dict[str, str]:
 
 
 def _says(text: str, words: str) -> bool:
-    """Whether a text has these words, as words."""
-    return f" {words} " in f" {text} "
+    """Whether a text, which is plain, has these words, as words."""
+    return f" {plain(words)} " in f" {text} "
