@@ -30,7 +30,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from qsft_lite.tasks.webshop.catalog import Catalog, Product
-from qsft_lite.tasks.webshop.search import singular
+from qsft_lite.tasks.webshop.search import HITS, singular
 from qsft_lite.tasks.webshop.session import (
     ABOUT,
     BACK,
@@ -86,12 +86,14 @@ def short_page(session: Session, before: PageKind, valid: bool) -> str:
 
 
 def _results(session: Session) -> str:
+    if not session.shown:  # nothing was found, or this page is beyond the last
+        return "no results\n"
     pages = -(-len(session.hits) // PRODUCTS_PER_PAGE)
     texts = [f"page {session.number} of {pages}"]
     for number, position in enumerate(session.shown, start=1):
         product = session.catalog.products[position]
         texts.append(f"#{number} {plain(product['Title'])} {short_price(product)}")
-    return " ".join(texts if session.shown else [*texts, "no results"]) + "\n"
+    return " ".join(texts) + "\n"
 
 
 def _item(product: Product) -> str:
@@ -139,9 +141,9 @@ def short_action(session: Session, action: str) -> str:
 
 def short_words(catalog: Catalog) -> tuple[str, ...]:
     """Every word of an episode, each with a space and with a newline after it."""
-    most = max(PRODUCTS_PER_PAGE, 50 // PRODUCTS_PER_PAGE + 1)
+    pages = -(-HITS // PRODUCTS_PER_PAGE)
     words = {*SIGNS, *COMMANDS, *(f"#{number}" for number in range(1, PRODUCTS_PER_PAGE + 1))}
-    words |= {str(number) for number in range(most + 1)}
+    words |= {str(number) for number in range(1, pages + 1)}
     for product in catalog.products:
         words.update(short_price(product).split())
         words.update(*(plain(text).split() for text in _texts(product)))

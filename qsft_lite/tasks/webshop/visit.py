@@ -20,7 +20,8 @@ from qsft_lite.tasks.webshop.short import long_action, plain, short_action, shor
 from qsft_lite.tasks.webshop.text import SEPARATOR
 
 Seed = int | np.random.SeedSequence | np.random.Generator
-LIMIT = re.compile(r", and price lower than (\d+\.\d\d) dollars$")
+# How an instruction ends, in both formats.
+LIMIT = re.compile(r"(?:, and price lower than | under \$)(\d+(?:\.\d\d)?)(?: dollars)?$")
 
 
 class Visit:
@@ -112,12 +113,10 @@ class Shopper:
 
     def wanted(self, visit: Visit) -> list[str]:
         """The attributes that an instruction names, of all that are known."""
-        found = self._wanted.get(visit.instruction)
-        if found is None:
+        if visit.instruction not in self._wanted:
             known = known_attributes(self.catalog)
-            found = [one for one in known if one in visit.instruction]
-            self._wanted[visit.instruction] = found
-        return found
+            self._wanted[visit.instruction] = [one for one in known if one in visit.instruction]
+        return self._wanted[visit.instruction]
 
     def looks(self, visit: Visit, position: int) -> float:
         """How well a product fits by its title and price, from 0 to 1 or a little above."""
