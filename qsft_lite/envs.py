@@ -27,6 +27,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "endgames": ("qsft_lite.tasks.endgames", "Endgames"),
     "gridworld": ("qsft_lite.tasks.gridworld", "Gridworld"),
     "twenty_questions": ("qsft_lite.tasks.twenty_questions", "TwentyQuestions"),
+    "webshop": ("qsft_lite.tasks.webshop", "WebShop"),
     "wordle": ("qsft_lite.tasks.wordle", "Wordle"),
 }
 

@@ -101,6 +101,14 @@ ACTIONS = {
     "endgames": ("endgames", {}, KQ, "Q g 7 +", "Qg7"),
     "endgames pieces": ("endgames", {"format": "pieces"}, KQ, "Qg7", "Q g 7 +"),
     "endgames mirrored": ("endgames", {"format": "mirrored"}, KQ, "Qg7", "Q g 7 +"),
+    "webshop": ("webshop", {"products": 20}, {"goal": 0}, "search[lip balm]", "search[Lip BALM]"),
+    "webshop short": (
+        "webshop",
+        {"products": 20, "format": "short"},
+        {},
+        "search lip balm",
+        "search Lip BALM",
+    ),
     "questions": ("twenty_questions", {}, {"object": "piano"}, "Is it a piano?", "Is it a piano?"),
 }
 
