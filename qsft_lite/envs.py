@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 # Of each task its package, with the modules env and data, and its environment's class in env.
 # In data the task has its generator, `generate_<task>`.
 TASKS: dict[str, tuple[str, str]] = {
+    "alfworld": ("qsft_lite.tasks.alfworld", "ALFWorld"),
     "chess": ("qsft_lite.tasks.chess", "ChessGame"),
     "endgames": ("qsft_lite.tasks.endgames", "Endgames"),
     "gridworld": ("qsft_lite.tasks.gridworld", "Gridworld"),
     "twenty_questions": ("qsft_lite.tasks.twenty_questions", "TwentyQuestions"),
+    "webshop": ("qsft_lite.tasks.webshop", "WebShop"),
     "wordle": ("qsft_lite.tasks.wordle", "Wordle"),
 }
 

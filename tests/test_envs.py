@@ -85,6 +85,14 @@ def test_a_task_knows_the_options_of_the_one_it_builds_on():
 # A task, its options, where its episode begins, and an action in two spellings that LMRL-Gym knows.
 KQ = {"position": "8/7Q/8/8/8/1K6/8/k7 w - - 0 1"}
 ACTIONS = {
+    "alfworld": ("alfworld", {}, {"game": "train/0"}, "go to desk 1", "go to desk 1"),
+    "alfworld short": (
+        "alfworld",
+        {"format": "short"},
+        {"game": "train/0"},
+        "go desk 1",
+        "go to desk 1",
+    ),
     "wordle": ("wordle", {}, {"secret": "train"}, "t r a i n", "train"),
     "wordle words": ("wordle", {"format": "words"}, {"secret": "train"}, "train", "t r a i n"),
     "gridworld": ("gridworld", {}, {"state": 7}, "right", "right"),
@@ -93,6 +101,14 @@ ACTIONS = {
     "endgames": ("endgames", {}, KQ, "Q g 7 +", "Qg7"),
     "endgames pieces": ("endgames", {"format": "pieces"}, KQ, "Qg7", "Q g 7 +"),
     "endgames mirrored": ("endgames", {"format": "mirrored"}, KQ, "Qg7", "Q g 7 +"),
+    "webshop": ("webshop", {"products": 20}, {"goal": 0}, "search[lip balm]", "search[Lip BALM]"),
+    "webshop short": (
+        "webshop",
+        {"products": 20, "format": "short"},
+        {},
+        "search lip balm",
+        "search Lip BALM",
+    ),
     "questions": ("twenty_questions", {}, {"object": "piano"}, "Is it a piano?", "Is it a piano?"),
 }
 
@@ -125,7 +141,7 @@ def test_an_action_that_is_no_text_is_refused_and_changes_nothing(name):
 
 
 BAD_STARTS = {"wordle": "secret", "gridworld": "state", "twenty_questions": "object"}
-BAD_STARTS |= {"chess": "position", "endgames": "position"}
+BAD_STARTS |= {"chess": "position", "endgames": "position", "alfworld": "game"}
 
 
 @pytest.mark.parametrize("task", BAD_STARTS)

@@ -4,7 +4,7 @@
 """
 
 from qsft_lite.study.rows import ABLATION, CLONING, ROWS, Row
-from qsft_lite.study.run import TASKS, Study, module_of, run
+from qsft_lite.study.run import TASKS, Study, has_study, module_of, run
 from qsft_lite.study.settings import Settings, changed
 from qsft_lite.study.task import Task, evenly
 
@@ -19,6 +19,7 @@ __all__ = [
     "Task",
     "changed",
     "evenly",
+    "has_study",
     "module_of",
     "run",
 ]

@@ -23,7 +23,7 @@ import transformers
 from qsft_lite.results import RESULT_PROFILES
 from qsft_lite.study.estimate import as_text, estimate
 from qsft_lite.study.progress import watch
-from qsft_lite.study.run import TASKS, Study, check_settings, is_first, run
+from qsft_lite.study.run import TASKS, Study, check_settings, has_study, is_first, run
 from qsft_lite.study.tables import retable
 
 
@@ -42,10 +42,11 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = found.add_subparsers(dest="command", required=True, metavar="TASK, watch or tables")
-    for name in TASKS:
+    studied = [name for name in TASKS if has_study(name)]
+    for name in studied:
         _options(commands.add_parser(name, help=f"run a study of {name}"))
     watching = commands.add_parser("watch", help="say where a study is")
-    watching.add_argument("task", choices=TASKS)
+    watching.add_argument("task", choices=studied)
     _options(watching)
     watching.add_argument("--once", action="store_true", help="say it once")
     tables = commands.add_parser("tables", help="compute recorded tables anew from their scores")

