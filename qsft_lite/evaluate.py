@@ -45,6 +45,7 @@ class Evaluation:
         transcripts: one dict an episode, a row of a data set: text, is_action, reward, done.
         seed: what the episodes were drawn with.
         cut_off: episodes that were not let go on: by max_steps, or beyond the models' context.
+        valid: share of the actions that the environment's info called valid, or said nothing of.
     """
 
     mean: float
@@ -55,6 +56,7 @@ class Evaluation:
     transcripts: list[dict[str, Any]]
     seed: int
     cut_off: int = 0
+    valid: float = 1.0
 
 
 def evaluate(
@@ -104,16 +106,18 @@ def evaluate(
         played += _play(policy, places, numbers, seed, options, max_steps)
 
     transcripts = [episode.row() for episode in played]
+    lengths = np.array([sum(transcript["is_action"]) for transcript in transcripts])
     returns = np.array([sum(transcript["reward"]) for transcript in transcripts])
     return Evaluation(
         mean=float(returns.mean()),
         interval=bootstrap_interval(returns),
         returns=returns,
         success=float(np.mean([episode.success for episode in played])),
-        lengths=np.array([sum(transcript["is_action"]) for transcript in transcripts]),
+        lengths=lengths,
         transcripts=transcripts,
         seed=seed,
         cut_off=sum(episode.cut_off for episode in played),
+        valid=1 - sum(episode.invalid for episode in played) / max(int(lengths.sum()), 1),
     )
 
 
@@ -128,6 +132,7 @@ class _Episode:
     done: bool = False
     success: bool = False
     cut_off: bool = False
+    invalid: int = 0
 
     def row(self) -> dict[str, Any]:
         """It as a row of a data set."""
@@ -155,6 +160,7 @@ class _Episode:
         self.rewards += [reward, 0.0]
         self.done = bool(terminated)
         self.success = bool(info.get("success", False))
+        self.invalid += not info.get("valid", True)
         return not (terminated or truncated)
 
 

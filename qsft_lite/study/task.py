@@ -239,6 +239,11 @@ def evenly(starts: Sequence[dict[str, Any]], games: int) -> list[dict[str, Any]]
     return [copy.copy(starts[game % len(starts)]) for game in range(games)]
 
 
+def all_over(games: datasets.Dataset) -> datasets.Dataset:
+    """The games with those that were cut off counted as over, with the rewards they had."""
+    return games.remove_columns("done").add_column("done", [True] * len(games))
+
+
 def gains_by_bf16() -> bool:
     """Whether mixed precision is quicker here: on a GPU that has it, and on a CPU with AMX."""
     if torch.cuda.is_available():

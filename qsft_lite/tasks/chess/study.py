@@ -36,7 +36,7 @@ from qsft_lite.results import project_root
 from qsft_lite.study import Settings, Task
 from qsft_lite.study.rows import ROWS as SHARED_ROWS
 from qsft_lite.study.rows import Row
-from qsft_lite.study.task import TEST_SEED
+from qsft_lite.study.task import TEST_SEED, all_over
 from qsft_lite.tasks.chess import learn_rules
 from qsft_lite.tasks.chess.data import as_pieces, generate_chess
 from qsft_lite.tasks.chess.env import ChessGame
@@ -157,7 +157,8 @@ class ChessTask(Task):
         kept = count - self.settings.measured_games
         if part == "held out":
             return self.all_games.select(range(kept, count))
-        return as_draws(as_pieces(self.all_games.select(range(kept))))
+        # Those that were cut off at their last move count as drawn.
+        return all_over(as_pieces(self.all_games.select(range(kept))))
 
     def encoded(self, games: Dataset) -> Dataset:
         """See Task.encoded."""
@@ -329,11 +330,6 @@ class ChessTask(Task):
         words = action.split(" ")
         man, goal = self.tokenizer.convert_tokens_to_ids([words[0] + " ", words[1]])
         return man, goal
-
-
-def as_draws(games: Dataset) -> Dataset:
-    """The games with those that were cut off at their last move counted as drawn, and over."""
-    return games.remove_columns("done").add_column("done", [True] * len(games))
 
 
 TASK = ChessTask

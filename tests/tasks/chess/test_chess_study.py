@@ -11,7 +11,7 @@ from small_studies import needs_stockfish
 
 from qsft_lite.baselines import METHODS, TrainedMethod
 from qsft_lite.tasks.chess import study
-from qsft_lite.tasks.chess.study import PROFILES, ROWS, ChessTask, as_draws
+from qsft_lite.tasks.chess.study import PROFILES, ROWS, ChessTask, all_over
 
 
 def test_games_are_described_by_their_endings():
@@ -27,7 +27,7 @@ def test_games_are_described_by_their_endings():
 
 def test_games_that_were_cut_off_are_draws():
     games = Dataset.from_dict({"done": [True, False], "reward": [[0.0, 1.0], [0.0, 0.0]]})
-    assert as_draws(games)["done"] == [True, True]
+    assert all_over(games)["done"] == [True, True]
 
 
 def test_no_row_clones_again_or_trains_pi_on():

@@ -1,0 +1,116 @@
+"""ALFWorld as a study: chapter 11's table, and its longer ones.
+
+python -m qsft_lite.study alfworld --profile record
+python -m qsft_lite.study alfworld --profile gpu --set model=smollm2 learning_rate=1e-4
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+
+from qsft_lite.evaluate import Evaluation, evaluate
+from qsft_lite.study.task import TEST_SEED
+from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
+from qsft_lite.tasks.alfworld.data import generate_alfworld
+from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
+from qsft_lite.tasks.alfworld.games import SPLITS, world_of
+from qsft_lite.tasks.alfworld.players import PLAYERS
+from qsft_lite.tasks.alfworld.text import parts
+
+__all__ = ["PROFILES", "TASK", "ALFWorldSettings", "ALFWorldTask"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ALFWorldSettings(AgentSettings):
+    """Settings of ALFWorld. longest_game: steps after which a game is cut off."""
+
+    games: int = 10_000
+    width: int = 96
+    batch_rows: int = 8
+    row_tokens: int = 768
+    longest_game: int = MAX_STEPS
+    validation_games: int = 137
+    test_games: int = 274
+
+
+PROFILES = {
+    "smoke": ALFWorldSettings(
+        games=60,
+        layers=1,
+        width=16,
+        batch_rows=4,
+        threads=1,
+        seeds=1,
+        longest_game=12,
+        validation_games=4,
+        test_games=12,
+        measured_games=2,
+    ),
+    "laptop": ALFWorldSettings(games=4_000, seeds=1, validation_games=40, test_games=134),
+    "record": ALFWorldSettings(),
+    "gpu": ALFWorldSettings(games=100_000, layers=6, width=384, heads=6, batch_rows=32, bf16=True),
+}
+
+
+class ALFWorldTask(AgentTask):
+    """One seed of ALFWorld: games of mixed players, judged in rooms seen and unseen."""
+
+    best, longest_action = "Expert", 5
+
+    def __init__(self, settings: ALFWorldSettings, seed: int):
+        env = ALFWorld(format=settings.format, max_steps=settings.longest_game)
+        super().__init__(settings, seed, env)
+
+    def parts(self, word: str) -> Sequence[tuple]:
+        """See AgentTask.parts."""
+        return parts(word)
+
+    def recorded(self, games: int, part: str) -> datasets.Dataset:
+        """See Task.recorded; of training games."""
+        how = {"format": self.settings.format, "max_steps": self.settings.longest_game}
+        return generate_alfworld(games, self.part_seed(part), **how)
+
+    @cached_property
+    def test_names(self) -> list[str]:
+        """The games of the test, in rooms of the training games and in others."""
+        names = [f"{split}/{i}" for split in ("seen", "unseen") for i in range(SPLITS[split])]
+        return spread(names, self.settings.test_games)
+
+    def starts(self, test: bool) -> list[dict[str, Any]]:
+        """All seen and unseen games in turn; for validation, training games."""
+        names = self.test_names
+        if not test:
+            numbers = spread(range(SPLITS["train"]), self.settings.validation_games)
+            names = [f"train/{number}" for number in numbers]
+        return [{"game": name} for name in names]
+
+    def levels(self) -> dict[str, float]:
+        """The players of the data, and the expert without slips."""
+        starts = self.starts(test=True)
+        return {
+            name.replace("_", "-").capitalize(): evaluate(
+                player(0), self.env, len(starts), TEST_SEED, options=starts
+            ).mean
+            for name, player in PLAYERS.items()
+        }
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """Also success in either kind of rooms, and of each type of task."""
+        rooms = np.array([name.partition("/")[0] for name in self.test_names])
+        types = np.array([world_of(name).game.goal.task_type for name in self.test_names])
+        found = super().describe(result)
+        if len(result.returns) != len(rooms):
+            return found
+        for kinds in (rooms, types):
+            for kind in dict.fromkeys(kinds.tolist()):
+                found[kind] = float(result.returns[kinds == kind].mean())
+        return found
+
+
+TASK = ALFWorldTask

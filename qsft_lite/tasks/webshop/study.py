@@ -1,0 +1,102 @@
+"""WebShop as a study: chapter 10's table, and its longer ones.
+
+python -m qsft_lite.study webshop --profile record
+python -m qsft_lite.study webshop --profile gpu --set products=items_shuffle_1000.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+
+from qsft_lite.evaluate import Evaluation, evaluate
+from qsft_lite.study.task import TEST_SEED
+from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
+from qsft_lite.tasks.webshop.data import generate_webshop
+from qsft_lite.tasks.webshop.env import MAX_STEPS, WebShop
+from qsft_lite.tasks.webshop.players import PLAYERS
+from qsft_lite.tasks.webshop.short import parts
+
+__all__ = ["PROFILES", "TASK", "WebShopSettings", "WebShopTask"]
+
+
+@dataclasses.dataclass(frozen=True)
+class WebShopSettings(AgentSettings):
+    """Settings of WebShop. products: "" for our catalog, or the path of the original's files."""
+
+    products: str = ""
+    games: int = 20_000
+    width: int = 96
+    batch_rows: int = 8
+    row_tokens: int = 1_024
+    validation_games: int = 200
+    test_games: int = 500
+
+
+PROFILES = {
+    "smoke": WebShopSettings(
+        games=60,
+        layers=1,
+        width=16,
+        batch_rows=4,
+        threads=1,
+        seeds=1,
+        validation_games=4,
+        test_games=12,
+        measured_games=2,
+    ),
+    "laptop": WebShopSettings(games=8_000, seeds=1, validation_games=60, test_games=200),
+    "record": WebShopSettings(),
+    "gpu": WebShopSettings(games=200_000, layers=6, width=384, heads=6, batch_rows=32, bf16=True),
+}
+
+
+class WebShopTask(AgentTask):
+    """One seed of WebShop: visits of people with slips, judged on the original's test goals."""
+
+    best, longest_action = "Oracle", 32
+
+    def __init__(self, settings: WebShopSettings, seed: int):
+        env = WebShop(settings.products or None, format=settings.format)
+        super().__init__(settings, seed, env)
+
+    def parts(self, word: str) -> Sequence[tuple]:
+        """See AgentTask.parts."""
+        return parts(word)
+
+    def recorded(self, games: int, part: str) -> datasets.Dataset:
+        """See Task.recorded; of training goals."""
+        settings = self.settings
+        how = {"products": settings.products or None, "format": settings.format}
+        return generate_webshop(games, self.part_seed(part), **how)
+
+    def starts(self, test: bool) -> list[dict[str, Any]]:
+        """Goals of the test, or of validation."""
+        games = self.settings.test_games if test else self.settings.validation_games
+        goals = self.env.catalog.split("test" if test else "validation")
+        return [{"goal": goal} for goal in spread(goals, games)]
+
+    def levels(self) -> dict[str, float]:
+        """The players that made the data, and better ones."""
+        starts, how = self.starts(test=True), {"format": self.settings.format}
+        return {
+            name.capitalize(): evaluate(
+                player(self.env.catalog, 0, **how, max_steps=MAX_STEPS),
+                self.env,
+                len(starts),
+                TEST_SEED,
+                options=starts,
+            ).mean
+            for name, player in PLAYERS.items()
+        }
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """Also how many visits end with a purchase."""
+        bought = sum(game["done"] for game in result.transcripts) / len(result.transcripts)
+        return {**super().describe(result), "purchases": bought}
+
+
+TASK = WebShopTask
