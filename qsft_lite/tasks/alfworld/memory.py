@@ -12,6 +12,7 @@ from qsft_lite.tasks.alfworld.short import (
     NAME,
     TASK_VERBS,
     long_command,
+    read_names,
     short_text,
 )
 from qsft_lite.tasks.alfworld.text import read_command
@@ -78,14 +79,14 @@ class Memory:
         elif verb in ("clean", "heat", "cool"):
             self.treated.add(first)
         elif verb == "look" and answer.startswith("facing "):
-            self.here.update(NAME.findall(answer.partition(":")[0].removeprefix("facing ")))
+            self.here.update(read_names(answer.partition(":")[0]))
 
     def _see(self, receptacle: str, answer: str) -> None:
         if answer == CLOSED:
             self.closed.add(receptacle)
         else:
             self.closed.discard(receptacle)
-            self.contents[receptacle] = NAME.findall(answer)
+            self.contents[receptacle] = read_names(answer)
 
     def places_of(self, kind: str) -> list[tuple[str, str]]:
         """Where things of a kind were last seen: (thing, receptacle)."""
@@ -111,17 +112,12 @@ def start_memory(text: str) -> Memory:
 
 
 def _short_start(text: str) -> Memory:
-    task, _, counts = text.partition(" : ")
+    task, _, receptacles = text.partition(" : ")
     types = {verb: task_type for task_type, verb in TASK_VERBS.items()}
-    words, numbers = task.split(), NAME.findall(counts)
+    words = task.split()
     if len(words) != 3 or words[0] not in types:
         raise ValueError(f"{text[:200]!r} is no first text of ALFWorld")
-    receptacles = [
-        f"{kind_of(name)} {number}"
-        for name in numbers
-        for number in range(int(name.partition(" ")[2]), 0, -1)
-    ]
-    return Memory(Goal(types[words[0]], words[1], words[2]), receptacles)
+    return Memory(Goal(types[words[0]], words[1], words[2]), read_names(receptacles))
 
 
 def read_history(history: str) -> tuple[Memory, bool]:

@@ -1,22 +1,21 @@
 r"""A short form of texts and commands, for small networks that start from scratch.
 
     text                                                              short
-    go to fridge 1                                                    go fridge 1
+    go to fridge 1                                                    go fridge1
     You arrive at fridge 1. The fridge 1 is closed.                   closed
-    take mug 2 from shelf 1                                           take mug 2 shelf 1
+    take mug 2 from shelf 1                                           take mug2 shelf1
     You pick up the mug 2 from the shelf 1.                           done
-    On the shelf 1, you see a mug 2, and a plate 1.                   mug 2 plate 1
+    On the shelf 1, you see a mug 2, and a plate 1.                   mug2 plate1
     Nothing happens.                                                  invalid
 
-A word is a verb, the name of a kind, or a number, and nothing is lost that the agent needs. The
-first text has the task, then how many receptacles of each kind there are, numbered from 1:
-"heat potato sinkbasin : cabinet 8 countertop 2 fridge 1 ...".
+A thing is one word, so that a small network can find and repeat it in one step, and nothing is lost
+that the agent needs. The first text has the task, then all receptacles:
+"heat potato sinkbasin : cabinet2 cabinet1 countertop1 fridge1 ...".
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 from qsft_lite.tasks.alfworld.pddl import Goal
 from qsft_lite.tasks.alfworld.text import (
@@ -37,17 +36,25 @@ TASK_VERBS = {
 }
 CLOSED, NOTHING, INVALID, DONE, PLAIN = "closed", "nothing", "invalid", "done", "plain"
 NAME = re.compile(r"[a-z]+ \d+")
+SHORT_NAME = re.compile(r"\b([a-z]+)(\d+)\b")
 QUALITIES = ("hot", "cool", "cold", "clean", "sliced", "on")  # of an examined object
 
 
 def short_command(command: str) -> str:
     """A command without the words between what it names."""
     verb, first, second = read_command(command)
-    return " ".join(word for word in (verb, first, second) if word) or command
+    names = (first.replace(" ", ""), second.replace(" ", ""))
+    return " ".join(word for word in (verb, *names) if word) or command
+
+
+def read_names(text: str) -> list[str]:
+    """The names of a short text, as the original writes them: "mug 2" of "mug2"."""
+    return [f"{kind} {number}" for kind, number in SHORT_NAME.findall(text)]
 
 
 def long_command(command: str) -> str:
     """The command that a short one stands for; another text is returned as it is."""
+    command = SHORT_NAME.sub(r"\1 \2", command)
     words = command.split()
     if read_command(command) != NO_COMMAND or len(words) not in (3, 5):
         return command
@@ -81,11 +88,10 @@ def short_text(text: str) -> str:
 
 
 def _names(text: str) -> str:
-    return " ".join(NAME.findall(text)) or NOTHING
+    return " ".join(name.replace(" ", "") for name in NAME.findall(text)) or NOTHING
 
 
 def short_start(goal: Goal, receptacles: list[str]) -> str:
-    """The task, and how many receptacles of each kind there are."""
-    kinds = Counter(name.rpartition(" ")[0] for name in receptacles)
-    counts = " ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
-    return f"{TASK_VERBS[goal.task_type]} {goal.object} {goal.target} : {counts}"
+    """The task, and all receptacles."""
+    task = f"{TASK_VERBS[goal.task_type]} {goal.object} {goal.target}"
+    return f"{task} : {_names(' '.join(receptacles))}"

@@ -33,7 +33,7 @@ class ALFWorldSettings(AgentSettings):
     games: int = 10_000
     width: int = 96
     batch_rows: int = 8
-    row_tokens: int = 768
+    row_tokens: int = 512
     longest_game: int = MAX_STEPS
     validation_games: int = 137
     test_games: int = 274
@@ -61,7 +61,7 @@ PROFILES = {
 class ALFWorldTask(AgentTask):
     """One seed of ALFWorld: games of mixed players, judged in rooms seen and unseen."""
 
-    best, longest_action = "Expert", 5
+    best, longest_action = "Expert", 3
 
     def __init__(self, settings: ALFWorldSettings, seed: int):
         env = ALFWorld(format=settings.format, max_steps=settings.longest_game)

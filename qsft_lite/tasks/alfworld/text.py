@@ -2,6 +2,7 @@ r"""How states and commands are written: in the original's words, and in a short
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
@@ -84,7 +85,9 @@ def names() -> frozenset[str]:
 
 
 def parts(word: str) -> list[tuple[str, str]]:
-    """What a short word has in common with others: the word without its end, and what it is."""
+    """What a short word has in common with others: its name, its number, and what it is."""
     core, end = word[:-1], word[-1]
-    kind = "number" if core.isdigit() else "name" if core in names() else "word"
-    return [("word", core), ("kind", kind + end)]
+    name = core.rstrip(string.digits)
+    if name == core:
+        return [("word", core), ("kind", ("name" if core in names() else "word") + end)]
+    return [("word", name), ("number", core[len(name) :]), ("kind", "thing" + end)]

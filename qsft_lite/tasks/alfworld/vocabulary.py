@@ -1,16 +1,21 @@
 r"""Every word of a transcript, for a tokenizer of words (`models.word_tokenizer`).
 
-A word ends with its space or newline. A name and its number are two words: "mug ", "2, ".
+A word ends with its space or newline. A name and its number are two words, "mug ", "2, ", and one
+in the short form, "mug2 ".
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 from qsft_lite.tasks.alfworld.engine import MIDDLE, WELCOME
 from qsft_lite.tasks.alfworld.pddl import TASK_TYPES, Goal, task_texts
+from qsft_lite.tasks.alfworld.rooms import rooms
 from qsft_lite.tasks.alfworld.short import QUALITIES, TASK_VERBS
 from qsft_lite.tasks.alfworld.text import ALONE, BETWEEN, HELP, NOTHING_HAPPENS, ON_ONE, names
 
 MOST = 40  # of one kind in a room; AI2-THOR's rooms have up to 28 cabinets
+MOST_THINGS = 9  # of one kind, or of a receptacle that no room of ours has more of
 SENTENCES = (
     f"{WELCOME}\n\n{MIDDLE} nothing.\n",
     f"{MIDDLE} a ",
@@ -57,8 +62,13 @@ def text_words() -> tuple[str, ...]:
 def short_words() -> tuple[str, ...]:
     """Every word of a transcript in the short form."""
     verbs = {*TASK_VERBS.values(), *ON_ONE, *BETWEEN, "go", "facing", ":", *names()}
-    alone = {*ALONE, *SHORT_STATES}
-    numbers = [f"{n}{end}" for n in range(1, MOST + 1) for end in (" ", "\n")]
-    qualities = [f"{word}{end}" for word in QUALITIES for end in (" ", "\n")]
-    words = {*(f"{word} " for word in verbs), *(f"{word}\n" for word in alone), *qualities}
-    return (*sorted(words), *numbers)
+    words = {f"{word} " for word in verbs} | {f"{word}\n" for word in (*ALONE, *SHORT_STATES)}
+    things = [f"{name}{n}" for name in names() for n in range(1, most_of(name) + 1)]
+    return tuple(sorted(words | {word + end for word in (*QUALITIES, *things) for end in " \n"}))
+
+
+@cache
+def most_of(name: str) -> int:
+    """How many things of a name there may be."""
+    counts = [sum(kind == name for kind, _ in room.receptacles) for room in rooms().values()]
+    return max(MOST_THINGS, *counts)
