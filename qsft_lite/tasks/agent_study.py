@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from scipy import stats
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -100,9 +101,14 @@ class AgentTask(Task):
         return 1_000 * self.seed + PARTS[part]
 
     def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
-        """See Task.encoded; who runs out of turns has lost, and the game is over."""
+        """See Task.encoded; who runs out of turns has lost, and the game is over.
+
+        Games longer than a row are left out: few, and a longer row costs all the others.
+        """
         gamma, scale = self.settings.gamma, RewardScale(0, 1)
-        return encode(all_over(games), self.tokenizer, scale=scale, gamma=gamma, discount="turn")
+        found = encode(all_over(games), self.tokenizer, scale=scale, gamma=gamma, discount="turn")
+        sizes = pc.list_value_length(found.with_format("arrow")[:]["input_ids"]).to_numpy()
+        return found.select(np.flatnonzero(sizes <= self.settings.row_tokens))
 
     def describe(self, result: Evaluation) -> dict[str, float]:
         """Actions that meant nothing, among all, and turns a game."""

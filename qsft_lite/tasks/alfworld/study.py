@@ -28,12 +28,17 @@ __all__ = ["PROFILES", "TASK", "ALFWorldSettings", "ALFWorldTask"]
 
 @dataclasses.dataclass(frozen=True)
 class ALFWorldSettings(AgentSettings):
-    """Settings of ALFWorld. longest_game: steps after which a game is cut off."""
+    """Settings of ALFWorld.
 
+    wanderers: share of the data's games that wanderers play; of the others the careless play a
+    third, the half-informed two. longest_game: steps after which a game is cut off.
+    """
+
+    wanderers: float = 0.4
     games: int = 10_000
     width: int = 96
-    batch_rows: int = 8
-    row_tokens: int = 512
+    batch_rows: int = 16
+    row_tokens: int = 384
     longest_game: int = MAX_STEPS
     validation_games: int = 137
     test_games: int = 274
@@ -73,8 +78,18 @@ class ALFWorldTask(AgentTask):
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded; of training games."""
-        how = {"format": self.settings.format, "max_steps": self.settings.longest_game}
-        return generate_alfworld(games, self.part_seed(part), **how)
+        settings, rest = self.settings, (1 - self.settings.wanderers) / 3
+        return generate_alfworld(
+            games,
+            self.part_seed(part),
+            behavior={
+                "careless": rest,
+                "half_informed": 2 * rest,
+                "wanderer": settings.wanderers,
+            },
+            format=settings.format,
+            max_steps=settings.longest_game,
+        )
 
     @cached_property
     def test_names(self) -> list[str]:

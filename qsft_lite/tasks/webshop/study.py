@@ -30,8 +30,8 @@ class WebShopSettings(AgentSettings):
     products: str = ""
     games: int = 20_000
     width: int = 96
-    batch_rows: int = 8
-    row_tokens: int = 1_024
+    batch_rows: int = 16
+    row_tokens: int = 512
     validation_games: int = 200
     test_games: int = 500
 
