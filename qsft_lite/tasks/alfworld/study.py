@@ -58,7 +58,19 @@ PROFILES = {
         measured_games=2,
     ),
     "laptop": ALFWorldSettings(games=4_000, seeds=1, validation_games=40, test_games=134),
-    "record": ALFWorldSettings(),
+    # Minutes a row on a GPU; on two cores hours.
+    "record": ALFWorldSettings(
+        layers=4,
+        width=256,
+        heads=8,
+        batch_rows=32,
+        behavior_epochs=6.0,
+        value_epochs=6.0,
+        learning_rate=2e-3,
+        value_learning_rate=1e-3,
+        bf16=True,
+        validation_games=100,
+    ),
     "gpu": ALFWorldSettings(games=100_000, layers=6, width=384, heads=6, batch_rows=32, bf16=True),
 }
 

@@ -49,7 +49,19 @@ PROFILES = {
         measured_games=2,
     ),
     "laptop": WebShopSettings(games=8_000, seeds=1, validation_games=60, test_games=200),
-    "record": WebShopSettings(),
+    # Minutes a row on a GPU; on two cores hours.
+    "record": WebShopSettings(
+        layers=4,
+        width=256,
+        heads=8,
+        batch_rows=32,
+        behavior_epochs=4.0,
+        value_epochs=4.0,
+        learning_rate=2e-3,
+        value_learning_rate=1e-3,
+        bf16=True,
+        validation_games=100,
+    ),
     "gpu": WebShopSettings(games=200_000, layers=6, width=384, heads=6, batch_rows=32, bf16=True),
 }
 
