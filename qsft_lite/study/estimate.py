@@ -106,7 +106,7 @@ def _hours_of_play(study: Study, task: Task, model: Any) -> float:
     a_game = (time.perf_counter() - started) / games
     count = 0
     for row in (CLONING, *study.rows.values()):
-        tried = math.prod(map(len, row.grid(study.profile).values()))
+        tried = math.prod(map(len, study.grid(row).values()))
         each = tried * study.settings.validation_games + study.settings.test_games
         count += len(row.scores) * each
     return len(study.seeds) * count * a_game / 3600

@@ -13,6 +13,12 @@ __all__ = ["ABLATION", "CLONING", "ROWS", "Row"]
 
 
 FEW_TEMPERATURES: Grid = {"temperature": (0.5, 1.0), "relative_support": (0.5,)}
+# A third of the usual grids, for tasks where a game takes many steps.
+COARSE_TEMPERATURES: Grid = {"temperature": (0.0, 0.25, 0.5, 1.0), "relative_support": (0.2, 0.5)}
+COARSE_BETAS: Grid = {
+    "beta": (0.0, 8.0, 32.0, 128.0, 512.0, GREEDY_BETA),
+    "relative_support": (0.2, 0.5),
+}
 FEW_BETAS: Grid = {"beta": (0.0, 32.0, GREEDY_BETA), "relative_support": (0.5,)}
 
 
@@ -30,11 +36,13 @@ class Row:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: tuple[str, ...] = ("",)
 
-    def grid(self, profile: str) -> Grid:
+    def grid(self, profile: str, coarse: bool = False) -> Grid:
         """The grid that its policy's options are chosen from, whatever its score."""
         cloning = METHODS[self.method].family == "cloning"
         if profile == "smoke":  # a few, for a smoke run has little else to do than to play them
             return FEW_TEMPERATURES if cloning else FEW_BETAS
+        if coarse:
+            return COARSE_TEMPERATURES if cloning else COARSE_BETAS
         return CLONING_GRID if cloning else VALUE_GRID
 
 

@@ -119,6 +119,10 @@ class Study:
         """Of the result."""
         return f"{self.task}_{self.label or self.kind}"
 
+    def grid(self, row: Row) -> Grid:
+        """What a row's options are chosen from."""
+        return row.grid(self.profile, self.settings.coarse_grid)
+
     def of_seed(self, seed: int) -> Task:
         """The task of one seed; its data are made when they are asked for."""
         return module_of(self.task).TASK(self.settings, seed)
@@ -208,7 +212,7 @@ def result_of(study: Study, task: Task, found: list[dict[str, Any]]) -> dict[str
 def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, Any]:
     """What one row scored with one seed: read where it is finished, otherwise worked out."""
     path = study.row_folder(task.seed, row.key) / "row.json"
-    kind = json.loads(json.dumps([dataclasses.asdict(row), row.grid(study.profile)]))
+    kind = json.loads(json.dumps([dataclasses.asdict(row), study.grid(row)]))
 
     def finished() -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -259,7 +263,7 @@ def score_row(
     study: Study, task: Task, trained: TrainedMethod, row: Row, say: Any = print
 ) -> dict[str, Any]:
     """What trained networks are measured as, what they score, and what they were trained on."""
-    grid = row.grid(study.profile)
+    grid = study.grid(row)
     scores = {score: play_row(task, trained, score, grid, say) for score in row.scores}
     for score, one in scores.items():
         mean = np.mean(one["returns"])

@@ -27,7 +27,7 @@ class Settings:
     gains by it; checkpoint_steps between
     checkpoints; threads of the CPU, 1 where tensors are tiny, 0 for as many as there are, up to 4.
     Play: how many seeds, and games of validation and of the test. even_starts: every start equally
-    often, in turn; otherwise starts are drawn.
+    often, in turn; otherwise starts are drawn. coarse_grid: choose from a third of the options.
     """
 
     layers: int = 2
@@ -52,6 +52,7 @@ class Settings:
     validation_games: int = 500
     test_games: int = 1_000
     even_starts: bool = True
+    coarse_grid: bool = False
 
     def with_few(self: Own, games: int) -> Own:
         """The same with few games, for an estimate."""

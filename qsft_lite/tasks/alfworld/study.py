@@ -36,12 +36,13 @@ class ALFWorldSettings(AgentSettings):
 
     wanderers: float = 0.4
     games: int = 10_000
-    width: int = 96
     batch_rows: int = 16
     row_tokens: int = 384
+    value_learning_rate: float = 1e-3
     longest_game: int = MAX_STEPS
-    validation_games: int = 137
+    validation_games: int = 100
     test_games: int = 274
+    coarse_grid: bool = True
 
 
 PROFILES = {
@@ -58,20 +59,18 @@ PROFILES = {
         measured_games=2,
     ),
     "laptop": ALFWorldSettings(games=4_000, seeds=1, validation_games=40, test_games=134),
-    # Minutes a row on a GPU; on two cores hours.
-    "record": ALFWorldSettings(
+    "record": ALFWorldSettings(behavior_epochs=4.0, threads=1),
+    "gpu": ALFWorldSettings(
         layers=4,
         width=256,
         heads=8,
         batch_rows=32,
-        behavior_epochs=6.0,
-        value_epochs=6.0,
+        behavior_epochs=4.0,
+        value_epochs=3.0,
         learning_rate=2e-3,
-        value_learning_rate=1e-3,
         bf16=True,
-        validation_games=100,
+        threads=1,
     ),
-    "gpu": ALFWorldSettings(games=100_000, layers=6, width=384, heads=6, batch_rows=32, bf16=True),
 }
 
 

@@ -29,11 +29,12 @@ class WebShopSettings(AgentSettings):
 
     products: str = ""
     games: int = 20_000
-    width: int = 96
     batch_rows: int = 16
     row_tokens: int = 512
+    value_learning_rate: float = 1e-3
     validation_games: int = 200
     test_games: int = 500
+    coarse_grid: bool = True
 
 
 PROFILES = {
@@ -49,20 +50,17 @@ PROFILES = {
         measured_games=2,
     ),
     "laptop": WebShopSettings(games=8_000, seeds=1, validation_games=60, test_games=200),
-    # Minutes a row on a GPU; on two cores hours.
-    "record": WebShopSettings(
+    "record": WebShopSettings(behavior_epochs=2.0, threads=1, validation_games=100),
+    "gpu": WebShopSettings(
         layers=4,
         width=256,
         heads=8,
         batch_rows=32,
         behavior_epochs=4.0,
-        value_epochs=4.0,
+        value_epochs=3.0,
         learning_rate=2e-3,
-        value_learning_rate=1e-3,
         bf16=True,
-        validation_games=100,
     ),
-    "gpu": WebShopSettings(games=200_000, layers=6, width=384, heads=6, batch_rows=32, bf16=True),
 }
 
 
