@@ -10,7 +10,7 @@ Nothing is trained. The model continues a text of examples and of the game so fa
     > go to desk 1                        an action
     On the desk 1, you see a mug 2.       what the world answers
 
-Where ReAct counts a thought as one of the steps of a game, here only actions are counted.
+ReAct counts a thought as a step of the game; here only actions are counted.
 """
 
 from __future__ import annotations
@@ -33,25 +33,22 @@ OK = "OK.\n"  # what a thought is answered
 class ReActPolicy(ClonedPolicy):
     """A causal language model that plays by a prompt, with thoughts (ReAct) or without (Act).
 
-    The thoughts of a game are kept until `reset`, by the transcript with the action that came after
-    them, so games that are alike to the letter share them. A context that does not fit loses its
-    oldest steps; the prompt, the first observation and the last step stay.
+    Thoughts are kept until `reset`, by the transcript with the action that came after them: games
+    that are alike to the letter share them. A context that does not fit loses its oldest steps;
+    prompt, first observation and last step stay.
 
     Args:
         model: any causal language model of transformers, as `models.load_model` gives it.
         tokenizer: the model's.
         prompt: examples, put before the first observation; or a function from a first observation
-            to what a context begins with, such as the prompt_for of a task.
+            to what a context begins with.
         thinks: False for Act: a line that would be a thought is never written.
-        max_thoughts: thoughts in a row, after which the next line is an action.
+        max_thoughts: thoughts in a row, after which the next line is an action; at least 1.
         action: what stands before a line of the model, without a space at its end.
         observation: what stands before an answer of the world.
         thought: what a thought begins with.
         context: most tokens of a context; None for as many as the model has positions for.
-        greedy, temperature, max_new_tokens, seed: those of ClonedPolicy, max_new_tokens of a line.
-
-    Raises:
-        ValueError: a setting out of its range.
+        greedy, temperature, max_new_tokens, seed: ClonedPolicy's, max_new_tokens of a line.
     """
 
     def __init__(
@@ -74,6 +71,8 @@ class ReActPolicy(ClonedPolicy):
         check_whole("max_thoughts", max_thoughts, least=1)
         if not thought.strip():
             raise ValueError("thought must be a text that only thoughts begin with, not empty.")
+        if context is not None:
+            check_whole("context", context, least=1)
         play = {"greedy": greedy, "temperature": temperature, "seed": seed}
         super().__init__(model, tokenizer, max_new_tokens=max_new_tokens, **play)
         self.begin = prompt if callable(prompt) else lambda first: prompt + first
@@ -84,7 +83,7 @@ class ReActPolicy(ClonedPolicy):
         # What a turn may add: its thoughts with their answers, and an action.
         turn = max_new_tokens + self.max_thoughts * (max_new_tokens + len(self._answer_ids))
         positions = model.config.max_position_embeddings
-        self.room = min(positions, context or positions) - turn
+        self.room = min(positions, context or positions) - turn  # for what was before it
 
     def reset(self, seed: int) -> None:
         """See CachedPolicy.reset; thoughts are forgotten, too."""
@@ -99,8 +98,7 @@ class ReActPolicy(ClonedPolicy):
     def context(self, history: History) -> list[Segment]:
         """What the model reads before its next line: (text, whether the model wrote it) each.
 
-        A history is a Transcript, its segments, or a plain text, in which the actions are those
-        that were written here. ContextError where the prompt and the last step do not fit.
+        ContextError where the prompt, the first observation and the last step do not fit.
         """
         (first, _), *rest = self._segments(history)
         start: list[Segment] = [(self.begin(first), False)]
@@ -122,11 +120,8 @@ class ReActPolicy(ClonedPolicy):
             size = len(self._start) + sum(map(len, self._reader.read(segments)))
             if size <= self.room:
                 return segments
-        raise ContextError(
-            f"The prompt, the first observation and the last step have {size} tokens, but the "
-            f"context has room for {self.room}.",
-            [history],
-        )
+        what = f"prompt, first observation and last step have {size} tokens"
+        raise ContextError(f"The {what}, the context has room for {self.room}.", [history])
 
     def _segments(self, history: History) -> Sequence[Segment]:
         """The segments of a history; in a plain text actions are those that were written here."""
@@ -145,9 +140,7 @@ class ReActPolicy(ClonedPolicy):
     def act(self, histories: Sequence[History]) -> list[str]:
         """The next action of each game, ended by a newline and without spaces around it.
 
-        Each is what the model writes after `context`, its thoughts left out: any text, also one
-        that means nothing in the game. See CachedPolicy.act for what costs how much, and for
-        errors.
+        Any text, also one that means nothing in the game. CachedPolicy.act tells costs and errors.
         """
         histories = as_list(histories)
         if not histories:
@@ -168,23 +161,20 @@ class ReActPolicy(ClonedPolicy):
                 self._ids[row].append(token_id)
             ended = [row for row, end in zip(rows, self._ended(begun), strict=True) if end]
             for row in ended:
-                line = self._text(lines[row])
-                written[row].append((line, True))
-                if self._is_thought(line):
+                written[row].append((self._text(lines[row]), True))
+                if self._is_thought(written[row][-1][0]):
                     written[row].append(self._answer)
                     self._ids[row] += self._answer_ids
                     lines[row] = []
                 else:
                     rows.remove(row)
-        sizes = [len(ids) - len(row.ids) for row, ids in zip(known, self._ids, strict=True)]
-        self.transcript_tokens += sum(sizes)
-        self._rows = [
-            row._replace(segments=(*row.segments, *new), ids=ids)
-            for row, new, ids in zip(known, written, self._ids, strict=True)
-        ]
-        actions = [_action(segments[-1][0]) for segments in written]
-        for history, action, segments in zip(histories, actions, written, strict=True):
-            text = "".join(part for part, _ in self._segments(history)) + action
+        actions = []
+        for row, (history, segments) in enumerate(zip(histories, written, strict=True)):
+            read, ids = known[row], self._ids[row]
+            self.transcript_tokens += len(ids) - len(read.ids)
+            self._rows.append(read._replace(segments=(*read.segments, *segments), ids=ids))
+            actions.append(_action(segments[-1][0]))
+            text = "".join(part for part, _ in self._segments(history)) + actions[-1]
             self._lines[text] = [line for line, is_line in segments if is_line]
         return actions
 
@@ -194,18 +184,15 @@ class ReActPolicy(ClonedPolicy):
         """The next token of each line: one that makes a thought only where there may be one."""
         while True:
             chosen = self._choose(log_weights.clone()).tolist()
-            wrong = [
-                row
-                for row, token_id in enumerate(chosen)
-                if not may_think[row] and self._is_thought(self._text([*begun[row], token_id]))
-            ]
+            texts = [self._text([*ids, new]) for ids, new in zip(begun, chosen, strict=True)]
+            wrong = [r for r, text in enumerate(texts) if self._is_thought(text) > may_think[r]]
             if not wrong:
                 return chosen
             for row in wrong:
                 log_weights[row, chosen[row]] = -torch.inf
 
     def _is_thought(self, line: str) -> bool:
-        return line.strip().startswith(self.thought)
+        return line.lstrip().startswith(self.thought)
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -216,6 +203,6 @@ def _action(line: str) -> str:
 
 
 def _joined(segments: list[Segment]) -> list[Segment]:
-    """Segments with those of one kind that follow each other made one, as a tokenizer likes it."""
+    """Segments of one kind that follow each other made one: a tokenizer then cuts words alone."""
     groups = groupby(segments, key=lambda segment: segment[1])
     return [("".join(text for text, _ in group), is_line) for is_line, group in groups]

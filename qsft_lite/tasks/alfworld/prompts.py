@@ -111,7 +111,7 @@ def next_thought(memory: Memory) -> str:
         known = [pair for pair in memory.places_of(goal.object) if not _is(pair[1], goal.target)]
         if known:
             return "Now I see {} in or on {}. Next I take it.".format(*known[0])
-        return f"{f'One is there. ' * bool(placed)}Next I look for a {goal.object}."
+        return f"{'One is there. ' * bool(placed)}Next I look for a {goal.object}."
     if goal.task_type in TREATMENTS and held not in memory.treated:
         return f"Now I have {held}. Next I {verb} it with a {TREATED_WITH[verb]}."
     if goal.task_type != "look_at_obj_in_light":
