@@ -3,7 +3,7 @@
     policy = ReActPolicy(*smollm2(), prompt_for(alfworld_prompts()))
     evaluate(policy, envs.make("alfworld", split="unseen"), episodes=20, seed=1, batch=4)
 
-Nothing is trained. The model continues a text of examples and of the game so far, line by line:
+Nothing is trained. The model continues examples and the game so far, line by line:
 
     > think: First I look for a mug.      a thought: the world does not hear of it,
     OK.                                   and this is all the answer it gets
@@ -16,7 +16,7 @@ ReAct counts a thought as a step of the game; here only actions are counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,8 +40,7 @@ class ReActPolicy(ClonedPolicy):
     Args:
         model: any causal language model of transformers, as `models.load_model` gives it.
         tokenizer: the model's.
-        prompt: examples, put before the first observation; or a function from a first observation
-            to what a context begins with.
+        prompt: examples; or a function from a first observation to what a context begins with.
         thinks: False for Act: a line that would be a thought is never written.
         max_thoughts: thoughts in a row, after which the next line is an action; at least 1.
         action: what stands before a line of the model, without a space at its end.
@@ -71,8 +70,9 @@ class ReActPolicy(ClonedPolicy):
         check_whole("max_thoughts", max_thoughts, least=1)
         if not thought.strip():
             raise ValueError("thought must be a text that only thoughts begin with, not empty.")
-        if context is not None:
-            check_whole("context", context, least=1)
+        positions = model.config.max_position_embeddings
+        context = positions if context is None else context
+        check_whole("context", context, least=1)
         play = {"greedy": greedy, "temperature": temperature, "seed": seed}
         super().__init__(model, tokenizer, max_new_tokens=max_new_tokens, **play)
         self.begin = prompt if callable(prompt) else lambda first: prompt + first
@@ -82,24 +82,19 @@ class ReActPolicy(ClonedPolicy):
         [self._answer_ids] = self._reader.read([self._answer])
         # What a turn may add: its thoughts with their answers, and an action.
         turn = max_new_tokens + self.max_thoughts * (max_new_tokens + len(self._answer_ids))
-        positions = model.config.max_position_embeddings
-        self.room = min(positions, context or positions) - turn  # for what was before it
+        self.room = min(positions, context) - turn  # for what was before it
 
     def reset(self, seed: int) -> None:
         """See CachedPolicy.reset; thoughts are forgotten, too."""
         super().reset(seed)
-        # Of each transcript that ends with an action the lines that were written for it.
-        self._lines: dict[str, list[str]] = {}
+        self._lines: dict[str, list[str]] = {}  # of a turn, by the transcript with its action
 
     def thoughts(self, text: str) -> list[str]:
         """The thoughts before the action that a transcript ends with, a line each."""
         return [line.strip() + "\n" for line in self._lines.get(text, [])[:-1]]
 
     def context(self, history: History) -> list[Segment]:
-        """What the model reads before its next line: (text, whether the model wrote it) each.
-
-        ContextError where the prompt, the first observation and the last step do not fit.
-        """
+        """What the model reads before its next line; ContextError where too little of it fits."""
         (first, _), *rest = self._segments(history)
         start: list[Segment] = [(self.begin(first), False)]
         steps: list[list[Segment]] = []
@@ -115,8 +110,7 @@ class ReActPolicy(ClonedPolicy):
             else:
                 start.append((part, False))
         for dropped in range(max(len(steps), 1)):
-            kept = [segment for step in steps[dropped:] for segment in step]
-            segments = _joined([*start, *kept, mark])
+            segments = _joined([*start, *chain.from_iterable(steps[dropped:]), mark])
             size = len(self._start) + sum(map(len, self._reader.read(segments)))
             if size <= self.room:
                 return segments
@@ -130,18 +124,15 @@ class ReActPolicy(ClonedPolicy):
         segments: list[Segment] = []
         start = 0
         for end in [place + 1 for place, sign in enumerate(history) if sign == "\n"]:
-            if history[:end] in self._lines:
-                action = _action(self._lines[history[:end]][-1])
+            if lines := self._lines.get(history[:end]):
+                action = _action(lines[-1])
                 segments += [(history[start : end - len(action)], False), (action, True)]
                 start = end
         return [*segments, (history[start:], False)]
 
     @torch.inference_mode()
     def act(self, histories: Sequence[History]) -> list[str]:
-        """The next action of each game, ended by a newline and without spaces around it.
-
-        Any text, also one that means nothing in the game. CachedPolicy.act tells costs and errors.
-        """
+        """The next action of each game, any text of one line; costs are CachedPolicy's."""
         histories = as_list(histories)
         if not histories:
             return []
@@ -170,9 +161,9 @@ class ReActPolicy(ClonedPolicy):
                     rows.remove(row)
         actions = []
         for row, (history, segments) in enumerate(zip(histories, written, strict=True)):
-            read, ids = known[row], self._ids[row]
-            self.transcript_tokens += len(ids) - len(read.ids)
-            self._rows.append(read._replace(segments=(*read.segments, *segments), ids=ids))
+            old, ids = known[row], self._ids[row]
+            self.transcript_tokens += len(ids) - len(old.ids)
+            self._rows.append(old._replace(segments=(*old.segments, *segments), ids=ids))
             actions.append(_action(segments[-1][0]))
             text = "".join(part for part, _ in self._segments(history)) + actions[-1]
             self._lines[text] = [line for line, is_line in segments if is_line]
@@ -188,8 +179,7 @@ class ReActPolicy(ClonedPolicy):
             wrong = [r for r, text in enumerate(texts) if self._is_thought(text) > may_think[r]]
             if not wrong:
                 return chosen
-            for row in wrong:
-                log_weights[row, chosen[row]] = -torch.inf
+            log_weights[wrong, [chosen[row] for row in wrong]] = -torch.inf
 
     def _is_thought(self, line: str) -> bool:
         return line.lstrip().startswith(self.thought)
@@ -203,6 +193,6 @@ def _action(line: str) -> str:
 
 
 def _joined(segments: list[Segment]) -> list[Segment]:
-    """Segments of one kind that follow each other made one: a tokenizer then cuts words alone."""
+    """Segments of one kind that follow each other made one, as a tokenizer would read them."""
     groups = groupby(segments, key=lambda segment: segment[1])
     return [("".join(text for text, _ in group), is_line) for is_line, group in groups]

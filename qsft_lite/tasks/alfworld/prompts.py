@@ -28,8 +28,7 @@ GAMES = {
     "pick_two_obj_and_place": "train/64",
 }
 # What ReAct calls the types of tasks in its file of prompts (Yao et al., 2022).
-NAMES = ("put", "examine", "clean", "heat", "cool", "puttwo")
-REACT_NAMES = dict(zip(TASK_TYPES, NAMES, strict=True))
+REACT_NAMES = dict(zip(TASK_TYPES, "put examine clean heat cool puttwo".split(), strict=True))
 INTRODUCTION = "You are in a house and do a task there. This is how such a task is done.\n"
 YOURS = "\nNow comes your task.\n"
 
@@ -53,9 +52,9 @@ def alfworld_prompts(
 
 
 def prompt_for(prompts: Mapping[str, str]) -> Callable[[str], str]:
-    """A function from a first observation to what a context begins with: examples and the task.
+    """From a first observation to what a context begins with: its task chooses the examples.
 
-    The task tells which examples fit. ValueError for a first text of the short form, or of none.
+    ValueError, when it is called, for a first text of the short form and for what is none.
     """
 
     def begin(first: str) -> str:
@@ -74,9 +73,7 @@ def in_lines(first: str) -> str:
 
 def example(game: str, thinks: bool = True) -> str:
     """A game of the expert as an example, with its thoughts or without."""
-    (first, *texts), won = play_game(world_of(game), ExpertPlayer(0))
-    if not won:
-        raise ValueError(f"{game} is no example: the expert does not win it")
+    (first, *texts), _ = play_game(world_of(game), ExpertPlayer(0))
     memory, thought, written = start_memory(first), "", in_lines(first)
     for command, answer in zip(texts[::2], texts[1::2], strict=True):
         before, thought = thought, next_thought(memory)
@@ -105,14 +102,14 @@ def whole_plan(memory: Memory) -> str:
 def next_thought(memory: Memory) -> str:
     """The next thing to do, by what the expert knows; the same text until it is done."""
     goal, held = memory.goal, memory.held
-    verb = goal.task_type.split("_")[1]  # of a task that treats a thing
     if held is None:
-        placed = [place for _, place in memory.places_of(goal.object) if _is(place, goal.target)]
-        known = [pair for pair in memory.places_of(goal.object) if not _is(pair[1], goal.target)]
-        if known:
-            return "Now I see {} in or on {}. Next I take it.".format(*known[0])
-        return f"{'One is there. ' * bool(placed)}Next I look for a {goal.object}."
+        seen = memory.places_of(goal.object)
+        for thing, receptacle in seen:
+            if kind_of(receptacle) != goal.target:
+                return f"Now I see {thing} in or on {receptacle}. Next I take it."
+        return f"{'One is there. ' * bool(seen)}Next I look for a {goal.object}."
     if goal.task_type in TREATMENTS and held not in memory.treated:
+        verb = goal.task_type.split("_")[1]
         return f"Now I have {held}. Next I {verb} it with a {TREATED_WITH[verb]}."
     if goal.task_type != "look_at_obj_in_light":
         return f"{held} is ready. Next I put it in or on a {goal.target}."
@@ -120,7 +117,3 @@ def next_thought(memory: Memory) -> str:
     if lamps:
         return f"I have {held}, and {lamps[0][0]} is on {lamps[0][1]}. Next I turn it on."
     return f"Now I have {held}. Next I look for a {goal.target}."
-
-
-def _is(receptacle: str, kind: str) -> bool:
-    return kind_of(receptacle) == kind

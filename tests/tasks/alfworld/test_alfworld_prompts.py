@@ -79,7 +79,13 @@ def test_the_prompts_of_react_are_read(thinks):
     assert prompts["pick_heat_then_place_in_recep"] == heat
     two = alfworld_prompts(str(REACT), thinks=thinks, numbers=(2,))["pick_two_obj_and_place"]
     assert two == found[f"{style}_puttwo_2"]
-    asked = {"put": "put ", "clean": "clean", "heat": "hot|heat", "cool": "cool", "examine": "look|examine"}
+    asked = {
+        "put": "put ",
+        "clean": "clean",
+        "heat": "hot|heat",
+        "cool": "cool",
+        "examine": "look|examine",
+    }
     for kind, words in zip(("put", "examine", "clean", "heat", "cool"), prompts, strict=False):
         tasks = re.findall(r"Your task is to: (.*)", prompts[words])
         assert len(tasks) == 2 and all(re.search(asked[kind], task) for task in tasks)
