@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,6 +64,25 @@ def read_lines(path: Any) -> list[str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
+
+
+def read_json_texts(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, str]:
+    """The texts that a file with one JSON object has under these keys.
+
+    Raises ValueError, naming the file, and the key, for a file or a value that is none.
+    """
+    path = Path(path)
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold one JSON object, not a {type(found).__name__}")
+    texts = {key: found.get(key) for key in keys}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{path} has no text {key!r}; its keys are: {', '.join(found)[:500]}")
+    return texts
 
 
 def _refuse_utf16(start: bytes, path: Any) -> None:

@@ -91,6 +91,9 @@ SHOWN = {
     # Rows of recorded studies: one dummy with half of the steps on returns, before either backup.
     "q_sft_returns_first": Method("Q-SFT, one dummy, returns first", "#6666FF", "H", "--"),
     "q_sft_support": Method("Q-SFT, one dummy, support backup", "#6666FF", "8", ":"),
+    # Yao et al., 2022: a prompted model, untrained, with thoughts between its actions or without.
+    "react": Method("ReAct", "#660022", "d"),
+    "act_only": Method("Act only", "#660022", "4", ":"),
     "behavior": Method("Behavior policy", "#B0B0B0", "", ":"),
     "q_learning": Method("Q-learning", "#4B0082", "*"),
     "fitted_q": Method("Fitted Q", "#56B4E9", "d"),

@@ -41,6 +41,7 @@ SAME_COLOR = {
     ("q_sft_dummy", "q_sft_returns_first"),
     ("q_sft_dummy", "q_sft_support"),
     ("q_sft_returns_first", "q_sft_support"),
+    ("react", "act_only"),
 }
 
 # Colors that belong to no method. All others are greys, or come from the registry.
