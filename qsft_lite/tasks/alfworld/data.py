@@ -25,7 +25,7 @@ def generate_alfworld(
     seed: int,
     *,
     behavior: Mapping[str, float] = BEHAVIOR,
-    split: Literal["train", "seen", "unseen"] = "train",
+    split: Literal["train", "validation", "seen", "unseen"] = "train",
     games: str | Path | None = None,
     format: Literal["text", "short"] = "text",
     max_steps: int = MAX_STEPS,

@@ -30,7 +30,7 @@ FORMATS = ("text", "short")
 class ALFWorld(gymnasium.Env):
     r"""One game at a time: text in, text out.
 
-    split: which games of ours are drawn, "train", "seen" or "unseen" (see `Split`). games: a folder
+    split: which games of ours are drawn (see `Split`). games: a folder
     with the original's games, which are drawn instead (see `Trials`). engine: "native" is ours,
     "textworld" the original (an extra), with the same texts and a few steps a second. format:
     "text" is the original's words, "short" ours (see short.py).
@@ -49,7 +49,7 @@ class ALFWorld(gymnasium.Env):
     def __init__(
         self,
         *,
-        split: Literal["train", "seen", "unseen"] = "train",
+        split: Literal["train", "validation", "seen", "unseen"] = "train",
         games: str | Path | None = None,
         engine: Literal["native", "textworld"] = "native",
         format: Literal["text", "short"] = "text",

@@ -18,7 +18,7 @@ UNSUPPORTED = ("movable", "Sliced")  # in a trial's path: tasks that ALFWorld le
 
 
 class Split:
-    """Games of ours: "train", "seen" (rooms of the training games) or "unseen" (other rooms)."""
+    """Games of ours: "train", "validation" and "seen" (of the same rooms), "unseen" (of others)."""
 
     def __init__(self, split: str) -> None:
         check_choice(split, SPLITS, "split")

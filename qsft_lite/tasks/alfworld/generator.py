@@ -29,7 +29,8 @@ from qsft_lite.tasks.alfworld.rooms import (
     unseen_rooms,
 )
 
-SPLITS = {"train": 3_553, "seen": 140, "unseen": 134}  # as many games as ALFWorld has in each
+# As many games as ALFWorld has in each; validation, which it lacks, is of the training rooms.
+SPLITS = {"train": 3_553, "validation": 140, "seen": 140, "unseen": 134}
 COUNTS, COUNT_WEIGHTS = (1, 2, 3), (9, 5, 7)  # how many of a kind, in 21 kinds of the genuine scene
 AGENT = "agent1"
 

@@ -109,11 +109,11 @@ class ALFWorldTask(AgentTask):
         return spread(names, self.settings.test_games)
 
     def starts(self, test: bool) -> list[dict[str, Any]]:
-        """All seen and unseen games in turn; for validation, training games."""
+        """All seen and unseen games in turn; for validation, fresh games of the training rooms."""
         names = self.test_names
         if not test:
-            numbers = spread(range(SPLITS["train"]), self.settings.validation_games)
-            names = [f"train/{number}" for number in numbers]
+            numbers = spread(range(SPLITS["validation"]), self.settings.validation_games)
+            names = [f"validation/{number}" for number in numbers]
         return [{"game": name} for name in names]
 
     def levels(self) -> dict[str, float]:

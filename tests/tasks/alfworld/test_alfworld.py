@@ -268,7 +268,7 @@ def test_things_lie_where_they_may_and_are_not_where_they_are_wanted():
 
 
 def test_splits_are_as_large_as_the_originals_and_unseen_rooms_are_others():
-    assert SPLITS == {"train": 3553, "seen": 140, "unseen": 134}
+    assert SPLITS == {"train": 3553, "validation": 140, "seen": 140, "unseen": 134}
     assert len(rooms.unseen_rooms()) == 12
     assert not set(rooms.unseen_rooms()) & {number for _, number in rooms.tasks()}
     shapes = defaultdict(set)  # of some kinds of receptacles the rooms that have them
