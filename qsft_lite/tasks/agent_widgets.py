@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ipywidgets
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,9 +17,11 @@ from qsft_lite import viz
 from qsft_lite.policy.cached import CachedPolicy
 from qsft_lite.policy.whole_actions import ask_actions
 from qsft_lite.viz.explorers import choice, show_explorer
-from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS
+from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, value_bar
 
 BARS = 10  # actions shown
+PANEL = 3.7  # inches of their panel
+FLOOR = "#f7f4ee"
 NOT_YET, RECORDED = "(choose)", "(back to the recorded)"
 GREY = "#666666"
 
@@ -51,17 +54,29 @@ def replay(env: Any, start: dict[str, Any], texts: Sequence[str], turn: int) -> 
     return Played(played, info, reward, over)
 
 
+def segments(texts: Sequence[str]) -> list[tuple[str, bool]]:
+    """The texts of a transcript, each with whether it is an action."""
+    return [(text, place % 2 == 1) for place, text in enumerate(texts)]
+
+
+def written(policy: CachedPolicy, texts: Sequence[str]) -> str:
+    """What the policy writes here, always the same; the policy stays as it is."""
+    own = copy.copy(policy)
+    own.reset(0)
+    return own.act([segments(texts)])[0].strip()
+
+
 def next_actions(
     policy: CachedPolicy, texts: Sequence[str], valid: Sequence[str], taken: str | None
 ) -> pd.DataFrame:
     """What the policy thinks of the valid next actions and of the one that was taken, best first.
 
-    A row has ``action``, without its line's end, ``pi``, ``pi_hat`` and, if the policy has values,
-    ``Q``; ``shade`` in [0, 1], the value that colors it, or else pi; ``valid`` and ``taken``.
+    taken: may be one that means nothing; None where the transcript ends. A row has ``action``,
+    without its line's end, ``pi``, ``pi_hat`` and, if the policy has values, ``Q``; ``shade`` in
+    [0, 1], the value that colors it, or else pi; ``valid`` and ``taken``.
     """
     asked = list(dict.fromkeys([*valid, *([] if taken is None else [taken])]))
-    history = [(text, place % 2 == 1) for place, text in enumerate(texts)]
-    table = ask_actions(policy, history, [f"{action}\n" for action in asked])
+    table = ask_actions(policy, segments(texts), [f"{action}\n" for action in asked])
     table["action"] = asked
     table["shade"] = table["Q" if "Q" in table else "pi"].clip(0, 1)
     table["valid"] = table["action"].isin(valid)
@@ -70,35 +85,75 @@ def next_actions(
     return table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
 
 
-def shade_name(table: pd.DataFrame) -> str:
-    """What the colors of `next_actions` mean."""
-    return "Q, the value of an action" if "Q" in table else "π of an action (no values)"
+def draw_beside(
+    size: tuple[float, float],
+    draw: Callable[[Axes], None],
+    table: pd.DataFrame | None,
+    title: str,
+    *,
+    end: str = "",
+) -> Figure:
+    """A picture, and on its right the bars of `draw_actions` with the scale of the colors.
+
+    size: of the picture in inches; its axes have the inch as their unit. draw: what draws it.
+    table: of `next_actions`; None at the end of a game, which `end` then says in its place. title:
+    two lines above all.
+    """
+    width, height = size[0] + PANEL + 0.5, size[1] + 0.95
+
+    def place(left: float, bottom: float, wide: float, high: float) -> tuple[float, ...]:
+        return left / width, bottom / height, wide / width, high / height
+
+    with viz.figure((width, height), fixed=True) as figure:
+        picture = figure.add_axes(place(0.1, 0.1, *size))
+        picture.set(xlim=(-0.02, size[0]), ylim=(-0.02, size[1] + 0.02), facecolor=FLOOR)
+        draw(picture)
+        viz.bare(picture)
+        left = size[0] + 0.4
+        panel = figure.add_axes(place(left, 0.85, PANEL, size[1] - 0.75))
+        if table is None:
+            panel.set_title(end)
+            viz.bare(panel)
+        else:
+            draw_actions(panel, table)
+            bar = figure.add_axes(place(left, 0.52, 0.9 * PANEL, 0.14))
+            name = "Q, the value of an action" if "Q" in table else "π of an action (no values)"
+            value_bar(figure, None, name, cax=bar, orientation="horizontal")
+        above = {"x": 0.1 / width, "y": 1 - 0.08 / height, "ha": "left", "fontsize": 12}
+        figure.suptitle(title, parse_math=False, **above)
+    return figure
 
 
-def draw_actions(axes: Axes, table: pd.DataFrame, *, width: int = 42) -> None:
+def draw_actions(axes: Axes, table: pd.DataFrame, *, width: int = 40) -> None:
     """The best of `next_actions` and the one taken, each with bars of Q, pi and pi_hat.
 
     width: letters of an action's text. The one taken has an arrow before it.
     """
-    shown = table[(table.index < BARS) | table["taken"]]
-    columns = [name for name in ("Q", "pi", "pi_hat") if name in table]
+    shown, valid = table[(table.index < BARS) | table["taken"]], int(table["valid"].sum())
+    count = f"{BARS} best of {valid}" if valid > BARS else f"all {valid}"
+    axes.set_title(f"{count} next actions", fontsize=12)
     heads = {"Q": "Q", "pi": "π", "pi_hat": "π̂, played"}
+    columns = [name for name in heads if name in table]
     for place, name in enumerate(columns):
         axes.text(place / 3, -0.75, heads[name], va="center", fontsize=11)
+    bars = []  # of each its left end, row, length and color
     for row, line in enumerate(shown.to_dict("records")):
-        sign = "➤ " * line["taken"] + "" if line["valid"] else "➤ invalid: "
-        text = textwrap.shorten(line["action"], width, placeholder=" …")
-        color = HIGHLIGHT if line["taken"] else "black"
-        axes.text(0, row - 0.2, sign + text, va="center", fontsize=10, color=color)
+        sign = "➤ " * line["taken"] + "invalid: " * (not line["valid"])
+        text = textwrap.shorten(sign + line["action"], width, placeholder=" …")
+        look = {"fontsize": 10, "color": HIGHLIGHT if line["taken"] else "black"}
+        axes.text(0, row - 0.2, text, va="center", parse_math=False, **look)
         for place, name in enumerate(columns):
-            left, share = place / 3, min(max(line[name], 0.0), 1.0)
+            share = min(max(line[name], 0.0), 1.0)
             colors = {"Q": VALUE_COLORS(share), "pi": viz.method_color("bc")}
-            fill = colors.get(name, viz.method_color("q_sft"))
-            for length, look in ((1, "#ececec"), (share, fill)):
-                bar = plt.Rectangle((left, row + 0.1), 0.19 * length, 0.22, facecolor=look, lw=0)
-                axes.add_patch(bar)
+            color = colors.get(name, viz.method_color("q_sft"))
+            bars.append((place / 3, row + 0.21, 0.19 * share, color))
             number = {"va": "center", "fontsize": 10, "color": GREY}
-            axes.text(left + 0.2, row + 0.21, f"{line[name]:.2f}", **number)
+            axes.text(place / 3 + 0.2, row + 0.21, f"{line[name]:.2f}", **number)
+    left, rows, lengths, fills = zip(*bars, strict=True)
+    left = np.array(left)
+    # Two collections: a hundred bars of their own would take longer than all else.
+    axes.hlines(rows, left, left + 0.19, colors="#ececec", lw=8)
+    axes.hlines(rows, left, left + lengths, colors=fills, lw=8)
     axes.set(xlim=(0, 1), ylim=(BARS + 0.5, -1.0))
     viz.bare(axes)
 
@@ -154,6 +209,7 @@ def play_explorer(
         now = follow(start, games[place], turn)
         back = [RECORDED] if games[place] != recorded[place] else []
         controls["action"].options = [NOT_YET, *back, *choices(now)]
+        controls["action"].value = NOT_YET
         controls["turn"].value = turn
         return draw(start, games[place], turn)
 

@@ -1,8 +1,7 @@
-"""A room of ALFWorld beside a policy: what the agent knows of it, and what each command is worth."""
+"""A room of ALFWorld beside a policy: what the agent knows, and what each command is worth."""
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,69 +11,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qsft_lite import viz
 from qsft_lite.policy.cached import CachedPolicy
 from qsft_lite.tasks.agent_widgets import (
     GREY,
-    Played,
-    draw_actions,
+    draw_beside,
     next_actions,
     play_explorer,
     replay,
-    shade_name,
 )
 from qsft_lite.tasks.alfworld.env import ALFWorld
+from qsft_lite.tasks.alfworld.floor import WIDTH, Box, floor_plan, leads_to, visited
 from qsft_lite.tasks.alfworld.memory import Memory, read_history
-from qsft_lite.tasks.alfworld.short import long_command
-from qsft_lite.tasks.alfworld.text import read_command
-from qsft_lite.viz.plots import HIGHLIGHT, PATH_COLORS, VALUE_COLORS, WALL, ink, value_bar
+from qsft_lite.viz.plots import HIGHLIGHT, PATH_COLORS, VALUE_COLORS, ink
 
-# In inches: the map is as wide for every room, and as high as its rows need.
-WIDTH, PANEL, COLUMNS = 8.6, 3.7, 7
-LINE, LETTER, GAP = 0.165, 0.086, 0.07  # of text of size 10
-NEW, HERE = PATH_COLORS[0], HIGHLIGHT
+LINE, LETTER = 0.165, 0.086  # of text of size 10, in inches
+WAY, HERE, CLOSED = PATH_COLORS[0], HIGHLIGHT, "#cfcfcf"
 MOST_WALKS = 12  # arrows of the path
-
-Box = tuple[float, float, float, float, bool]  # left, bottom, width, height; front is at the bottom
-
-
-def floor_plan(names: Sequence[str]) -> tuple[dict[str, Box], float]:
-    """Where a room's receptacles are drawn, and how high the room is, in inches.
-
-    They stand in rows, sorted by name and number, with aisles between the rows, where the agent
-    walks: two rows along the walls of a small room, more in a large one. The places are ours.
-    """
-    names = sorted(names, key=lambda name: (name.partition(" ")[0], int(name.partition(" ")[2])))
-    rows = max(2, -(-len(names) // COLUMNS))
-    columns = max(1, -(-len(names) // rows))
-    aisle = 1.2 if rows == 2 else 0.5 if rows == 3 else 0.32
-    deep = max(0.8, (5.2 - (rows - 1) * aisle) / rows)
-    height = rows * deep + (rows - 1) * aisle
-    wide = WIDTH / columns
-    boxes = {}
-    for number, name in enumerate(names):
-        row, column = divmod(number, columns)
-        bottom = height - deep - row * (deep + aisle)
-        boxes[name] = (column * wide, bottom, wide - GAP, deep, row < rows - 1)
-    return boxes, height
-
-
-def leads_to(command: str, memory: Memory) -> list[str]:
-    """The receptacles that a command, in either form, has to do with, as far as the agent knows."""
-    _, first, second = read_command(long_command(command))
-    named = [name for name in (second, first) if name in memory.receptacles]
-    return named[:1] or [name for name in memory.here if first in memory.contents.get(name, ())]
-
-
-def visited(texts: Sequence[str]) -> list[str]:
-    """The receptacles that the agent went to, in order: those that answered."""
-    found, memory = [], None
-    for end in range(1, len(texts) + 1, 2):
-        memory, _ = read_history("".join(texts[:end]))
-        verb, first, _ = read_command(memory.last)
-        if verb == "go" and not memory.failed:
-            found.append(first)
-    return found
 
 
 def draw_room(
@@ -100,52 +52,38 @@ def draw_room(
     Raises:
         ValueError: a turn that the transcript does not have, or a transcript of another game.
     """
-    turn = len(texts) // 2 if turn is None else turn
+    turns = len(texts) // 2
+    turn = turns if turn is None else turn
     now = replay(env.clone(), start, texts, turn)
-    shown = list(texts[: 1 + 2 * turn])
-    memory, _ = read_history("".join(shown))
+    memory, _ = read_history("".join(now.texts))
     table = None
     if not now.over:
-        taken = texts[1 + 2 * turn].strip() if turn < len(texts) // 2 else None
-        table = next_actions(policy, shown, now.info["admissible_commands"], taken)
+        commands, taken = list(now.info["admissible_commands"]), None
+        if turn < turns:
+            taken = texts[1 + 2 * turn].strip()
+            after = replay(env.clone(), start, texts, turn + 1)
+            commands += [taken] * after.info["valid"]  # such as "put", for "move"
+        table = next_actions(policy, now.texts, commands, taken)
     boxes, height = floor_plan(memory.receptacles)
-    size = WIDTH + PANEL + 0.35, height + 0.95
-    with viz.figure(size, fixed=True) as figure:
-        room = figure.add_axes((0.1 / size[0], 0.1 / size[1], WIDTH / size[0], height / size[1]))
-        room.set(xlim=(-0.02, WIDTH), ylim=(-0.02, height + 0.02))
-        _draw_way(room, boxes, visited(shown))
+
+    def draw(axes: Axes) -> None:
+        _draw_way(axes, boxes, visited(now.texts))
         shades = _shades(table, memory)
         for name, box in boxes.items():
-            _draw_receptacle(room, name, box, memory, shades.get(name))
-        viz.bare(room)
-        room.patch.set_facecolor("#f7f4ee")
-        left = (WIDTH + 0.3) / size[0]
-        wide, high = PANEL / size[0], (height - 0.75) / size[1]
-        panel = figure.add_axes((left, 0.85 / size[1], wide, high))
-        if table is None:
-            panel.set_title("the task is done" if now.reward else "not done")
-            viz.bare(panel)
-        else:
-            panel.set_title(f"{min(len(table), 10)} best of {len(table)} commands", fontsize=12)
-            draw_actions(panel, table)
-            bar = figure.add_axes((left, 0.52 / size[1], 0.9 * wide, 0.14 / size[1]))
-            value_bar(figure, None, shade_name(table), cax=bar, orientation="horizontal")
-        place = {"x": 0.1 / size[0], "ha": "left"}
-        figure.suptitle(_title(now, memory, texts, turn), fontsize=13, y=1 - 0.08 / size[1], **place)
-    return figure
+            _draw_receptacle(axes, name, box, memory, shades.get(name))
 
-
-def _title(now: Played, memory: Memory, texts: Sequence[str], turn: int) -> str:
-    """The task, what was done last, and what is carried."""
-    last = "in the middle of the room"
+    last, held = "in the middle of the room", memory.held or "nothing"
     if turn:
         did = "which did nothing" if memory.failed else now.texts[-1].strip()
-        last = f"{now.texts[-2].strip()} → {did}"
-    held = memory.held or "nothing"
-    if memory.held in memory.treated:
-        held += " (treated)"
-    first = f"Task: {now.info['task']}.   Carried: {held}"
-    return f"{first}\nTurn {turn} of {len(texts) // 2}: {textwrap.shorten(last, 80)}"
+        last = textwrap.shorten(f"{now.texts[-2].strip()} → {did}", 100, placeholder=" …")
+    held += " (treated)" * (held in memory.treated)
+    return draw_beside(
+        (WIDTH, height),
+        draw,
+        table,
+        f"Task: {now.info['task']}.   Carried: {held}\nTurn {turn} of {turns}: {last}",
+        end="the task is done" if now.reward else "the task is not done",
+    )
 
 
 def _shades(table: pd.DataFrame | None, memory: Memory) -> dict[str, float]:
@@ -159,29 +97,28 @@ def _shades(table: pd.DataFrame | None, memory: Memory) -> dict[str, float]:
     return shades
 
 
-def _draw_receptacle(
-    axes: Axes, name: str, box: Box, memory: Memory, shade: float | None
-) -> None:
+def _draw_receptacle(axes: Axes, name: str, box: Box, memory: Memory, shade: float | None) -> None:
     left, bottom, wide, deep, _ = box
     letters, head = int((wide - 0.1) / LETTER), 2 * LINE + 0.07
     here, top = name in memory.here, bottom + deep
     rim = {"edgecolor": HERE, "lw": 3.5} if here else {"edgecolor": "#888888", "lw": 1}
-    closed = name in memory.closed
-    inner = {**WALL, "edgecolor": "#bbbbbb"} if closed else {"facecolor": "white", "lw": 0}
-    axes.add_patch(plt.Rectangle((left, bottom), wide, deep - head, zorder=2, **inner))
-    fill = "#dddddd" if shade is None else VALUE_COLORS(shade)
+    rim["zorder"] = 3 if here else 2
+    inner = CLOSED if name in memory.closed else "white"
+    axes.add_patch(plt.Rectangle((left, bottom), wide, deep, facecolor=inner, **rim))
+    fill = "#eeeeee" if shade is None else VALUE_COLORS(shade)
+    axes.add_patch(plt.Rectangle((left, top - head), wide, head, facecolor=fill, **rim))
+    label = name.replace(" ", "")
+    if len(label) > letters:
+        kind, number = name.split()
+        label = f"{kind[: letters - 1 - len(number)]}…{number}"
+    if shade is not None:
+        label += f"\n{shade:.2f}"
     color = "black" if shade is None else ink(shade)
-    axes.add_patch(plt.Rectangle((left, top - head), wide, head, facecolor=fill, zorder=2))
-    frame = plt.Rectangle((left, bottom), wide, deep, fill=False, zorder=4 if here else 3, **rim)
-    axes.add_patch(frame)
-    style = {"fontsize": 10, "va": "top", "zorder": 5}
-    number = "" if shade is None else f"{shade:.2f}".removeprefix("0")
-    label = textwrap.shorten(name, letters, placeholder="…") if len(name) <= letters else name
-    axes.text(left + 0.05, top - 0.04, label, color=color, weight="bold", **style)
-    axes.text(left + wide - 0.05, top - 0.04 - LINE, number, color=color, ha="right", **style)
+    style = {"fontsize": 10, "va": "top", "zorder": 5, "linespacing": 1.15}
+    axes.text(left + 0.05, top - 0.04, label, color=color, **style)
     lines = int((deep - head - 0.04) / LINE)
     text, look = _inside(name, memory, letters, lines)
-    axes.text(left + 0.05, top - head - 0.05, text, linespacing=1.15, color=look, **style)
+    axes.text(left + 0.05, top - head - 0.05, text, color=look, **style)
 
 
 def _inside(name: str, memory: Memory, letters: int, lines: int) -> tuple[str, str]:
@@ -219,7 +156,7 @@ def _draw_way(axes: Axes, boxes: Mapping[str, Box], names: Sequence[str]) -> Non
             arrowprops={
                 "arrowstyle": "-|>,head_width=0.3,head_length=0.5",
                 "connectionstyle": f"arc3,rad={bend}",
-                "color": NEW,
+                "color": WAY,
                 "alpha": max(1 - 0.12 * age, 0.25),
                 "linewidth": 1.8,
                 "shrinkA": 7,
@@ -229,7 +166,7 @@ def _draw_way(axes: Axes, boxes: Mapping[str, Box], names: Sequence[str]) -> Non
     for number, name in enumerate(names, start=1):
         if number == len(names) or name not in names[number:]:
             x, y, _ = fronts[name]
-            look = HERE if number == len(names) else NEW
+            look = HERE if number == len(names) else WAY
             axes.plot(x, y, "o", color=look, markersize=13, zorder=6)
             style = {"ha": "center", "va": "center", "color": "white", "fontsize": 9}
             axes.text(x, y - 0.005, str(number), zorder=7, **style)
