@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -61,8 +62,8 @@ def ask_actions(policy: CachedPolicy, history: History, actions: Sequence[str]) 
         taken = torch.tensor(places) - len(prefix) + 1, torch.tensor(ids)
         row = {
             "action": text,
-            "pi": log_pi[taken].sum().exp().item(),
-            "pi_hat": log_pi_hat[taken].sum().exp().item(),
+            "pi": math.exp(log_pi[taken].sum().item()),
+            "pi_hat": math.exp(log_pi_hat[taken].sum().item()),
         }
         if values is not None:
             row["Q"] = values[taken][-1].item()

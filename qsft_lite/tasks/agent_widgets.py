@@ -130,7 +130,7 @@ def draw_actions(axes: Axes, table: pd.DataFrame, *, width: int = 40) -> None:
     width: letters of an action's text. The one taken has an arrow before it.
     """
     shown, valid = table[(table.index < BARS) | table["taken"]], int(table["valid"].sum())
-    count = f"{BARS} best of {valid}" if valid > BARS else f"all {valid}"
+    count = f"{BARS} best of {valid}" if valid > BARS else valid
     axes.set_title(f"{count} next actions", fontsize=12)
     heads = {"Q": "Q", "pi": "π", "pi_hat": "π̂, played"}
     columns = [name for name in heads if name in table]
@@ -148,7 +148,8 @@ def draw_actions(axes: Axes, table: pd.DataFrame, *, width: int = 40) -> None:
             color = colors.get(name, viz.method_color("q_sft"))
             bars.append((place / 3, row + 0.21, 0.19 * share, color))
             number = {"va": "center", "fontsize": 10, "color": GREY}
-            axes.text(place / 3 + 0.2, row + 0.21, f"{line[name]:.2f}", **number)
+            told = "< 0.01" if 0 < line[name] < 0.005 else f"{line[name]:.2f}"
+            axes.text(place / 3 + 0.2, row + 0.21, told, **number)
     left, rows, lengths, fills = zip(*bars, strict=True)
     left = np.array(left)
     # Two collections: a hundred bars of their own would take longer than all else.

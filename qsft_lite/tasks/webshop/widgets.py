@@ -126,7 +126,7 @@ class _Page:
     def results(self) -> None:
         session = self.session
         pages = math.ceil(len(session.hits) / 10)
-        found = f"page {session.number} of {pages}" if session.shown else "nothing was found"
+        found = f"page {session.number} of {pages}" if session.shown else "none"
         self.text(f"Results of “{textwrap.shorten(session.query, 60)}”: {found}")
         for number, position in enumerate(session.shown, start=1):
             product = session.catalog.products[position]
