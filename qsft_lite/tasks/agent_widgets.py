@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qsft_lite import viz
-from qsft_lite.policy.cached import CachedPolicy
+from qsft_lite.policy.cached import CachedPolicy, ContextError
 from qsft_lite.policy.whole_actions import ask_actions
 from qsft_lite.viz.explorers import choice, show_explorer
 from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, value_bar
@@ -24,6 +24,7 @@ PANEL = 3.7  # inches of their panel
 FLOOR = "#f7f4ee"
 NOT_YET, RECORDED = "(choose)", "(back to the recorded)"
 GREY = "#666666"
+TOO_LONG = "longer than the network reads"
 
 
 class Played(NamedTuple):
@@ -59,6 +60,11 @@ def segments(texts: Sequence[str]) -> list[tuple[str, bool]]:
     return [(text, place % 2 == 1) for place, text in enumerate(texts)]
 
 
+def short(text: str, letters: int) -> str:
+    """A text of so many letters at most."""
+    return textwrap.shorten(text, letters, placeholder=" …")
+
+
 def written(policy: CachedPolicy, texts: Sequence[str]) -> str:
     """What the policy writes here, always the same; the policy stays as it is."""
     own = copy.copy(policy)
@@ -67,16 +73,20 @@ def written(policy: CachedPolicy, texts: Sequence[str]) -> str:
 
 
 def next_actions(
-    policy: CachedPolicy, texts: Sequence[str], valid: Sequence[str], taken: str | None
-) -> pd.DataFrame:
+    policy: CachedPolicy, texts: Sequence[str], valid: Sequence[str], taken: str
+) -> pd.DataFrame | None:
     """What the policy thinks of the valid next actions and of the one that was taken, best first.
 
-    taken: may be one that means nothing; None where the transcript ends. A row has ``action``,
+    taken: may be one that means nothing; "" where the transcript ends. A row has ``action``,
     without its line's end, ``pi``, ``pi_hat`` and, if the policy has values, ``Q``; ``shade`` in
-    [0, 1], the value that colors it, or else pi; ``valid`` and ``taken``.
+    [0, 1], the value that colors it, or else pi; ``valid`` and ``taken``. None where the transcript
+    is longer than the models' context.
     """
-    asked = list(dict.fromkeys([*valid, *([] if taken is None else [taken])]))
-    table = ask_actions(policy, segments(texts), [f"{action}\n" for action in asked])
+    asked = list(dict.fromkeys([*valid, *([taken] if taken else [])]))
+    try:
+        table = ask_actions(policy, segments(texts), [f"{action}\n" for action in asked])
+    except ContextError:
+        return None
     table["action"] = asked
     table["shade"] = table["Q" if "Q" in table else "pi"].clip(0, 1)
     table["valid"] = table["action"].isin(valid)
@@ -91,12 +101,12 @@ def draw_beside(
     table: pd.DataFrame | None,
     title: str,
     *,
-    end: str = "",
+    end: str,
 ) -> Figure:
     """A picture, and on its right the bars of `draw_actions` with the scale of the colors.
 
     size: of the picture in inches; its axes have the inch as their unit. draw: what draws it.
-    table: of `next_actions`; None at the end of a game, which `end` then says in its place. title:
+    table: of `next_actions`; None where there are none, which `end` then says in its place. title:
     two lines above all.
     """
     width, height = size[0] + PANEL + 0.5, size[1] + 0.95
@@ -139,7 +149,7 @@ def draw_actions(axes: Axes, table: pd.DataFrame, *, width: int = 40) -> None:
     bars = []  # of each its left end, row, length and color
     for row, line in enumerate(shown.to_dict("records")):
         sign = "➤ " * line["taken"] + "invalid: " * (not line["valid"])
-        text = textwrap.shorten(sign + line["action"], width, placeholder=" …")
+        text = short(sign + line["action"], width)
         look = {"fontsize": 10, "color": HIGHLIGHT if line["taken"] else "black"}
         axes.text(0, row - 0.2, text, va="center", parse_math=False, **look)
         for place, name in enumerate(columns):

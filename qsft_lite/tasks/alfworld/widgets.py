@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from qsft_lite.policy.cached import CachedPolicy
 from qsft_lite.tasks.agent_widgets import (
     GREY,
+    TOO_LONG,
     draw_beside,
     next_actions,
     play_explorer,
     replay,
+    short,
 )
 from qsft_lite.tasks.alfworld.env import ALFWorld
 from qsft_lite.tasks.alfworld.floor import WIDTH, Box, floor_plan, leads_to, visited
@@ -58,7 +60,7 @@ def draw_room(
     memory, _ = read_history("".join(now.texts))
     table = None
     if not now.over:
-        commands, taken = list(now.info["admissible_commands"]), None
+        commands, taken = list(now.info["admissible_commands"]), ""
         if turn < turns:
             taken = texts[1 + 2 * turn].strip()
             after = replay(env.clone(), start, texts, turn + 1)
@@ -75,14 +77,16 @@ def draw_room(
     last, held = "in the middle of the room", memory.held or "nothing"
     if turn:
         did = "which did nothing" if memory.failed else now.texts[-1].strip()
-        last = textwrap.shorten(f"{now.texts[-2].strip()} → {did}", 100, placeholder=" …")
+        last = short(f"{now.texts[-2].strip()} → {did}", 100)
     held += " (treated)" * (held in memory.treated)
     return draw_beside(
         (WIDTH, height),
         draw,
         table,
         f"Task: {now.info['task']}.   Carried: {held}\nTurn {turn} of {turns}: {last}",
-        end="the task is done" if now.reward else "the task is not done",
+        end=("the task is done" if now.reward else "the task is not done")
+        if now.over
+        else TOO_LONG,
     )
 
 

@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 
 from qsft_lite.policy.cached import CachedPolicy
 from qsft_lite.tasks.agent_widgets import (
+    TOO_LONG,
     Played,
     draw_beside,
     next_actions,
     play_explorer,
     replay,
+    short,
     written,
 )
 from qsft_lite.tasks.webshop.choices import click, is_valid, valid_actions, visit_of
@@ -31,9 +33,8 @@ from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, ink
 WIDTH, HEIGHT = 8.6, 5.6
 LINE, LETTER, PILL = 0.4, 0.088, 0.3
 ALT = (
-    "Left, a page of the shop: the search bar, results with titles and prices, or a product with "
-    "its options; what can be clicked is colored by the policy's value of it. Right, bars of the "
-    "best next actions."
+    "Left, a page of the shop; what can be clicked there is colored by the policy's value of it. "
+    "Right, bars of the best next actions."
 )
 
 
@@ -65,25 +66,21 @@ def draw_page(
     now = replay(copy.copy(env), start, texts, turn)
     visit, table, shades = visit_of(env, now.texts), None, {}
     if not now.over:
-        actions, others = valid_actions(env, visit), []
-        taken = texts[1 + 2 * turn].strip() if turn < turns else None
-        if visit.session.page == "index":
-            others.append(written(policy, now.texts))
-        if taken is not None:
-            others.append(taken)
-        actions += [one for one in others if is_valid(env, visit.session, one)]
-        table = next_actions(policy, now.texts, actions, taken)
+        taken = texts[1 + 2 * turn].strip() if turn < turns else ""
+        own = written(policy, now.texts) if visit.session.page == "index" else ""
+        others = [one for one in (own, taken) if one and is_valid(env, visit.session, one)]
+        table = next_actions(policy, now.texts, [*valid_actions(env, visit), *others], taken)
+    if table is not None:
         shades = dict(table.loc[table["valid"], ["action", "shade"]].values)
     last = "the visit begins"
     if turn:
-        last = textwrap.shorten(now.texts[-2].strip(), 90)
-        last += "" if now.info["valid"] else ", which means nothing there"
-    asked = textwrap.shorten(visit.asked, 130, placeholder=" …")
+        last = short(now.texts[-2], 90) + ", which means nothing there" * (not now.info["valid"])
     return draw_beside(
         (WIDTH, HEIGHT),
         lambda axes: _Page(axes, env, visit, shades).draw(now),
         table,
-        f"Asked: {asked}\nTurn {turn} of {turns}: {last}",
+        f"Asked: {short(visit.asked, 130)}\nTurn {turn} of {turns}: {last}",
+        end="" if now.over else TOO_LONG,
     )
 
 
@@ -110,7 +107,7 @@ class _Page:
         if session.page == "results":
             return self.results()
         product = session.item
-        self.text(f"{product['Title']}    {product['Price']}", size=14)
+        self.text(f"{short(product['Title'], 58)}    {product['Price']}", size=14)
         if session.page == "about":
             return self.about(session.about)
         for name, values in product["options"].items():
@@ -127,23 +124,20 @@ class _Page:
         session = self.session
         pages = math.ceil(len(session.hits) / 10)
         found = f"page {session.number} of {pages}" if session.shown else "none"
-        self.text(f"Results of “{textwrap.shorten(session.query, 60)}”: {found}")
+        self.text(f"Results of “{short(session.query, 70)}”: {found}")
         for number, position in enumerate(session.shown, start=1):
             product = session.catalog.products[position]
             action = click(self.env, session, product["asin"].lower())
             y = self.y
             self.buttons([(f"#{number}", action)], least=0.9)
             opened = " (opened before)" if position in self.visit.read else ""
-            title = textwrap.shorten(product["Title"], 62 - len(opened), placeholder=" …")
-            self.write(1.15, y, title + opened)
+            self.write(1.15, y, short(product["Title"], 60 - len(opened)) + opened)
             self.write(WIDTH - 0.1, y, product["Price"], ha="right")
 
     def about(self, name: str) -> None:
         """A text about the product."""
-        texts = {
-            "features": "; ".join(self.session.item["BulletPoints"]),
-            "description": self.session.item["Description"],
-        }
+        item = self.session.item
+        texts = {"features": "; ".join(item["BulletPoints"]), "description": item["Description"]}
         for line in textwrap.wrap(f"{name}: {texts.get(name) or 'none'}", 95)[:8]:
             self.text(line, step=0.24)
         self.y -= 0.1
@@ -154,9 +148,9 @@ class _Page:
             self.text("Out of turns: nothing was bought. Reward 0.", size=15)
             return
         product, parts = self.session.item, now.info["reward_parts"]
-        self.text(f"Bought: {product['Title']}    {product['Price']}", size=15)
+        self.text(f"Bought: {short(product['Title'], 46)}    {product['Price']}", size=15)
         chosen = [f"{name}: {value}" for name, value in self.session.options.items()]
-        self.text("with " + ("; ".join(chosen) or "no options chosen"))
+        self.text("with " + (short("; ".join(chosen), 90) or "no options chosen"))
         self.text(f"Reward {now.reward:.2f}", size=15)
         told = {"r_type": "type", "r_att": "attributes", "r_option": "options", "r_price": "price"}
         for part, name in told.items():
@@ -164,10 +158,11 @@ class _Page:
                 self.text(f"{name}: {float(parts[part]):.2f}", step=0.26)
 
     def write(self, x: float, y: float, text: str, *, size: int = 11, **style: Any) -> None:
-        self.axes.text(x, y, text, va="center", fontsize=size, parse_math=False, **style)
+        """A text somewhere; a long page ends where the picture does."""
+        if y > 0.1:
+            self.axes.text(x, y, text, va="center", fontsize=size, parse_math=False, **style)
 
     def text(self, text: str, *, size: int = 11, step: float = LINE) -> None:
-        """A line."""
         self.write(0.15, self.y, text, size=size)
         self.y -= step
 
@@ -179,7 +174,7 @@ class _Page:
         for label, action in labels:
             shade = self.shades.get(action)
             number = "" if shade is None else f"  {shade:.2f}".replace(" 0.", " .")
-            told = textwrap.shorten(label, 80, placeholder=" …") + number
+            told = short(label, 80) + number
             wide = max(LETTER * len(told) + 0.16, least)
             if x > 0.15 and x + wide > WIDTH:
                 x, self.y = 0.15, self.y - LINE
