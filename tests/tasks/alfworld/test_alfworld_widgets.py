@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from small_games import agent_policy
 
+from qsft_lite.baselines import TrainedMethod
 from qsft_lite.envs import make
 from qsft_lite.tasks import agent_widgets
 from qsft_lite.tasks.alfworld import widgets as aw
@@ -15,6 +16,7 @@ from qsft_lite.tasks.alfworld.floor import WIDTH, floor_plan
 from qsft_lite.tasks.alfworld.games import world_of
 from qsft_lite.tasks.alfworld.players import CarelessPlayer, ExpertPlayer, play_game
 from qsft_lite.tasks.alfworld.rooms import rooms
+from qsft_lite.tasks.alfworld.study import PROFILES, ALFWorldTask
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS
 
@@ -195,6 +197,14 @@ def test_the_way_has_an_arrow_for_each_walk(env, policy, texts):
     )
 
 
+def test_a_walk_that_failed_is_none(env, policy, texts):
+    walk = next(text for text in texts[1::2] if text.startswith("go "))
+    stuck = [texts[0], walk, "closed\n", walk, "invalid\n", "go mug9\n", "invalid\n"]
+    axes = aw.draw_room(policy, env, START, stuck).axes[0]
+    assert [text.get_text() for text in axes.texts if text.get_text().isdigit()] == ["1"]
+    assert not [text for text in axes.texts if getattr(text, "arrow_patch", None)]
+
+
 def test_the_title_says_the_task_what_is_carried_and_what_was_done(env, policy, texts):
     carried, held = None, []
     for turn in range(len(texts) // 2 + 1):
@@ -328,6 +338,15 @@ def test_one_plays_on_oneself(env, policy, texts, shown):
     assert env.play is before  # the environment that was given is left alone
     by_name["turn"].value = len(texts) // 2
     assert list(by_name["play on"].options) == [agent_widgets.NOT_YET]
+
+
+def test_a_study_shows_games_of_a_method(shown):
+    task = ALFWorldTask(PROFILES["smoke"], 0)
+    trained = TrainedMethod.cloned(task.new_model(), task.tokenizer)
+    task.explorer(trained, {"temperature": 0.5})
+    static, widget = shown
+    assert len(controls(widget)["game"].options) == 8
+    assert static.data == live_picture(widget).value
 
 
 def test_bad_input_is_named(env, policy, texts, shown):
