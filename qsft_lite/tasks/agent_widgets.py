@@ -158,7 +158,7 @@ def draw_actions(axes: Axes, table: pd.DataFrame, *, width: int = 40) -> None:
             color = colors.get(name, viz.method_color("q_sft"))
             bars.append((place / 3, row + 0.21, 0.19 * share, color))
             number = {"va": "center", "fontsize": 10, "color": GREY}
-            told = "< 0.01" if 0 < line[name] < 0.005 else f"{line[name]:.2f}"
+            told = "<.01" if 0 < line[name] < 0.005 else f"{line[name]:.2f}"
             axes.text(place / 3 + 0.2, row + 0.21, told, **number)
     left, rows, lengths, fills = zip(*bars, strict=True)
     left = np.array(left)

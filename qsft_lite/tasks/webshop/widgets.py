@@ -80,7 +80,7 @@ def draw_page(
         lambda axes: _Page(axes, env, visit, shades).draw(now),
         table,
         f"Asked: {short(visit.asked, 130)}\nTurn {turn} of {turns}: {last}",
-        end="" if now.over else TOO_LONG,
+        end="the visit is over" if now.over else TOO_LONG,
     )
 
 

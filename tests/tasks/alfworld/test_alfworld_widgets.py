@@ -150,7 +150,7 @@ def test_the_bars_are_the_ten_best_and_the_one_taken(env, policy, texts):
         color = fills.get_colors()[3 * row]
         assert tuple(color) == pytest.approx(VALUE_COLORS(values[name]), abs=0.02)
         told = lines[3 + 4 * row + 1]
-        assert told == ("< 0.01" if 0 < values[name] < 0.005 else f"{values[name]:.2f}")
+        assert told == ("<.01" if 0 < values[name] < 0.005 else f"{values[name]:.2f}")
 
 
 def test_what_is_in_a_box_is_what_the_agent_has_seen(env, policy, texts):
