@@ -1,6 +1,7 @@
 """Small games with policies of random weights, for tests of the explorers."""
 
 from qsft_lite import models
+from qsft_lite.baselines.trained import ClonedPolicy
 from qsft_lite.envs import generate, make
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.chess import widgets as chess_widgets
@@ -33,6 +34,15 @@ def questions_policy(score="paired", **options):
     env = make("twenty_questions", objects=read_objects()[::6][:24])
     tokenizer = models.line_tokenizer(env.texts)
     return _policy(tokenizer, 64, score, max_new_tokens=1, **options), env.rules
+
+
+def agent_policy(env, score="paired", context=2_048, tokenizer=None, **options):
+    """A policy for WebShop or ALFWorld, a word a token; without values for score None."""
+    tokenizer = tokenizer or models.word_tokenizer(env.texts)
+    policy = _policy(tokenizer, context, score or "paired", **options)
+    if score is None:
+        return ClonedPolicy(policy.behavior, tokenizer, **options)
+    return policy
 
 
 def transcript(rules, secret, questions):

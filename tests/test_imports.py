@@ -36,6 +36,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.endgames.study": (*STUDY, "tasks.chess"),
     "tasks.*.study": STUDY,
     "tasks.guessing_study": STUDY,  # what Wordle and Twenty Questions share
+    "tasks.agent_study": STUDY,  # what WebShop and ALFWorld share
+    "tasks.agent_widgets": ("evaluate", "policy", "tabular", "viz"),
     "tasks.chess.learn_rules": STUDY,  # which its study trains by
     "tasks.endgames.widgets": ("evaluate", "policy", "tabular", "viz", "tasks.chess"),
     "tasks.*.widgets": ("evaluate", "policy", "tabular", "viz"),
@@ -45,7 +47,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "study": (*STUDY, "envs"),  # which task is where
     "notebook": (*METHOD, "evaluate", "policy", "results", "trainer"),
 }
-OF_ALL_TASKS = ("tasks.checks", "tasks.guessing", "tasks.guessing_study")
+OF_ALL_TASKS = (
+    "tasks.checks",
+    "tasks.guessing",
+    "tasks.guessing_study",
+    "tasks.agent_study",
+    "tasks.agent_widgets",
+)
 
 SOURCES = {
     ".".join(path.relative_to(ROOT / "qsft_lite").with_suffix("").parts).removesuffix(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.data import RewardScale, encode, start_id
-from qsft_lite.evaluate import Evaluation, evaluate
+from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import (
     add_dummy,
     load_model,
@@ -25,7 +25,7 @@ from qsft_lite.models import (
     word_tokenizer,
 )
 from qsft_lite.study import Settings, Task
-from qsft_lite.study.task import TEST_SEED, all_over
+from qsft_lite.study.task import all_over
 
 __all__ = ["AgentSettings", "AgentTask", "spread"]
 
@@ -144,13 +144,6 @@ class AgentTask(Task):
                 rank = stats.spearmanr(values, truth).statistic
                 found["rank correlation with it"] = float(rank)
         return found
-
-    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
-        """Print a game of the policy."""
-        policy, starts = self.policy(trained, **options), self.starts(test=True)[:1]
-        [game] = evaluate(policy, self.env, 1, TEST_SEED, options=starts).transcripts
-        for text, is_action in zip(game["text"], game["is_action"], strict=True):
-            print(f"> {text}" if is_action else text, end="")
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -101,14 +101,25 @@ def step_through(
 
 
 def show_explorer(draw: Callable[..., Figure], controls: dict[str, Any], alt: str) -> None:
-    """Display draw(**values of the controls), then the controls with a copy that follows them."""
+    """Display draw(**values of the controls), then the controls with a copy that follows them.
+
+    draw may change the controls, such as what they offer; that alone draws nothing anew.
+    """
+    drawing = False
 
     def picture() -> bytes:
         return _png(draw(**{name: control.value for name, control in controls.items()}))
 
     def redraw(_change: object) -> None:
-        with _young_garbage_only():
-            live.value = picture()
+        nonlocal drawing
+        if drawing:
+            return
+        drawing = True
+        try:
+            with _young_garbage_only():
+                live.value = picture()
+        finally:
+            drawing = False
 
     at_rest = picture()
     live = ipywidgets.Image(value=at_rest, format="png", layout={"max_width": "100%"})

@@ -86,6 +86,21 @@ def test_a_redraw_leaves_no_figure_behind(explorer, shown, no_collector):
     assert not gc.isenabled()
 
 
+def test_what_a_picture_changes_in_the_controls_draws_nothing_anew(shown):
+    control = widgets.choice("count", "count", 1, range(5))
+    drawn = []
+
+    def draw(count):
+        drawn.append(count)
+        control.value = 0  # as a control that is a command goes back to rest
+        return Figure(figsize=(1, 1))
+
+    widgets.show_explorer(draw, {"count": control}, "a number")
+    control.value = 3
+    control.value = 3
+    assert drawn == [1, 3, 3]
+
+
 @pytest.mark.parametrize("explorer", EXPLORERS)
 def test_the_controls_are_at_the_start_values(explorer, shown):
     start = {

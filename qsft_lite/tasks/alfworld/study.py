@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from qsft_lite.baselines import TrainedMethod
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
@@ -137,6 +138,14 @@ class ALFWorldTask(AgentTask):
             for kind in dict.fromkeys(kinds.tolist()):
                 found[kind] = float(result.returns[kinds == kind].mean())
         return found
+
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+        """Games of the policy in test rooms, to step through and to play on."""
+        from qsft_lite.tasks.alfworld.widgets import room_explorer
+
+        policy, starts = self.policy(trained, **options), self.starts(test=True)[:8]
+        played = evaluate(policy, self.env, len(starts), TEST_SEED, options=starts).transcripts
+        room_explorer(policy, self.env, starts, played)
 
 
 TASK = ALFWorldTask

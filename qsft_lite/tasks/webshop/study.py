@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 
+from qsft_lite.baselines import TrainedMethod
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
@@ -107,6 +108,14 @@ class WebShopTask(AgentTask):
         """Also how many visits end with a purchase."""
         bought = sum(game["done"] for game in result.transcripts) / len(result.transcripts)
         return {**super().describe(result), "purchases": bought}
+
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+        """Visits of the policy with test goals, to step through and to shop on."""
+        from qsft_lite.tasks.webshop.widgets import shop_explorer
+
+        policy, starts = self.policy(trained, **options), self.starts(test=True)[:8]
+        played = evaluate(policy, self.env, len(starts), TEST_SEED, options=starts).transcripts
+        shop_explorer(policy, self.env, starts, played)
 
 
 TASK = WebShopTask
