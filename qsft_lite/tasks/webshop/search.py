@@ -7,11 +7,14 @@ document's length in one byte. So the order of hits may differ where scores are 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 
-import bm25s
-import numpy as np
+# bm25s tries JAX out, where it is installed, and JAX would take three quarters of a GPU's memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+import bm25s  # noqa: E402
+import numpy as np  # noqa: E402
 
 HITS = 50  # the most that a search returns
 WORD = re.compile(r"\w+(?:[.'’]\w+)*")

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import product as combinations
 from pathlib import Path
@@ -774,3 +777,21 @@ def test_the_environment_is_gymnasium_s(shop):
     assert shop.observation_space.contains(text)
     assert shop.action_space.contains("search[red shoes]\n")
     assert Path(__file__).parent.name == "webshop"
+
+
+def test_jax_takes_no_memory_for_itself(tmp_path):
+    """Where it is installed: bm25s tries it out, and it would take most of a GPU."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("")
+    (tmp_path / "jax" / "lax.py").write_text(
+        "import os\nprint('preallocate', os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'])\n"
+        "def top_k(values, k): return values, values\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", "import qsft_lite.tasks.webshop.search"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "preallocate false\n"
