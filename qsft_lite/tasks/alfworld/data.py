@@ -26,6 +26,7 @@ def generate_alfworld(
     *,
     behavior: Mapping[str, float] = BEHAVIOR,
     split: Literal["train", "validation", "seen", "unseen"] = "train",
+    rooms: str = "all",
     games: str | Path | None = None,
     format: Literal["text", "short"] = "text",
     max_steps: int = MAX_STEPS,
@@ -34,27 +35,29 @@ def generate_alfworld(
 ) -> Dataset:
     """Games of the native engine, each of one player, drawn with the weights of behavior.
 
-    behavior: weights of players, see PLAYERS. split, games, format and max_steps are those of
-    `ALFWorld`; games are drawn evenly. processes and path are those of `record`. A game that ran
+    behavior: weights of players, see PLAYERS. split, rooms, games, format and max_steps are those
+    of `ALFWorld`; games are drawn evenly. processes and path are those of `record`. A game that ran
     out of steps is not done.
     """
     shares = check_weights(behavior, "behavior", PLAYERS)
-    ALFWorld(split=split, games=games, format=format, max_steps=max_steps)  # checks them
+    ALFWorld(split=split, rooms=rooms, games=games, format=format, max_steps=max_steps)  # checks
     settings = {
         "task": "alfworld",
         "behavior": shares,
         "split": split,
+        "rooms": rooms,
         "games": None if games is None else str(games),
         "format": format,
         "max_steps": max_steps,
     }
-    play = partial(_play_block, shares, split, games, format, max_steps)
+    play = partial(_play_block, shares, split, rooms, games, format, max_steps)
     return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
 
 
 def _play_block(
     shares: dict[str, float],
     split: str,
+    rooms: str,
     games: str | Path | None,
     format: str,
     max_steps: int,
@@ -65,7 +68,7 @@ def _play_block(
     draw_seed, *player_seeds = seed.spawn(1 + len(shares))
     rng = np.random.default_rng(draw_seed)
     players = [PLAYERS[name](own) for name, own in zip(shares, player_seeds, strict=True)]
-    source = ALFWorld(split=split, games=games).source
+    source = ALFWorld(split=split, rooms=rooms, games=games).source
     episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
     for _ in range(n):
         world = source.world(source.names[rng.integers(len(source.names))])

@@ -30,7 +30,7 @@ FORMATS = ("text", "short")
 class ALFWorld(gymnasium.Env):
     r"""One game at a time: text in, text out.
 
-    split: which games of ours are drawn (see `Split`). games: a folder
+    split, rooms: which games of ours are drawn (see `Split`). games: a folder
     with the original's games, which are drawn instead (see `Trials`). engine: "native" is ours,
     "textworld" the original (an extra), with the same texts and a few steps a second. format:
     "text" is the original's words, "short" ours (see short.py).
@@ -50,6 +50,7 @@ class ALFWorld(gymnasium.Env):
         self,
         *,
         split: Literal["train", "validation", "seen", "unseen"] = "train",
+        rooms: str = "all",
         games: str | Path | None = None,
         engine: Literal["native", "textworld"] = "native",
         format: Literal["text", "short"] = "text",
@@ -59,7 +60,7 @@ class ALFWorld(gymnasium.Env):
         check_choice(format, FORMATS, "format")
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-        self.source = Split(split) if games is None else Trials(games)
+        self.source = Split(split, rooms) if games is None else Trials(games)
         self.engine, self.format, self.max_steps = engine, format, max_steps
         self._textworld = TextWorldEngine() if engine == "textworld" else None
         self.play: NativeEngine | TextWorldEngine | None = None

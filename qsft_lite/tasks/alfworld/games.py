@@ -9,7 +9,7 @@ from pathlib import Path
 from reprlib import repr as brief
 
 from qsft_lite.checks import check_choice
-from qsft_lite.tasks.alfworld.generator import SPLITS, draw_game
+from qsft_lite.tasks.alfworld.generator import ROOMS, SPLITS, draw_game, room_of
 from qsft_lite.tasks.alfworld.pddl import TASK_TYPES, Game, read_problem, task_texts
 from qsft_lite.tasks.alfworld.world import World
 
@@ -18,11 +18,19 @@ UNSUPPORTED = ("movable", "Sliced")  # in a trial's path: tasks that ALFWorld le
 
 
 class Split:
-    """Games of ours: "train", "validation" and "seen" (of the same rooms), "unseen" (of others)."""
+    """Games of ours: "train", "validation" and "seen" (of the same rooms), "unseen" (of others).
 
-    def __init__(self, split: str) -> None:
+    rooms: "all", or one kind of them, see ROOMS.
+    """
+
+    def __init__(self, split: str, rooms: str = "all") -> None:
         check_choice(split, SPLITS, "split")
-        self.names = [f"{split}/{number}" for number in range(SPLITS[split])]
+        check_choice(rooms, ("all", *ROOMS.values()), "rooms")
+        self.names = [
+            f"{split}/{number}"
+            for number in range(SPLITS[split])
+            if rooms in ("all", room_of(split, number))
+        ]
 
     def world(self, name: str) -> World:
         """The world of a game of any split, or of a trial on disk."""

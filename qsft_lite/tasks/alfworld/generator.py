@@ -37,14 +37,13 @@ AGENT = "agent1"
 Placed = list[tuple[str, int]]  # of each object its type, and the number of its receptacle
 
 
+# By the hundreds of its number in AI2-THOR.
+ROOMS = {0: "kitchen", 2: "living room", 3: "bedroom", 4: "bathroom"}
+
+
 def draw_game(split: str, number: int) -> Game:
     """Game number of a split, always the same one."""
-    rng = random.Random(f"alfworld {split} {number}")
-    while True:
-        goal, room = _draw_task(split, rng)
-        placed = _place(goal, room, rng)
-        if placed is not None:
-            break
+    rng, goal, room, placed = _draw(split, number)
     return Game(
         name=f"{split}/{number}",
         task=rng.choice(task_texts(goal)),
@@ -52,6 +51,22 @@ def draw_game(split: str, number: int) -> Game:
         agent=AGENT,
         **_problem(room, placed),
     )
+
+
+@cache
+def room_of(split: str, number: int) -> str:
+    """What kind of room a game is in, one of ROOMS."""
+    return ROOMS[_draw(split, number)[2].number // 100]
+
+
+def _draw(split: str, number: int) -> tuple[random.Random, Goal, Room, Placed]:
+    """A game's task, room and things, and the generator for what else it draws."""
+    rng = random.Random(f"alfworld {split} {number}")
+    while True:
+        goal, room = _draw_task(split, rng)
+        placed = _place(goal, room, rng)
+        if placed is not None:
+            return rng, goal, room, placed
 
 
 @cache

@@ -20,7 +20,7 @@ from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
 from qsft_lite.tasks.alfworld.data import generate_alfworld
 from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
-from qsft_lite.tasks.alfworld.games import SPLITS, world_of
+from qsft_lite.tasks.alfworld.games import Split, world_of
 from qsft_lite.tasks.alfworld.players import PLAYERS
 from qsft_lite.tasks.alfworld.text import parts
 
@@ -32,10 +32,12 @@ class ALFWorldSettings(AgentSettings):
     """Settings of ALFWorld.
 
     wanderers: share of the data's games that wanderers play; of the others the careless play a
-    third, the half-informed two. longest_game: steps after which a game is cut off.
+    third, the half-informed two. rooms: "all", or one kind of them, where a small network learns
+    sooner. longest_game: steps after which a game is cut off.
     """
 
     wanderers: float = 0.4
+    rooms: str = "all"
     games: int = 10_000
     batch_rows: int = 16
     row_tokens: int = 384
@@ -59,7 +61,15 @@ PROFILES = {
         test_games=12,
         measured_games=2,
     ),
-    "laptop": ALFWorldSettings(games=4_000, seeds=1, validation_games=40, test_games=134),
+    "laptop": ALFWorldSettings(
+        rooms="bathroom",
+        games=5_000,
+        wanderers=0.25,
+        behavior_epochs=3.0,
+        seeds=1,
+        validation_games=46,
+        test_games=122,
+    ),
     "record": ALFWorldSettings(behavior_epochs=4.0, threads=1),
     "gpu": ALFWorldSettings(
         layers=4,
@@ -99,6 +109,7 @@ class ALFWorldTask(AgentTask):
                 "half_informed": 2 * rest,
                 "wanderer": settings.wanderers,
             },
+            rooms=settings.rooms,
             format=settings.format,
             max_steps=settings.longest_game,
         )
@@ -106,15 +117,16 @@ class ALFWorldTask(AgentTask):
     @cached_property
     def test_names(self) -> list[str]:
         """The games of the test, in rooms of the training games and in others."""
-        names = [f"{split}/{i}" for split in ("seen", "unseen") for i in range(SPLITS[split])]
-        return spread(names, self.settings.test_games)
+        return spread([*self._names("seen"), *self._names("unseen")], self.settings.test_games)
+
+    def _names(self, split: str) -> list[str]:
+        return Split(split, self.settings.rooms).names
 
     def starts(self, test: bool) -> list[dict[str, Any]]:
         """All seen and unseen games in turn; for validation, fresh games of the training rooms."""
         names = self.test_names
         if not test:
-            numbers = spread(range(SPLITS["validation"]), self.settings.validation_games)
-            names = [f"validation/{number}" for number in numbers]
+            names = spread(self._names("validation"), self.settings.validation_games)
         return [{"game": name} for name in names]
 
     def levels(self) -> dict[str, float]:

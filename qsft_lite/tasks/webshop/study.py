@@ -50,7 +50,9 @@ PROFILES = {
         test_games=12,
         measured_games=2,
     ),
-    "laptop": WebShopSettings(games=8_000, seeds=1, validation_games=60, test_games=200),
+    "laptop": WebShopSettings(
+        games=6_000, behavior_epochs=2.0, seeds=1, validation_games=60, test_games=200
+    ),
     "record": WebShopSettings(behavior_epochs=2.0, threads=1, validation_games=100),
     "gpu": WebShopSettings(
         layers=4,
