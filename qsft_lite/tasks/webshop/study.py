@@ -51,7 +51,7 @@ PROFILES = {
         measured_games=2,
     ),
     "laptop": WebShopSettings(
-        games=6_000, behavior_epochs=2.0, seeds=1, validation_games=60, test_games=200
+        games=12_000, value_epochs=0.5, seeds=1, validation_games=60, test_games=200
     ),
     "record": WebShopSettings(behavior_epochs=2.0, threads=1, validation_games=100),
     "gpu": WebShopSettings(
