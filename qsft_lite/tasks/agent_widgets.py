@@ -21,7 +21,7 @@ from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, value_bar
 
 BARS = 10  # actions shown
 PANEL = 3.7  # inches of their panel
-FLOOR = "#f7f4ee"
+FLOOR = "#f4f4f4"
 NOT_YET, RECORDED = "(choose)", "(back to the recorded)"
 GREY = "#666666"
 TOO_LONG = "longer than the network reads"
