@@ -27,8 +27,19 @@ from qsft_lite.models import (
 from qsft_lite.study import Settings, Task
 from qsft_lite.study.task import all_over
 
-__all__ = ["AgentSettings", "AgentTask", "spread"]
+__all__ = ["SMOKE", "AgentSettings", "AgentTask", "spread"]
 
+SMOKE = {  # of both tasks' profile "smoke"
+    "games": 60,
+    "layers": 1,
+    "width": 16,
+    "batch_rows": 4,
+    "threads": 1,
+    "seeds": 1,
+    "validation_games": 4,
+    "test_games": 12,
+    "measured_games": 2,
+}
 PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the games, each drawn by its own seed
 
 

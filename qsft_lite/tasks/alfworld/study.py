@@ -17,7 +17,7 @@ import numpy as np
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
-from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
+from qsft_lite.tasks.agent_study import SMOKE, AgentSettings, AgentTask, spread
 from qsft_lite.tasks.alfworld.data import generate_alfworld
 from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
 from qsft_lite.tasks.alfworld.games import Split, world_of
@@ -49,18 +49,7 @@ class ALFWorldSettings(AgentSettings):
 
 
 PROFILES = {
-    "smoke": ALFWorldSettings(
-        games=60,
-        layers=1,
-        width=16,
-        batch_rows=4,
-        threads=1,
-        seeds=1,
-        longest_game=12,
-        validation_games=4,
-        test_games=12,
-        measured_games=2,
-    ),
+    "smoke": ALFWorldSettings(**SMOKE, longest_game=12),
     "laptop": ALFWorldSettings(
         rooms="bathroom",
         games=5_000,

@@ -15,7 +15,7 @@ import datasets
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
-from qsft_lite.tasks.agent_study import AgentSettings, AgentTask, spread
+from qsft_lite.tasks.agent_study import SMOKE, AgentSettings, AgentTask, spread
 from qsft_lite.tasks.webshop.data import generate_webshop
 from qsft_lite.tasks.webshop.env import MAX_STEPS, WebShop
 from qsft_lite.tasks.webshop.players import PLAYERS
@@ -39,17 +39,7 @@ class WebShopSettings(AgentSettings):
 
 
 PROFILES = {
-    "smoke": WebShopSettings(
-        games=60,
-        layers=1,
-        width=16,
-        batch_rows=4,
-        threads=1,
-        seeds=1,
-        validation_games=4,
-        test_games=12,
-        measured_games=2,
-    ),
+    "smoke": WebShopSettings(**SMOKE),
     "laptop": WebShopSettings(
         games=12_000, value_epochs=0.5, seeds=1, validation_games=60, test_games=200
     ),
