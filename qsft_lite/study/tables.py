@@ -182,7 +182,7 @@ def on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
             score: {
                 **one,
                 "grid": json.dumps(one["grid"]),
-                "returns": " ".join(f"{value:.10g}" for value in one["returns"]),
+                "returns": " ".join(repr(value).removesuffix(".0") for value in one["returns"]),
                 "seconds": row["seconds"],
                 "commit": row["commit"],
             }

@@ -106,3 +106,12 @@ def test_fractions_of_points_are_kept_in_a_record():
     row = {"scores": {"": {"grid": [], "returns": [0.0, -1.0, 0.3333]}}, "seconds": 1, "commit": ""}
     kept = tables._from_lines(tables.on_a_line({"Some": row}))
     assert kept["Some"]["scores"][""]["returns"] == [0.0, -1.0, 0.3333]
+
+
+def test_scores_on_a_line_are_read_back_exactly():
+    returns = [1.0, 0.0, -6.0, 2 / 3, 0.1 + 0.2, 1e-17, 5 / 6]
+    entry = {"returns": returns, "grid": [{"beta": 0.5}], "options": {}}
+    seed = {"ILQL": {"scores": {"": entry}, "seconds": 1.0, "commit": "abc"}}
+    line = tables.on_a_line(seed)["ILQL"][""]["returns"]
+    assert line.startswith("1 0 -6 0.666")
+    assert tables._from_lines(tables.on_a_line(seed))["ILQL"]["scores"][""]["returns"] == returns
