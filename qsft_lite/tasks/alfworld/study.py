@@ -1,7 +1,7 @@
 """ALFWorld as a study: chapter 11's table, and its longer ones.
 
 python -m qsft_lite.study alfworld --profile record
-python -m qsft_lite.study alfworld --profile gpu --set model=smollm2 learning_rate=1e-4
+python -m qsft_lite.study alfworld --profile gpu --set games=100000
 """
 
 from __future__ import annotations
