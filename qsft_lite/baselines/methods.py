@@ -21,6 +21,7 @@ import datasets
 import pyarrow.compute as pc
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from qsft_lite.baselines.distilling import DistillingStage
 from qsft_lite.baselines.episodes import (
     add_return_tokens,
     best_episodes,
@@ -61,7 +62,7 @@ def train(
         model: the weights to start from, left as they are: for "bc" of an untrained or pretrained
             model, for the other methods the cloned ones, which also are the pi they act with. A
             method of Q-SFT's loss can also go on from another one: from its pi and its p, and with
-            its prior.
+            its prior. "q_sft_distilled" learns from the policy of a trained method.
         tokenizer: the model's; methods of Q-SFT's loss need its dummy token.
         episodes: as of data.encode.
         validation: likewise, for the held-out loss, or None.
@@ -79,7 +80,7 @@ def train(
 
     Raises:
         ValueError: an unknown method or option; a method to go on from where that cannot be; with
-            resume, a folder with another run.
+            resume, a folder with another run; nothing to distil.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -91,7 +92,10 @@ def train(
         own_names = ", ".join(own) or "none"
         raise ValueError(f"{method} knows no option {', '.join(unknown)}; its own are: {own_names}")
     options = {**own, **options}
-    if isinstance(model, TrainedMethod):
+    if family == "distilling":
+        if not isinstance(model, TrainedMethod) or model.values is None:
+            raise ValueError(f"{method} learns from a trained method that has values: pass one")
+    elif isinstance(model, TrainedMethod):
         of_both = options, model.settings
         forms = [(each.get("leftover"), each.get("values", "logits")) for each in of_both]
         if forms[0] != forms[1] or forms[0][0] is None:
@@ -101,7 +105,8 @@ def train(
             )
     args = dataclasses.replace(args, output_dir=str(Path(args.output_dir) / method))
     job = _Job(method, model, tokenizer, episodes, validation, args, length, options, callbacks)
-    prepare = {"cloning": _cloning, "heads": _heads, "q_sft": _q_sft}[family]
+    families = {"cloning": _cloning, "heads": _heads, "q_sft": _q_sft, "distilling": _distilling}
+    prepare = families[family]
     trainer, trained = prepare(job)
     with lock_folder(args):
         trainer.run(resume=resume, method=method, options=options)
@@ -197,6 +202,17 @@ def _heads(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
     )
     trainer = StageTrainer(stage, job.value_args(), **job.of_trainer())
     return trainer, job.trained(copy.deepcopy(job.model), stage.values)
+
+
+def _distilling(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
+    """A copy of the cloned network that learns to play as the method it is given."""
+    teacher = job.model.policy(**job.options)
+    student = copy.deepcopy(job.model.behavior).requires_grad_(True)
+    ruled_out = no_actions(job.tokenizer, output_head(student).out_features)
+    trainer = StageTrainer(
+        DistillingStage(student, teacher, ruled_out), job.value_args(), **job.of_trainer()
+    )
+    return trainer, job.trained(student, None)
 
 
 def no_actions(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[int]:

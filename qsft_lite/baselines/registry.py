@@ -19,7 +19,7 @@ class Method:
     color, marker, line: of its curves, as matplotlib takes them. Colors are those of Okabe and Ito,
         and a few that the color-blind can tell from them.
     family: how it is trained: "cloning", "heads" (values from new heads), "q_sft" (the loss of
-        Q-SFT), or None for what is only shown.
+        Q-SFT), "distilling" (from another method's policy), or None for what is only shown.
     options: its own settings with their defaults; for "q_sft" they are fields of QSFTConfig.
     score: what a method of "q_sft" acts by, "p", "ratio" or "paired".
     """
@@ -31,6 +31,11 @@ class Method:
     family: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     score: str | None = None
+
+    @property
+    def has_values(self) -> bool:
+        """Whether it acts by values, and so takes a beta."""
+        return self.family in ("heads", "q_sft")
 
 
 # Half of the steps on returns, then on the behavior's value of the next state: one step of policy
@@ -64,6 +69,15 @@ METHODS = {
     "cql": Method("CQL", "#009E73", "D", "-", "heads", {"conservatism": 0.01}),
     "q_sft_paper": Method("Q-SFT (paper)", "#D55E00", "s", "-", "q_sft", _PAPER, "p"),
     "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", "-", "q_sft", _OURS, "paired"),
+    # Its policy, at these options, learned by one network.
+    "q_sft_distilled": Method(
+        "Q-SFT, distilled",
+        "#0072B2",
+        "D",
+        "--",
+        "distilling",
+        {"beta": 32.0, "temperature": 1.0, "relative_support": 0.2, "greedy": False},
+    ),
     # The form before it, whose value is the quotient of two networks.
     "q_sft_dummy": Method("Q-SFT, one dummy", "#6666FF", ">", "-", "q_sft", _DUMMY, "ratio"),
     # Two controls: is it the reuse of the logits that helps? Is it more than label smoothing?

@@ -28,6 +28,7 @@ class Row:
 
     key: its name on the command line, and its folder's. method, options: what trains it. scores:
     which ones its policy may act by, each of them a line of the table; "" where there is no choice.
+    teacher: the row whose policy, as it was chosen, it learns from.
     """
 
     key: str
@@ -35,10 +36,11 @@ class Row:
     method: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: tuple[str, ...] = ("",)
+    teacher: str | None = None
 
     def grid(self, profile: str, coarse: bool = False) -> Grid:
         """The grid that its policy's options are chosen from, whatever its score."""
-        cloning = METHODS[self.method].family == "cloning"
+        cloning = not METHODS[self.method].has_values
         if profile == "smoke":  # a few, for a smoke run has little else to do than to play them
             return FEW_TEMPERATURES if cloning else FEW_BETAS
         if coarse:
@@ -62,6 +64,12 @@ ROWS = {
         _of_method("cql"),
         Row("q_sft_paper", "Q-SFT (paper)", "q_sft_paper", {}, ("p",)),
         _of_method("q_sft"),
+        Row(
+            "q_sft_distilled",
+            METHODS["q_sft_distilled"].title,
+            "q_sft_distilled",
+            teacher="q_sft",
+        ),
         Row("q_sft_dummy", METHODS["q_sft_dummy"].title, "q_sft_dummy", {}, ("p", "ratio")),
         _of_method("mc_returns"),
         _of_method("random_targets"),

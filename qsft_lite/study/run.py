@@ -101,6 +101,9 @@ class Study:
         for key in methods or ():
             _check(key, known, "method")
         chosen = [key for key in known if methods is None or key in methods]
+        for key in chosen:
+            if (teacher := known[key].teacher) not in (None, *chosen):
+                raise ValueError(f"{key} learns from {teacher}: name {teacher} among the methods")
         other = f".{_hash(settings)}" if settings != module.PROFILES[profile] else ""
         folder = Path(output or project_root() / "build" / "runs")
         return cls(
@@ -235,7 +238,8 @@ def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, A
 def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
     """A row's networks: read where they are finished, otherwise trained on from a checkpoint."""
     folder = study.row_folder(task.seed, row.key)
-    trained_as = json.loads(json.dumps([row.method, dict(row.options)]))
+    options = {**row.options, **chosen_options(study, task.seed, row.teacher)}
+    trained_as = json.loads(json.dumps([row.method, options]))
     finished = folder / "policy"
     if (folder / "trained.json").exists():
         if json.loads((folder / "trained.json").read_text()) != trained_as:
@@ -249,14 +253,23 @@ def train_row(study: Study, task: Task, row: Row) -> TrainedMethod:
     if row.method == "bc":
         trained = task.clone(training, watched)
     else:
-        cloned = study.trained(task.seed, CLONING.key)
-        trained = task.train(row.method, cloned, training, watched, **row.options)
+        start = study.trained(task.seed, row.teacher or CLONING.key)
+        trained = task.train(row.method, start, training, watched, **options)
     if is_first():
         trained.save_pretrained(finished)
         replace_file(folder / "trained.json", json.dumps(trained_as).encode())
         shutil.rmtree(training, ignore_errors=True)
     PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
     return trained
+
+
+def chosen_options(study: Study, seed: int, key: str | None) -> dict[str, Any]:
+    """The options that a finished row acts with; none for no row."""
+    if key is None:
+        return {}
+    path = study.row_folder(seed, key) / "row.json"
+    [one] = json.loads(path.read_text(encoding="utf-8"))["scores"].values()
+    return one["options"]
 
 
 def score_row(

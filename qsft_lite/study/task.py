@@ -224,7 +224,7 @@ class Task:
         score: which one it acts by, "p" or "ratio", of Q-SFT's forms with no or one dummy.
         """
         if grid is None:
-            grid = CLONING_GRID if METHODS[trained.method].family == "cloning" else VALUE_GRID
+            grid = VALUE_GRID if METHODS[trained.method].has_values else CLONING_GRID
         by = {"score": score} if score else {}
 
         def validated(options: dict[str, Any]) -> float:

@@ -275,6 +275,42 @@ def test_random_targets_say_a_half_of_everything(problem):
     assert np.abs(paired(trained) - 0.5).max() < 0.1  # one sample of y a visit
 
 
+def pi_hat(problem, q, options):
+    """(S, A): pi^(1 / temperature) exp(beta q) within the support of pi, normalised."""
+    pi = actions_of(probabilities(problem.cloned.behavior, problem.tokenizer), problem.tokenizer)
+    inside = pi >= options.get("relative_support", 0) * pi.max(1, keepdims=True)
+    score = np.log(pi) / options.get("temperature", 1.0) + options["beta"] * q
+    weights = np.where(inside, np.exp(score - score.max(1, keepdims=True)), 0.0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("teacher", ["q_sft", "q_sft_new_head", "q_sft_dummy", "ilql"])
+def test_a_distilled_network_plays_as_its_teacher_does(problem, teacher):
+    trained = train(problem, teacher, steps=40)
+    before = {name: weight.clone() for name, weight in trained.values.state_dict().items()}
+    if teacher == "ilql":
+        q = actions_of(logits(trained.values, problem.tokenizer), problem.tokenizer)
+    else:
+        q = np.minimum(ratio(trained), 1) if teacher == "q_sft_dummy" else paired(trained)
+    options = {"beta": 8.0, "temperature": 2.0, "relative_support": 0.3}
+    student = train(problem, "q_sft_distilled", start=trained, **options)
+    learned = probabilities(student.behavior, problem.tokenizer)
+    learned = actions_of(learned / learned.sum(1, keepdims=True), problem.tokenizer)
+    expected = pi_hat(problem, q, options)
+    assert np.abs(learned - expected).max() < 0.01
+    assert np.abs(expected - problem.policy).max() > 0.2 and (expected == 0).any()
+    assert student.values is None and student.policy(temperature=0.5).temperature == 0.5
+    # The teacher stays as it was, though it was trained a moment ago.
+    after = trained.values.state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+def test_only_a_method_with_values_is_distilled(problem):
+    for start in (problem.cloned.behavior, problem.cloned):
+        with pytest.raises(ValueError, match="learns from a trained method that has values"):
+            train(problem, "q_sft_distilled", start=start)
+
+
 def expectile_q(mdp, policy, expectile):
     """(S, A) the fixed point of ILQL: V(s) is the expectile of Q(s, .) under the data's actions."""
     values = np.zeros(mdp.n_states)
@@ -328,7 +364,7 @@ def train_heads(problem, folder, *, own=None, **changes):
     )
 
 
-@pytest.mark.parametrize("method", ["bc", "q_sft", "ilql"])
+@pytest.mark.parametrize("method", ["bc", "q_sft", "ilql", "q_sft_distilled"])
 def test_a_killed_training_resumes_bit_for_bit(problem, tmp_path, method):
     class Kill(TrainerCallback):
         def on_step_end(self, args, state, control, **others):
@@ -339,11 +375,15 @@ def test_a_killed_training_resumes_bit_for_bit(problem, tmp_path, method):
         def on_step_end(self, args, state, control, **others):
             raise AssertionError("trained again")
 
+    start = problem.cloned.behavior
+    if method == "q_sft_distilled":
+        start = train(problem, "mc_returns", steps=5)
+
     def run(folder, **options):
         often = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 2}
         return baselines.train(
             method,
-            problem.cloned.behavior,
+            start,
             problem.tokenizer,
             problem.episodes,
             problem.episodes,

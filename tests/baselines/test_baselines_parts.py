@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from qsft_lite import baselines, data
-from qsft_lite.baselines import choosing, losses
+from qsft_lite.baselines import choosing, distilling, losses
 from qsft_lite.baselines import episodes as episode_tools
 from qsft_lite.baselines.heads import ActionValues, HeadStage
 from qsft_lite.baselines.trained import ClonedPolicy, ValuePolicy
@@ -407,6 +407,66 @@ def test_sampled_actions_follow_the_weights(model, tokenizer, support):
     vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     shares = np.array([actions.count(token) for token in vocabulary]) / 4000
     assert np.abs(shares - weights / weights.sum()).max() < 0.04
+
+
+@given(seeds, st.sampled_from([0.0, 3.0]), st.sampled_from([0.0, 0.5]))
+@settings(max_examples=20)
+def test_the_distilling_loss_by_a_loop(seed, beta, support):
+    """Of two networks without layers, in double precision, whatever the size of the chunks."""
+    tokenizer = word_tokenizer(WORDS)
+    vocabulary = len(tokenizer)
+    student, pi, q = (
+        small_model(tokenizer, layers=0, width=4, heads=2, context=32, seed=seed + i)
+        for i in range(3)
+    )
+    for one in (student, pi, q):
+        with torch.no_grad():
+            one.lm_head.weight *= 30
+    q.config.q_sft_prior = 0.5
+    teacher = baselines.TrainedMethod(
+        "q_sft", baselines.METHODS["q_sft"].options, pi, q, tokenizer, "", []
+    ).policy(beta=beta, relative_support=support, stop=" ", max_new_tokens=1)
+    ruled_out = [0, 1, 2]
+    rng = np.random.default_rng(seed)
+    ids, mask = rng.integers(3, vocabulary, (2, 5)), rng.random((2, 5)) < 0.6
+    mask[:, 0] = False
+    batch = {
+        "input_ids": torch.tensor(ids),
+        "action_mask": torch.tensor(mask),
+        "position_ids": torch.arange(5).expand(2, 5),
+        "segment_ids": torch.ones(2, 5, dtype=torch.long),
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(distilling, "STATES_AT_ONCE", 2)
+        stage = distilling.DistillingStage(student, teacher, ruled_out)
+        found = stage(statistics=True, **batch)
+
+    def scores(model, token):
+        with torch.no_grad():
+            return model(torch.tensor([[token]])).logits[0, 0].double().numpy()
+
+    losses_found, divergences = [], []
+    for row in range(2):
+        for place in np.flatnonzero(mask[row]):
+            state = ids[row, place - 1]
+            own, of_pi, of_q = (scores(model, state) for model in (student, pi, q))
+            log_pi = of_pi - np.log(np.exp(of_pi).sum())
+            allowed = [token for token in range(vocabulary) if token not in ruled_out]
+            best = max(log_pi[token] for token in allowed)
+            inside = [t for t in allowed if support == 0 or log_pi[t] >= best + np.log(support)]
+            value = 1 / (1 + np.exp(-(of_q - of_pi)))
+            weights = np.exp([log_pi[t] + beta * value[t] for t in inside])
+            pi_hat = weights / weights.sum()
+            log_student = own - np.log(np.exp(own).sum())
+            losses_found.append(-sum(pi_hat * log_student[inside]))
+            divergences.append(losses_found[-1] + sum(pi_hat * np.log(pi_hat)))
+    expected = (np.mean(losses_found), np.mean(divergences)) if losses_found else (0.0, None)
+    assert found["loss"].item() == pytest.approx(expected[0], abs=1e-4)
+    if losses_found:
+        assert found["kl"].item() == pytest.approx(expected[1], abs=1e-4)
+        found["loss"].backward()
+        assert all(weight.grad is None for model in (pi, q) for weight in model.parameters())
+        assert stage.student.lm_head.weight.grad.abs().sum() > 0
 
 
 def test_caches_do_not_change_what_is_played(model, tokenizer):

@@ -81,6 +81,15 @@ def test_a_row_that_is_named_runs_alone(small, key):
     assert kept.method == row.method and row.options.items() <= kept.settings.items()
 
 
+def test_a_distilled_row_learns_from_the_row_it_names_as_that_was_chosen(small):
+    study, result = small("gridworld", ["q_sft", "q_sft_distilled"])
+    chosen = result["raw"]["seeds"][0]["Q-SFT (ours)"][""]["options"]
+    kept = study.trained(0, "q_sft_distilled")
+    assert chosen.items() <= kept.settings.items() and kept.values is None
+    with pytest.raises(ValueError, match="q_sft_distilled learns from q_sft: name q_sft among"):
+        Study.of("gridworld", "smoke", methods=["q_sft_distilled"])
+
+
 def test_every_row_has_a_method_that_takes_its_options():
     own = {
         row.key: row for task in TASKS for row in getattr(module_of(task), "ROWS", ROWS).values()
