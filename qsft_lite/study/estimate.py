@@ -64,11 +64,13 @@ def estimate(study: Study) -> dict[str, Any]:
     times = math.ceil(10 * STEPS * settings.batch_rows * settings.row_tokens / tokens)
     episodes = datasets.concatenate_datasets([task.episodes] * times)
     model, rows = task.new_model(), []
+    teachers = {row.teacher: None for row in study.rows.values() if row.teacher}
     for row in (CLONING, *study.rows.values()):
         begun = _Begun()
-        task.train(
-            row.method, copy.deepcopy(model), None, [begun], episodes=episodes, **row.options
-        )
+        start = teachers[row.teacher] if row.teacher else copy.deepcopy(model)
+        trained = task.train(row.method, start, None, [begun], episodes=episodes, **row.options)
+        if row.key in teachers:
+            teachers[row.key] = trained
         first = row is CLONING
         games = settings.games if first else settings.value_games or settings.games
         epochs = settings.behavior_epochs if first else settings.value_epochs

@@ -11,10 +11,10 @@ from qsft_lite.study.progress import read_log
 
 @pytest.mark.parametrize("task", ["gridworld", "endgames"])
 def test_steps_are_those_that_the_training_takes(small, task):
-    methods = ["filtered_bc", "return_conditioned", "ilql", "q_sft"]
+    methods = ["filtered_bc", "return_conditioned", "ilql", "q_sft", "q_sft_distilled"]
     study, _ = small(task, methods)
     cost = estimate(study)
-    assert len(cost["rows"]) == 5
+    assert len(cost["rows"]) == 6
     for row, key in zip(cost["rows"], ["bc", *methods], strict=True):
         taken = read_log(study.row_folder(0, key) / "log.jsonl")[-1]["steps"]
         assert row["steps"] == pytest.approx(taken, rel=0.1, abs=1), key
