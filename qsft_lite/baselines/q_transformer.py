@@ -58,9 +58,10 @@ def q_transformer_losses(
         1/2 (Q(s,a) - y)^2 + alpha 1/2 mean_b Q(s,b)^2      b: the choices that were not taken
         y = max(return to go, r + gamma max_b Q_target(s',b))      b: the choices at s'
 
-    The return to go is one that was reached, so the best value is no less. What was not taken goes
-    to 0, the smallest return. The mean is over the choices of the token's own place, so that
-    alpha means the same for ten bins and for a thousand words; it is 0 where there is no other.
+    The return to go was reached, so the best value is no less; but where chance has a part, a lucky
+    return lifts the value above its mean. What was not taken goes to 0, the smallest return. The
+    mean is over the choices of the token's own place, so that alpha means the same for ten bins
+    and for a thousand words; it is 0 where there is no other.
 
     Args:
         q: (N, V) values in [0, 1] at the states of N action tokens.
