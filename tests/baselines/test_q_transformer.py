@@ -383,6 +383,24 @@ def test_the_target_network_follows_whole(problem):
     assert not stage.train().target.training
 
 
+def test_targets_are_of_the_target_network(problem):
+    stage = QTransformerStage(TokenValues.on(problem.pi), conservatism=0.0, target_rate=0.1)
+    batch = collate(list(pack(problem.episodes.select(range(12)), LENGTH)))
+    means = []
+    for bias in (-20.0, 20.0):  # then all of its values are 0, or 1
+        torch.nn.init.constant_(stage.target.q_head[-1].bias, bias)
+        found = stage(statistics=True, **batch)
+        means.append(found["target_mean"].item())
+        found["loss"].backward()
+    returned = batch["return_to_go"][batch["action_mask"]].mean().item()
+    assert means[0] == pytest.approx(returned, abs=1e-5)
+    goes_on = (batch["next_action"] >= 0) & batch["action_mask"]
+    highest = torch.where(goes_on, batch["discount"], batch["return_to_go"])[batch["action_mask"]]
+    assert means[1] == pytest.approx(highest.mean().item(), abs=1e-5)
+    assert all(weight.grad is None for weight in stage.target.parameters())
+    assert stage.values.q_head[-1].bias.grad.abs().sum() > 0
+
+
 def test_a_step_is_that_of_each_episode_alone(problem):
     """Packed rows, of several episodes and with padding, against single ones, by their loss."""
     values = TokenValues.on(problem.pi)

@@ -91,7 +91,7 @@ def test_q_transformer_is_a_row_of_tasks_that_name_it(small, monkeypatch):
     assert titles == [CLONING.title, "Q-Transformer"]
     kept = study.trained(0, "q_transformer")
     assert kept.method == "q_transformer" and kept.values.choices.any()
-    chosen = json.loads(result["raw"]["seeds"][0]["Q-Transformer"][""]["options"])
+    chosen = result["raw"]["seeds"][0]["Q-Transformer"][""]["options"]
     assert {"beta", "relative_support"} <= set(chosen)  # of the grid of all that has values
 
 
