@@ -26,8 +26,8 @@ class ActionValues(HeadedModel):
 
     def make_heads(self, width: int, vocabulary: int) -> None:
         """Heads of two layers, which answer 0 until they are trained."""
-        self.q_heads = nn.ModuleList(_head(width, vocabulary) for _ in range(2))
-        self.v_head = _head(width, 1)
+        self.q_heads = nn.ModuleList(two_layers(width, vocabulary) for _ in range(2))
+        self.v_head = two_layers(width, 1)
 
     def q_values(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., H) -> (2, ..., V), in the dtype of the heads."""
@@ -124,7 +124,7 @@ class HeadStage(Stage):
         return q.index_fill(-1, self.ruled_out, -torch.inf)
 
 
-def _head(width: int, outputs: int) -> nn.Sequential:
+def two_layers(width: int, outputs: int) -> nn.Sequential:
     """A two-layer perceptron that answers 0 to everything until it is trained."""
     head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
     nn.init.zeros_(head[-1].weight)

@@ -30,6 +30,7 @@ from qsft_lite.baselines.episodes import (
     return_token,
 )
 from qsft_lite.baselines.heads import ActionValues, HeadStage
+from qsft_lite.baselines.q_transformer import QTransformerStage, TokenValues, choices_table
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.baselines.trained import TrainedMethod
 from qsft_lite.data import pack
@@ -95,6 +96,8 @@ def train(
     if family == "distilling":
         if not isinstance(model, TrainedMethod) or model.values is None:
             raise ValueError(f"{method} learns from a trained method that has values: pass one")
+        if model.method == "q_transformer":
+            raise ValueError(f"{method} does not know the places that q_transformer tells apart")
     elif isinstance(model, TrainedMethod):
         of_both = options, model.settings
         forms = [(each.get("leftover"), each.get("values", "logits")) for each in of_both]
@@ -192,14 +195,19 @@ def _q_sft(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
 
 
 def _heads(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
-    """ILQL or CQL: new heads, and a copy of the transformer under them that is trained along."""
-    stage = HeadStage(
-        ActionValues.on(job.model, seed=job.args.seed),
-        method=job.method,
-        target_rate=job.args.target_rate,
-        ruled_out=no_actions(job.tokenizer, output_head(job.model).out_features),
-        **job.options,
-    )
+    """ILQL, CQL, Q-Transformer: new heads on a copy of the transformer that is trained along."""
+    vocabulary, seed = output_head(job.model).out_features, job.args.seed
+    ruled_out = no_actions(job.tokenizer, vocabulary)
+    options = {**job.options, "target_rate": job.args.target_rate}
+    if job.method == "q_transformer":
+        kind, values = options.pop("choices"), TokenValues.on(job.model, seed=seed)
+        values.choices = choices_table(kind, job.episodes, vocabulary, ruled_out)
+        if kind == "behavior":
+            options |= {"behavior": copy.deepcopy(job.model), "support": job.args.support}
+        stage = QTransformerStage(values, **options)
+    else:
+        values = ActionValues.on(job.model, seed=seed)
+        stage = HeadStage(values, method=job.method, ruled_out=ruled_out, **options)
     trainer = StageTrainer(stage, job.value_args(), **job.of_trainer())
     return trainer, job.trained(copy.deepcopy(job.model), stage.values)
 

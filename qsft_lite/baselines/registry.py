@@ -67,6 +67,10 @@ METHODS = {
     "ilql": Method("ILQL", "#56B4E9", "X", "-", "heads", {"expectile": 0.7, "conservatism": 0.002}),
     # Kumar et al., 2020
     "cql": Method("CQL", "#009E73", "D", "-", "heads", {"conservatism": 0.01}),
+    # Chebotar et al., 2023. choices: the tokens that the maximum is over, see q_transformer.
+    "q_transformer": Method(
+        "Q-Transformer", "#880077", "+", "-", "heads", {"conservatism": 0.5, "choices": "seen"}
+    ),
     "q_sft_paper": Method("Q-SFT (paper)", "#D55E00", "s", "-", "q_sft", _PAPER, "p"),
     "q_sft": Method("Q-SFT (ours)", "#0072B2", "o", "-", "q_sft", _OURS, "paired"),
     # Its policy, at these options, learned by one network.

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines.heads import ActionValues
+from qsft_lite.baselines.q_transformer import TokenValues
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.files import named_if_damaged, replace_folder
 from qsft_lite.models import HeadedModel, NewHead, dummy_id, final_hidden, output_head
@@ -63,7 +64,11 @@ class ClonedPolicy(CachedPolicy):
 
 
 class ValuePolicy(ClonedPolicy):
-    """pi_beta(a|s)^(1 / temperature) * exp(beta min_j Q_j(s,a)), normalised: ILQL and CQL at play.
+    """pi_beta(a|s)^(1 / temperature) * exp(beta Q(s,a)), normalised: values of new heads at play.
+
+    Q is the smaller one of ILQL's and CQL's two heads, or Q-Transformer's only one. That one says
+    nothing of tokens that are no choices at a place of an action (``TokenValues.choices``), which
+    are ruled out, unless there is no other.
 
     ILQL's beta (Q - V) is the same policy: V is the same for every action. options: ClonedPolicy's.
     """
@@ -71,7 +76,7 @@ class ValuePolicy(ClonedPolicy):
     def __init__(
         self,
         behavior: PreTrainedModel,
-        values: ActionValues,
+        values: ActionValues | TokenValues,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
         **options,
@@ -86,6 +91,16 @@ class ValuePolicy(ClonedPolicy):
     ) -> torch.Tensor:
         """(B, V), float32."""
         return super().log_weights(logits, ruled_out) + self.beta * logits[1].float()
+
+    def _ruled_out(self, actions: list[list[int]]) -> torch.Tensor:
+        """(B, V) bool."""
+        ruled_out, values = super()._ruled_out(actions), self.models[1]
+        if not isinstance(values, TokenValues):
+            return ruled_out
+        places = torch.tensor([len(ids) for ids in actions], device=values.choices.device)
+        choices = values.choices_at(places).to(self.device)[:, : ruled_out.shape[-1]]
+        fewer = ruled_out | ~choices
+        return torch.where(fewer.all(-1, keepdim=True), ruled_out, fewer)
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,7 @@ class TrainedMethod:
         Returns:
             Two lists with an array (actions,), float32, for each prefix: log pi of the actions, and
             their learned values: the paired value, or min(p / pi, 1) of the other forms of Q-SFT's
-            loss, the smaller Q of ILQL's and CQL's heads. None in place of the second list for a
+            loss, the (smaller) Q of new heads. None in place of the second list for a
             method without values.
         """
         if len(prefixes) != len(actions) or not all(map(len, prefixes)):
@@ -228,7 +243,8 @@ class TrainedMethod:
         values = None
         if family == "heads":
             with named_if_damaged(folder / "values", COPY_AGAIN):
-                values = ActionValues.from_pretrained(folder / "values").eval()
+                of_heads = TokenValues if method == "q_transformer" else ActionValues
+                values = of_heads.from_pretrained(folder / "values").eval()
         elif family == "q_sft":
             values, _ = load_values(folder / "values", tokenizer)
         return cls(method, settings, behavior, values, tokenizer, prompt, [])
@@ -243,6 +259,6 @@ def _next_scores(model: PreTrainedModel | HeadedModel, rows: list[Sequence[int]]
     positions = torch.arange(longest, device=model.device).expand_as(ids)
     hidden = final_hidden(model, ids, positions, torch.ones_like(ids))
     hidden = hidden[range(len(rows)), [len(row) - 1 for row in rows]]
-    if isinstance(model, ActionValues):
-        return model.q_values(hidden).amin(0).float().cpu()
+    if isinstance(model, ActionValues | TokenValues):
+        return model.scores(hidden).float().cpu()
     return output_head(model)(hidden).float().cpu()

@@ -9,7 +9,7 @@ from typing import Any
 from qsft_lite.baselines import METHODS
 from qsft_lite.baselines.choosing import CLONING_GRID, GREEDY_BETA, VALUE_GRID, Grid
 
-__all__ = ["ABLATION", "CLONING", "ROWS", "Row"]
+__all__ = ["ABLATION", "CLONING", "Q_TRANSFORMER", "ROWS", "Row"]
 
 
 FEW_TEMPERATURES: Grid = {"temperature": (0.5, 1.0), "relative_support": (0.5,)}
@@ -78,6 +78,9 @@ ROWS = {
     )
 }
 """The rows that every task has."""
+
+Q_TRANSFORMER = _of_method("q_transformer")
+"""For tasks whose actions have dimensions: one lists it in ROWS of its own, beside these."""
 
 
 def _part(key: str, title: str, score: str = "paired", **options: Any) -> Row:

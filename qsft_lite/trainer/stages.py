@@ -1,7 +1,8 @@
 """The stages of training as modules: which models they hold, their loss, what moves between steps.
 
 Whatever a stage holds is in one module, so the Trainer's checkpoints, its several processes and its
-resuming hold all of it. ILQL's and CQL's stage is in ``baselines.heads``.
+resuming hold all of it. ILQL's and CQL's stage is in ``baselines.heads``, Q-Transformer's in
+``baselines.q_transformer``.
 """
 
 from __future__ import annotations

@@ -309,6 +309,9 @@ def test_only_a_method_with_values_is_distilled(problem):
     for start in (problem.cloned.behavior, problem.cloned):
         with pytest.raises(ValueError, match="learns from a trained method that has values"):
             train(problem, "q_sft_distilled", start=start)
+    start = train(problem, "q_transformer", steps=1)
+    with pytest.raises(ValueError, match="places that q_transformer tells apart"):
+        train(problem, "q_sft_distilled", start=start)
 
 
 def expectile_q(mdp, policy, expectile):

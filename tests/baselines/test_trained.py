@@ -8,6 +8,7 @@ import torch
 from test_baselines_parts import WORDS, random_values
 
 from qsft_lite.baselines import METHODS, TrainedMethod
+from qsft_lite.baselines.q_transformer import TokenValues
 from qsft_lite.models import NewHead, add_dummy, small_model, word_tokenizer
 
 TOKENIZER = word_tokenizer(WORDS)
@@ -25,6 +26,10 @@ def trained(method):
     family = METHODS[method].family
     values = {"cloning": lambda: None, "heads": lambda: random_values(model(1)).eval()}
     made = values.get(family, lambda: model(2))()
+    if method == "q_transformer":
+        made = TokenValues.on(model(1), seed=1).eval()
+        torch.nn.init.normal_(made.q_head[-1].weight, generator=torch.Generator().manual_seed(0))
+        made.choices = torch.rand(3, made.choices.shape[1]) < 0.5
     if method == "q_sft_new_head":
         made = NewHead.on(made, seed=0).eval()
         torch.nn.init.normal_(made.output.weight, generator=torch.Generator().manual_seed(0))
@@ -35,7 +40,8 @@ def trained(method):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "method", ["bc", "q_sft", "q_sft_new_head", "q_sft_dummy", "q_sft_paper", "cql"]
+    "method",
+    ["bc", "q_sft", "q_sft_new_head", "q_sft_dummy", "q_sft_paper", "cql", "q_transformer"],
 )
 def test_values_are_those_of_each_prefix_alone(method):
     one = trained(method)
@@ -56,7 +62,7 @@ def test_values_are_those_of_each_prefix_alone(method):
         if method in ("q_sft", "q_sft_new_head"):
             added = learned.numpy() - (behavior_logits if method == "q_sft" else 0)
             learned = torch.tensor(1 / (1 + np.exp(-added) * 0.7 / 0.3))
-        elif method != "cql":
+        elif method not in ("cql", "q_transformer"):
             learned = (learned.log_softmax(-1).numpy() - alone).clip(max=0)
             learned = torch.tensor(np.exp(learned))
         np.testing.assert_allclose(values[i], learned.numpy()[actions[i]], atol=1e-5)
@@ -69,7 +75,9 @@ def test_values_of_refuses_what_does_not_fit():
         trained("bc").values_of([[1], []], [[3], [3]])
 
 
-@pytest.mark.parametrize("method", ["bc", "q_sft", "q_sft_new_head", "q_sft_dummy", "ilql"])
+@pytest.mark.parametrize(
+    "method", ["bc", "q_sft", "q_sft_new_head", "q_sft_dummy", "ilql", "q_transformer"]
+)
 def test_a_method_is_saved_and_loaded_whole(method, tmp_path):
     one, folder = trained(method), tmp_path / "runs" / "one"
     one.save_pretrained(folder)

@@ -12,7 +12,7 @@ from qsft_lite.baselines import METHODS
 from qsft_lite.baselines.choosing import as_options
 from qsft_lite.study import ABLATION, CLONING, ROWS, Study, Task, module_of, run
 from qsft_lite.study.__main__ import main
-from qsft_lite.study.rows import FEW_BETAS, FEW_TEMPERATURES
+from qsft_lite.study.rows import FEW_BETAS, FEW_TEMPERATURES, Q_TRANSFORMER
 from qsft_lite.trainer import QSFTConfig
 
 TASKS = ("gridworld", "wordle", "twenty_questions", "endgames")
@@ -90,10 +90,25 @@ def test_a_distilled_row_learns_from_the_row_it_names_as_that_was_chosen(small):
         Study.of("gridworld", "smoke", methods=["q_sft_distilled"])
 
 
+def test_q_transformer_is_a_row_of_tasks_that_name_it(small, monkeypatch):
+    with pytest.raises(ValueError, match="no method is called 'q_transformer'"):
+        Study.of("gridworld", "smoke", methods=["q_transformer"])
+    rows = {**ROWS, Q_TRANSFORMER.key: Q_TRANSFORMER}
+    monkeypatch.setattr(module_of("gridworld"), "ROWS", rows, raising=False)
+    study, result = small("gridworld", ["q_transformer"])
+    titles = [found["method"] for found in result["tables"]["gridworld_methods"]]
+    assert titles == [CLONING.title, "Q-Transformer"]
+    kept = study.trained(0, "q_transformer")
+    assert kept.method == "q_transformer" and kept.values.choices.any()
+    chosen = result["raw"]["seeds"][0]["Q-Transformer"][""]["options"]
+    assert {"beta", "relative_support"} <= set(chosen)  # of the grid of all that has values
+
+
 def test_every_row_has_a_method_that_takes_its_options():
     own = {
         row.key: row for task in TASKS for row in getattr(module_of(task), "ROWS", ROWS).values()
     }
+    own[Q_TRANSFORMER.key] = Q_TRANSFORMER
     scores = {"paired": {"", "paired"}, "dummy": {"p", "ratio"}, "uniform": {"p"}, None: {""}}
     for row in [*own.values(), *ABLATION.values()]:
         method = METHODS[row.method]

@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from qsft_lite.baselines.heads import ActionValues, HeadStage
+from qsft_lite.baselines.q_transformer import QTransformerStage, TokenValues
 from qsft_lite.models import final_hidden
 from qsft_lite.trainer import BehaviorStage, ValueStage
 from qsft_lite.trainer.stages import PairedStage
@@ -76,7 +77,7 @@ def test_packed_episodes_see_their_own_image_alone(model):
     torch.testing.assert_close(words[0, first], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["behavior", "paired", "dummy", "heads"])
+@pytest.mark.parametrize("stage", ["behavior", "paired", "dummy", "heads", "q_transformer"])
 def test_every_stage_learns_from_the_image(model, tmp_path, stage):
     other = LlavaForConditionalGeneration(model.config)
     if stage == "behavior":
@@ -86,6 +87,10 @@ def test_every_stage_learns_from_the_image(model, tmp_path, stage):
     elif stage == "dummy":
         args = config(tmp_path, leftover="dummy", backup="support", train_behavior=True)
         module = ValueStage(model, other, args, DUMMY)
+    elif stage == "q_transformer":
+        values = TokenValues.on(model)
+        torch.nn.init.normal_(values.q_head[-1].weight)
+        module = QTransformerStage(values, conservatism=0.5, target_rate=0.1, behavior=other)
     else:
         values = ActionValues.on(model)
         torch.nn.init.normal_(values.q_heads[0][-1].weight)

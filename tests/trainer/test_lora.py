@@ -245,7 +245,7 @@ def test_the_methods_train_adapters_too(tmp_path):
     row = {"text": ["ab\n", "c\n"], "is_action": [False, True], "reward": [0.0, 1.0], "done": True}
     games = datasets.Dataset.from_list([row] * 4)
     episodes = data.encode(games, TOKENIZER, scale=data.RewardScale(0, 1))
-    for method in ("bc", "q_sft", "q_sft_dummy", "q_sft_new_head", "ilql"):
+    for method in ("bc", "q_sft", "q_sft_dummy", "q_sft_new_head", "ilql", "q_transformer"):
         model = adapted(target_modules=["q_proj"])
         args = arguments(tmp_path, max_steps=2, stage="behavior")
         trained = train(method, model, TOKENIZER, episodes, None, args, length=32)
