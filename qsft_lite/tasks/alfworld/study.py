@@ -13,8 +13,10 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines.react import ReActPolicy
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import SMOKE, AgentSettings, AgentTask, spread
@@ -22,6 +24,7 @@ from qsft_lite.tasks.alfworld.data import generate_alfworld
 from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
 from qsft_lite.tasks.alfworld.games import Split, world_of
 from qsft_lite.tasks.alfworld.players import PLAYERS
+from qsft_lite.tasks.alfworld.prompts import alfworld_prompts, prompt_for
 from qsft_lite.tasks.alfworld.text import parts
 
 __all__ = ["PROFILES", "TASK", "ALFWorldSettings", "ALFWorldTask"]
@@ -139,6 +142,18 @@ class ALFWorldTask(AgentTask):
             for kind in dict.fromkeys(kinds.tolist()):
                 found[kind] = float(result.returns[kinds == kind].mean())
         return found
+
+    def prompted(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        thinks: bool,
+        prompts: str | None = None,
+    ) -> ReActPolicy:
+        """A language model that plays by a prompt: ours, or ReAct's file; format "text"."""
+        prompt = prompt_for(alfworld_prompts(prompts, thinks=thinks))
+        return ReActPolicy(model, tokenizer, prompt, thinks=thinks)
 
     def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Games of the policy in test rooms, to step through and to play on."""

@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines.react import ReActPolicy
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import SMOKE, AgentSettings, AgentTask, spread
 from qsft_lite.tasks.webshop.data import generate_webshop
 from qsft_lite.tasks.webshop.env import MAX_STEPS, WebShop
 from qsft_lite.tasks.webshop.players import PLAYERS
+from qsft_lite.tasks.webshop.prompts import STYLE, webshop_prompt
 from qsft_lite.tasks.webshop.short import parts
 
 __all__ = ["PROFILES", "TASK", "WebShopSettings", "WebShopTask"]
@@ -100,6 +103,18 @@ class WebShopTask(AgentTask):
         """Also how many visits end with a purchase."""
         bought = sum(game["done"] for game in result.transcripts) / len(result.transcripts)
         return {**super().describe(result), "purchases": bought}
+
+    def prompted(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        thinks: bool,
+        prompts: str | None = None,
+    ) -> ReActPolicy:
+        """A language model that shops by a prompt: ours, or that of ReAct's file; format "text"."""
+        prompt = webshop_prompt(prompts, thinks=thinks)
+        return ReActPolicy(model, tokenizer, prompt, thinks=thinks, **STYLE)
 
     def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Visits of the policy with test goals, to step through and to shop on."""
