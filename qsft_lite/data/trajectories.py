@@ -134,9 +134,9 @@ def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> Non
     """Write episodes as JSON lines; gzip them when the path ends with .gz.
 
     `load_trajectories` gives back exactly the same; references to pictures are written relative to
-    the file's folder, the pictures stay where they are. The file is written whole or not at all; where
-    the path is a link, it is the one that it leads to. Raises ValueError, naming the row, for what
-    could not be loaded again.
+    the file's folder, the pictures stay where they are. The file is written whole or not at all;
+    where the path is a link, it is the one that it leads to. Raises ValueError, naming the row, for
+    what could not be loaded again.
     """
     zipped = str(path).lower().endswith(".gz")
     with written_aside(path) as aside, open(aside, "wb") as file:
