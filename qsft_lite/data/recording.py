@@ -23,9 +23,15 @@ import numpy as np
 import psutil
 from datasets import Dataset, Features, concatenate_datasets
 
-from qsft_lite.data.trajectories import load_trajectories, save_trajectories, schema_of
+from qsft_lite.data.trajectories import (
+    EPISODES,
+    load_trajectories,
+    save_trajectories,
+    schema_of,
+)
 
 BLOCK = 10_000
+FEATURES = Features.from_arrow_schema(EPISODES)
 
 Episodes = dict[str, list]  # the columns text, is_action, reward, done, and perhaps images
 PlayBlock = Callable[[int, np.random.SeedSequence], Episodes]

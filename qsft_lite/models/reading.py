@@ -88,7 +88,7 @@ def image_inputs(model: PreTrainedModel, pixel_values: torch.Tensor | None) -> d
         return {}
     if model.config.model_type in ROWS_OF_IMAGES:
         pixel_values = pixel_values[None]
-    return {"pixel_values": pixel_values}
+    return {"pixel_values": pixel_values.to(model.dtype)}
 
 
 def attention_mask(
