@@ -255,6 +255,8 @@ def _encode_batch(
         shown = np.add.reduceat(tokens.image_start, offsets[:-1], dtype=np.int64)
         named = images.value_lengths().fill_null(0).to_numpy()
         batch.refuse(shown != named, 'not one of its images for each "<image>" in its texts')
+        owner = segments.owner[tokens.segment]
+        batch.refuse(tokens.image_start & tokens.action_mask, "a picture in an action", owner)
         lists.append(images)
     return pa.table(lists, schema=schema)
 

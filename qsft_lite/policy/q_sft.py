@@ -308,7 +308,7 @@ class QSFTPolicy(CachedPolicy):
         return table
 
     def _logits(
-        self, sequences: list[list[int]], first: int, pictures: Sequence[Images]
+        self, sequences: list[list[int]], first: int, pictures: Sequence[Images] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of pi and p (B, L - first, V), float32, of the tokens from place ``first`` on."""
         if self.q_model is None:
