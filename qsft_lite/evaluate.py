@@ -231,7 +231,7 @@ def _act(policy: Policy, going: list[_Episode]) -> tuple[list[_Episode], list[st
     """
     while going:
         histories = [Transcript(episode.segments) for episode in going]
-        images = [episode.images and list(episode.images) for episode in going]
+        images = [None if e.images is None else list(e.images) for e in going]
         try:
             actions = _ask(policy, histories, images)
             break
