@@ -116,13 +116,11 @@ class CachedPolicy:
             model.eval()
         self.device = next(self.models[0].parameters()).device
         self.chat_template = chat_template
-        seen = {image_tokens(model) for model in self.models}
-        if len(seen) > 1:
-            raise ValueError(
-                f"The models have {sorted(seen)} tokens for a picture, not one number."
-            )
+        rules = [getattr(model.config, "q_sft_images", None) for model in self.models]
+        if any(rule != rules[0] for rule in rules):
+            raise ValueError(f"The models read pictures by different rules: {rules}.")
         self._pixel_rule = pixel_rule(self.models[0])
-        self._reader = Reader(tokenizer, chat_template, *seen)
+        self._reader = Reader(tokenizer, chat_template, image_tokens(self.models[0]))
         self._stops = Stops(tokenizer, stop, max_new_tokens, self.device, chat_template)
         self._start = [start_id(tokenizer)]  # what every transcript begins with
         # Many chat templates write it, too.

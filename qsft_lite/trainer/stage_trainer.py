@@ -85,10 +85,10 @@ class StageTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         check_packed(train_dataset, eval_dataset)
-        model = next(part for part in stage.children() if hasattr(part, "config"))
+        model = next((part for part in stage.children() if hasattr(part, "config")), None)
         for rows in (train_dataset, eval_dataset):
             check_images(model, rows)
-        collator = partial(collate, pixels=pixel_rule(model))
+        collator = partial(collate, pixels=model and pixel_rule(model))
         callbacks = [_AroundSteps(), *(callbacks or ())]
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))

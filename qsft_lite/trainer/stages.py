@@ -207,19 +207,18 @@ def check_stage(
             )
 
 
-def check_images(model: nn.Module, rows: Any) -> None:
+def check_images(model: nn.Module | None, rows: Any) -> None:
     """ValueError for packed rows whose pictures are not encoded as the model sees them.
 
     The first row that has some is looked at: all pictures of a data set have one size.
     """
-    if not hasattr(rows, "__len__") or "images" not in (
-        getattr(rows, "column_names", None) or (rows[0] if len(rows) else ())
-    ):
+    if not hasattr(rows, "__len__") or not len(rows) or "images" not in rows[0]:
         return
     row = next((rows[i] for i in range(len(rows)) if len(rows[i]["images"])), None)
     if row is None:
         return
-    name, tokens = type(model).__name__, image_tokens(model)
+    name = type(model).__name__
+    tokens = 0 if model is None else image_tokens(model)
     if not tokens:
         raise ValueError(
             f"the episodes have pictures, and {name} sees none: take a model that does "

@@ -212,8 +212,12 @@ def test_pictures_that_do_not_fit_a_transcript_are_refused():
     text = models.small_model(TOKENIZER, layers=1, width=32, heads=2, context=64, seed=0)
     with pytest.raises(ValueError, match="see no pictures"):
         QSFTPolicy(text, None, TOKENIZER, 0.0).act(["which side?\n"], images=[[RED]])
-    with pytest.raises(ValueError, match=r"have \[0, 4\] tokens for a picture"):
-        QSFTPolicy(sharp(1), text, TOKENIZER, 1.0)
+    other = models.small_vision_model(
+        TOKENIZER, layers=1, width=32, heads=2, context=64, seed=0, image_size=16, patch=8
+    )  # which has four tokens for a picture, too
+    for q_model in (text, other):
+        with pytest.raises(ValueError, match="read pictures by different rules"):
+            QSFTPolicy(sharp(1), q_model, TOKENIZER, 1.0)
 
 
 # evaluate
