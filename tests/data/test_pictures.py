@@ -1,6 +1,7 @@
 """Pictures in trajectories: references, checks, hashes, tokens, packed rows, batches."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from small_pictures import ASK, SIZE, TOKENIZER, TOKENS, picture, vision_model, write_episodes
 
+from qsft_lite.baselines.episodes import add_return_tokens, condition_on_return
 from qsft_lite.data import (
     RewardScale,
     collate,
@@ -16,6 +18,7 @@ from qsft_lite.data import (
     encode,
     load_trajectories,
     pack,
+    recording,
     save_trajectories,
     split,
 )
@@ -278,3 +281,39 @@ def test_what_encode_cannot_read_is_refused(tmp_path):
         encode(changed, TOKENIZER, scale=SCALE, image_tokens=TOKENS)
     with pytest.raises(ValueError, match="has no token <image>"):
         encode(episodes, word_tokenizer([ASK]), scale=SCALE, image_tokens=TOKENS)
+
+
+# Recording
+
+
+def play_block(folder, episodes, seed):
+    """Episodes of one turn whose pictures are in a file of the block."""
+    random = np.random.default_rng(seed)
+    name = f"{folder}/images-{seed.spawn_key[0]:05d}.npy"
+    np.save(name, random.integers(0, 256, (episodes, SIZE, SIZE, 3), dtype=np.uint8))
+    return {
+        "text": [[ASK, "left\n"]] * episodes,
+        "is_action": [[False, True]] * episodes,
+        "reward": [[0.0, 1.0]] * episodes,
+        "done": [True] * episodes,
+        "images": [[f"{name}#{row}"] for row in range(episodes)],
+    }
+
+
+def test_recorded_blocks_have_their_pictures_beside_them(tmp_path):
+    play = partial(play_block, tmp_path)
+    kept = recording.record(play, 7, 0, {"task": "sides"}, path=tmp_path, block_size=3)
+    assert len(kept) == 7 and kept[6]["images"] == [f"{tmp_path}/images-00002.npy#0"]
+    line = json.loads((tmp_path / "00001.jsonl").read_text().splitlines()[0])
+    assert line["images"] == ["images-00001.npy#0"]
+    assert recording.record(play, 7, 0, {}, block_size=3).to_list() == kept.to_list()
+
+
+def test_a_return_token_moves_no_picture(tmp_path):
+    rows = encoded(write_episodes(tmp_path, 4, turns=3))
+    _, tokenizer = add_return_tokens(vision_model(), TOKENIZER, 2, seed=0)
+    for row, old in zip(condition_on_return(rows, tokenizer, 2), rows, strict=True):
+        ids, starts = np.array(row["input_ids"]), np.flatnonzero(row["image_start"])
+        assert row["images"] == old["images"] and len(starts) == 3
+        for start in starts:
+            assert (ids[start : start + TOKENS] == 3).all() and ids[start - 1] >= len(TOKENIZER)

@@ -21,6 +21,7 @@ from qsft_lite.policy import QSFTPolicy
 from qsft_lite.trainer import QSFTTrainer, StageTrainer, behavior_cache, runs
 from qsft_lite.trainer.behavior_cache import cache_rows
 from qsft_lite.trainer.networks import separate
+from qsft_lite.trainer.optimizer import layer_matrices
 from qsft_lite.trainer.paired_step import behavior_columns
 from qsft_lite.trainer.step import token_states
 
@@ -130,6 +131,17 @@ def test_the_cache_says_of_rows_with_pictures_what_is_read_live(tmp_path):
         alone = behavior_columns(model, collator([rows[index]]), backup)["behavior_logit"][0]
         torch.testing.assert_close(torch.tensor(kept[index]["behavior_logit"]), alone)
     assert isinstance(kept, behavior_cache.CachedRows)
+
+
+def test_as_studies_train_with_muon_and_mixed_precision(tmp_path):
+    rows = encoded(write(tmp_path / "data", 12, turns=3))
+    args = config(tmp_path, max_steps=2, per_device_train_batch_size=2, muon=True, bf16=True)
+    model = vision_model()
+    convolution = model.model.vision_tower.convolutions[0].weight
+    assert all(convolution is not matrix for matrix in layer_matrices(model))
+    found = train("q_sft", model, TOKENIZER, rows, None, args, length=64)
+    after = found.values.model.vision_tower.convolutions[0].weight
+    assert after.isfinite().all() and not torch.equal(after, convolution)
 
 
 class Killed(TrainerCallback):
