@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 import gymnasium
 import numpy as np
 
-from qsft_lite.data.transcripts import ContextError, Transcript
+from qsft_lite.data.transcripts import IMAGE, ContextError, Transcript
 
 __all__ = [
     "Evaluation",
@@ -24,12 +24,18 @@ __all__ = [
 
 RESAMPLES = 10_000  # of a bootstrap
 
+Pictures = list[list[np.ndarray] | None]  # of each episode; None where the environment has none
+
 
 class Policy(Protocol):
     """Whatever plays. One that has ``reset(seed)``, too, is started anew by evaluate."""
 
     def act(self, histories: list[str]) -> list[str]:
-        """The next action text of each transcript so far, given as a `Transcript`: a str."""
+        """The next action text of each transcript so far, given as a `Transcript`: a str.
+
+        For an environment with pictures it is ``act(histories, images=images)``: of each transcript
+        a list of (H, W, 3) uint8 arrays, one for each "<image>" in it.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,9 @@ def evaluate(
 
     Args:
         policy: its ``reset(seed)`` is called first, if it has one.
-        env: text in, text out. Each place in a batch gets a copy: ``env.clone()`` if there is one,
-            else a deep copy.
+        env: text in, text out; one with pictures has the attribute ``images = True``, and its info
+            an "image" (H, W, 3) uint8 for the one "<image>" in its text. Each place in a batch gets
+            a copy: ``env.clone()`` if there is one, else a deep copy.
         episodes: number of episodes.
         seed: of the episodes and the policy.
         batch: episodes played at once.
@@ -133,6 +140,20 @@ class _Episode:
     success: bool = False
     cut_off: bool = False
     invalid: int = 0
+    images: list[np.ndarray] | None = None  # of an environment that has pictures
+
+    def see(self, text: str, info: dict[str, Any]) -> None:
+        """Keep the picture that belongs to a text, where the environment has pictures."""
+        if self.images is None:
+            return
+        image = info.get("image")
+        if text.count(IMAGE) != (image is not None):
+            raise RuntimeError(
+                f'Episode {self.number}: the environment said {text.count(IMAGE)} "{IMAGE}", and '
+                f"info has {'no' if image is None else 'one'} image."
+            )
+        if image is not None:
+            self.images.append(image)
 
     def row(self) -> dict[str, Any]:
         """It as a row of a data set."""
@@ -148,6 +169,7 @@ class _Episode:
                 f"Episode {self.number}: the environment failed at action {action!r}: {error}"
             ) from error
         _check_text(text, self.number)
+        self.see(text, info)
         try:
             reward = float(reward)
         except (TypeError, ValueError):
@@ -182,9 +204,11 @@ def _play(
     for env, number in zip(places, numbers, strict=False):
         start = options[number] if options else None
         own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        text, _ = env.reset(seed=own_seed, options=start)
+        text, info = env.reset(seed=own_seed, options=start)
         _check_text(text, number)
-        episodes.append(_Episode(number, env, [(text, False)], [0.0]))
+        images = [] if getattr(getattr(env, "unwrapped", env), "images", False) else None
+        episodes.append(_Episode(number, env, [(text, False)], [0.0], images=images))
+        episodes[-1].see(text, info)
 
     going, steps = episodes, 0
     while going:
@@ -207,15 +231,16 @@ def _act(policy: Policy, going: list[_Episode]) -> tuple[list[_Episode], list[st
     """
     while going:
         histories = [Transcript(episode.segments) for episode in going]
+        images = [None if e.images is None else list(e.images) for e in going]
         try:
-            actions = policy.act(histories)
+            actions = _ask(policy, histories, images)
             break
         except Exception as error:
-            long = _too_long(policy, histories, error)
+            long = _too_long(policy, histories, images, error)
             for place in long:
                 going[place].cut_off = len(going[place].segments) > 1
             if not all(going[place].cut_off for place in long) or not long:
-                _raise_failure(policy, histories, [e.number for e in going], error)
+                _raise_failure(policy, histories, images, [e.number for e in going], error)
             going = [episode for episode in going if not episode.cut_off]
     else:
         return [], []
@@ -228,30 +253,44 @@ def _act(policy: Policy, going: list[_Episode]) -> tuple[list[_Episode], list[st
     return going, actions
 
 
-def _too_long(policy: Policy, histories: list[Transcript], error: Exception) -> list[int]:
+def _ask(policy: Policy, histories: list[Transcript], images: Pictures) -> list[str]:
+    """The policy's actions; of an environment with pictures it is shown them."""
+    return policy.act(histories) if images[0] is None else policy.act(histories, images=images)
+
+
+def _too_long(
+    policy: Policy, histories: list[Transcript], images: Pictures, error: Exception
+) -> list[int]:
     """Places of the histories that are too long for the policy; none for another error."""
     if not isinstance(error, ContextError):
         return []
     named = [i for i, one in enumerate(histories) if any(one is long for long in error.histories)]
     if named:
         return named
-    return [i for i, one in enumerate(histories) if isinstance(_error(policy, one), ContextError)]
+    errors = (_error(policy, one, own) for one, own in zip(histories, images, strict=True))
+    return [i for i, found in enumerate(errors) if isinstance(found, ContextError)]
 
 
 def _raise_failure(
-    policy: Policy, histories: list[Transcript], numbers: list[int], error: Exception
+    policy: Policy,
+    histories: list[Transcript],
+    images: Pictures,
+    numbers: list[int],
+    error: Exception,
 ) -> NoReturn:
     """Say which episode the policy fails in alone, if there is one."""
-    alone = (n for n, one in zip(numbers, histories, strict=True) if _error(policy, one))
-    number = next(alone, None)
+    each = zip(numbers, histories, images, strict=True)
+    number = next((n for n, one, own in each if _error(policy, one, own)), None)
     where = f"episode {number}" if number is not None else f"some of the episodes {numbers}"
     raise RuntimeError(f"The policy failed in {where}: {error}") from error
 
 
-def _error(policy: Policy, history: Transcript) -> Exception | None:
+def _error(
+    policy: Policy, history: Transcript, images: list[np.ndarray] | None
+) -> Exception | None:
     """What goes wrong where the policy is given this history alone."""
     try:
-        policy.act([history])
+        _ask(policy, [history], [images])
     except Exception as error:
         return error
     return None

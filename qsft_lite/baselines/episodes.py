@@ -86,10 +86,12 @@ def condition_on_return(
         longer = {
             name: np.insert(values, begin + 1, np.array(values)[begin])
             for name, values in row.items()
-            if isinstance(values, list)
+            if isinstance(values, list) and name != "images"  # one for each picture, as before
         }
         new = begin + 1 + np.arange(len(begin))
         longer["input_ids"][new] = row["return_token"]
+        if "image_start" in longer:
+            longer["image_start"][new] = False
         following = longer["next_action"]
         shift = np.searchsorted(begin, following)
         longer["next_action"] = np.where(following < 0, following, following + shift)

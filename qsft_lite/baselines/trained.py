@@ -18,10 +18,23 @@ from qsft_lite.baselines.heads import ActionValues
 from qsft_lite.baselines.q_transformer import TokenValues
 from qsft_lite.baselines.registry import METHODS
 from qsft_lite.files import named_if_damaged, replace_folder
-from qsft_lite.models import HeadedModel, NewHead, dummy_id, final_hidden, output_head
+from qsft_lite.models import (
+    HeadedModel,
+    NewHead,
+    dummy_id,
+    final_hidden,
+    output_head,
+    pixel_rule,
+)
 from qsft_lite.models.heads import COPY_AGAIN
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.policy.cached import CachedPolicy, check_support, check_temperature, outside_support
+from qsft_lite.policy.cached import (
+    CachedPolicy,
+    Images,
+    check_support,
+    check_temperature,
+    outside_support,
+)
 from qsft_lite.policy.q_sft import action_values, load_or_name, load_values, merge_adapters
 
 __all__ = ["ClonedPolicy", "TrainedMethod", "ValuePolicy"]
@@ -164,7 +177,10 @@ class TrainedMethod:
         return QSFTPolicy(*models, self.tokenizer, beta, score, dummy=dummy, **options)
 
     def values_of(
-        self, prefixes: Sequence[Sequence[int]], actions: Sequence[Sequence[int]]
+        self,
+        prefixes: Sequence[Sequence[int]],
+        actions: Sequence[Sequence[int]],
+        images: Sequence[Images] | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
         """What the method thinks of single tokens as the next action after some prefixes.
 
@@ -172,6 +188,7 @@ class TrainedMethod:
             prefixes: token ids of what came before, as the models read it: from the token that
                 starts an episode (and the prompt, if there is one) to the last one known.
             actions: for each prefix, the ids of the tokens that are asked about.
+            images: for each prefix, its pictures (H, W, 3) uint8, of models that see.
 
         Returns:
             Two lists with an array (actions,), float32, for each prefix: log pi of the actions, and
@@ -188,10 +205,11 @@ class TrainedMethod:
         for start in range(0, len(order), PREFIXES_AT_ONCE):
             part = order[start : start + PREFIXES_AT_ONCE]
             ids = [prefixes[i] for i in part]
-            behavior_logits = _next_scores(self.behavior, ids)
+            shown = [each for i in part for each in images[i]] if images is not None else []
+            behavior_logits = _next_scores(self.behavior, ids, shown)
             all_log_pi = behavior_logits.log_softmax(-1)
             if values is not None:
-                scores = _next_scores(self.values, ids)
+                scores = _next_scores(self.values, ids, shown)
                 if METHODS[self.method].family == "q_sft":
                     prior = getattr(self.values.config, "q_sft_prior", 0.5) if paired else None
                     new_head = isinstance(self.values, NewHead)
@@ -251,13 +269,16 @@ class TrainedMethod:
 
 
 @torch.inference_mode()
-def _next_scores(model: PreTrainedModel | HeadedModel, rows: list[Sequence[int]]) -> torch.Tensor:
+def _next_scores(
+    model: PreTrainedModel | HeadedModel, rows: list[Sequence[int]], shown: list[np.ndarray]
+) -> torch.Tensor:
     """(B, V) float32, on the CPU: logits, or values of heads, of what follows each row of ids."""
     longest = max(map(len, rows))
     padded = [[*row, *[0] * (longest - len(row))] for row in rows]
     ids = torch.tensor(padded, device=model.device)
     positions = torch.arange(longest, device=model.device).expand_as(ids)
-    hidden = final_hidden(model, ids, positions, torch.ones_like(ids))
+    pixels = pixel_rule(model)(shown).to(model.device) if shown else None
+    hidden = final_hidden(model, ids, positions, torch.ones_like(ids), pixel_values=pixels)
     hidden = hidden[range(len(rows)), [len(row) - 1 for row in rows]]
     if isinstance(model, ActionValues | TokenValues):
         return model.scores(hidden).float().cpu()

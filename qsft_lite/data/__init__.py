@@ -9,6 +9,7 @@
 
 Every step but `split` takes a streamed dataset as well, for files larger than memory.
 Files of other projects, and chats, are read too: `qsft_lite.data.formats` lists their forms.
+Episodes may have pictures: see `qsft_lite.data.images`.
 """
 
 from qsft_lite.data.encoding import RewardScale, encode, start_id

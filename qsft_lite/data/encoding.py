@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.checks import check_choice
 from qsft_lite.data.ragged import ragged_indices, starts
-from qsft_lite.data.trajectories import check_source, find_episode
+from qsft_lite.data.trajectories import IMAGES, check_source, find_episode
 from qsft_lite.data.transcripts import Reader, special_texts, start_id
 
 __all__ = ["RewardScale", "encode", "start_id"]
@@ -35,6 +35,8 @@ ENCODED = pa.schema(
 )
 # With the positions of tokens, where they start anew within an episode.
 POSITIONS = pa.field("position_ids", pa.list_(pa.int32()))
+# Where there are pictures: the first token of each. (The column IMAGES has their references.)
+IMAGE_STARTS = pa.field("image_start", pa.list_(pa.bool_()))
 BATCH = 1_000  # episodes encoded at a time: bounds the memory for long ones
 
 
@@ -79,6 +81,7 @@ def encode(
     discount: Literal["token", "turn"] = "token",
     memory: Literal["episode", "turn"] = "episode",
     chat_template: bool = False,
+    image_tokens: int = 0,
 ) -> Dataset | IterableDataset:
     """Episodes as tokens, with all that Q-SFT's target needs to know of each action token.
 
@@ -101,6 +104,8 @@ def encode(
         chat_template: whether the tokenizer's own chat template wrote the texts, as
             `load_trajectories(tokenizer=)` and `formats.chat_segments` let it. Say the same to the
             policy.
+        image_tokens: of episodes with pictures, how many tokens each of them has in the model
+            (`models.image_tokens`); "<image>" in a text becomes so many of the image token.
 
     Returns:
         A dataset of these columns, lists of n, the number of tokens of the episode:
@@ -110,7 +115,9 @@ def encode(
         discount float32: at an action token, the factor of the value of its next state; 0 outside.
         return_to_go float32: at an action token, the discounted sum of its own and all later
         rewards, for an episode that was cut off as far as it goes; 0 outside.
-        With memory="turn" also position_ids int32, which begin at 0 in each turn.
+        With memory="turn" also position_ids int32, which begin at 0 in each turn. Of episodes with
+        pictures image_start bool, the first token of each, and images, their references in order,
+        as many as there are.
         The logits that choose token i, and so the state of that action, are at position i - 1.
 
     Raises:
@@ -126,10 +133,18 @@ def encode(
     start_id(tokenizer)
     check_source(dataset)
     schema = ENCODED.append(POSITIONS) if memory == "turn" else ENCODED
+    pictures = IMAGES.name in (dataset.column_names or ())
+    if pictures and (isinstance(image_tokens, bool) or image_tokens < 1):
+        raise ValueError(
+            "these episodes have pictures: say how many tokens each has in the model, "
+            "image_tokens=models.image_tokens(model)"
+        )
+    if pictures:
+        schema = pa.schema([*schema, IMAGE_STARTS, IMAGES])
     one_batch = partial(
         _encode_batch,
         files=list(dataset.info.download_checksums or {}),
-        reader=Reader(tokenizer, chat_template),
+        reader=Reader(tokenizer, chat_template, image_tokens if pictures else 0),
         options=_Options(scale, gamma, discount == "turn", memory == "turn"),
         schema=schema,
     )
@@ -199,6 +214,7 @@ class _Tokens(NamedTuple):
     action_mask: np.ndarray
     position_ids: np.ndarray  # from 0 after each start token
     segment: np.ndarray  # the segment of each
+    image_start: np.ndarray  # whether a picture begins with it
 
 
 class _ActionTokens(NamedTuple):
@@ -225,14 +241,23 @@ def _encode_batch(
     batch = _Batch(episodes, indices, files, reader)
     done = episodes["done"].to_numpy()
     segments, pieces = _segments(batch, done, options)
-    tokens = _tokens(segments, pieces)
+    tokens = _tokens(segments, pieces, reader)
     actions = _action_tokens(segments, tokens, done, options)
     _check_returns(batch, actions, done, options.scale)
     offsets = np.append(0, np.cumsum(segments.lengths(len(done)))).astype(np.int32)
+    of_tokens = pa.schema([field for field in schema if field.name != IMAGES.name])
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(flat, field.type.value_type))
-        for field, flat in zip(schema, _columns(schema.names, tokens, actions), strict=True)
+        for field, flat in zip(of_tokens, _columns(of_tokens.names, tokens, actions), strict=True)
     ]
+    if IMAGES.name in schema.names:
+        images = episodes[IMAGES.name].combine_chunks()
+        shown = np.add.reduceat(tokens.image_start, offsets[:-1], dtype=np.int64)
+        named = images.value_lengths().fill_null(0).to_numpy()
+        batch.refuse(shown != named, 'not one of its images for each "<image>" in its texts')
+        owner = segments.owner[tokens.segment]
+        batch.refuse(tokens.image_start & tokens.action_mask, "a picture in an action", owner)
+        lists.append(images)
     return pa.table(lists, schema=schema)
 
 
@@ -295,17 +320,22 @@ def _pieces(
     return piece, pieces
 
 
-def _tokens(segments: _Segments, pieces: list[list[int]]) -> _Tokens:
+def _tokens(segments: _Segments, pieces: list[list[int]], reader: Reader) -> _Tokens:
     sizes = np.array([len(ids) for ids in pieces])
     vocabulary = np.fromiter(chain.from_iterable(pieces), dtype=np.int32)
     segment = np.repeat(np.arange(len(segments.size)), segments.size)
     starts_here = np.flatnonzero(segments.piece == len(pieces) - 1)
     turn_sizes = np.add.reduceat(segments.size, starts_here)
+    input_ids = vocabulary[ragged_indices(starts(sizes)[segments.piece], segments.size)]
+    image_start = np.zeros(len(input_ids), dtype=bool)
+    if reader.image is not None:  # all pictures have as many tokens
+        image_start[np.flatnonzero(input_ids == reader.image)[:: reader.image_tokens]] = True
     return _Tokens(
-        input_ids=vocabulary[ragged_indices(starts(sizes)[segments.piece], segments.size)],
+        input_ids=input_ids,
         action_mask=segments.is_action[segment],
         position_ids=ragged_indices(np.zeros_like(turn_sizes), turn_sizes).astype(np.int32),
         segment=segment,
+        image_start=image_start,
     )
 
 

@@ -4,7 +4,8 @@ r"""Episodes in the files of other projects: each form, and what it becomes.
 files of JSON lines and in whole JSON documents:
 
     sequence       {"sequence": [[text, is_action], ...], "reward": [...], "done"}: ours, and
-                   LMRL-Gym's Wordle, which has one reward fewer, none for its first text
+                   LMRL-Gym's Wordle, which has one reward fewer, none for its first text;
+                   perhaps with "images", a list of references, see `images`
     transitions    [{"state", "action", "reward", "done"}, ...], or one such object a line until it
                    is done; with "from_state" (chess), both are spelt as LMRL-Gym's reader does
     text_history   {"text_history": [state, action, state, ...], "rewards", "dones"}: a number for
@@ -190,7 +191,8 @@ def _sequence(record: dict, reward: float | None, tokenizer: Tokenizer) -> list[
     headed = sequence and sequence[0][1] in (False, 0)
     if headed and isinstance(rewards, list) and len(rewards) == len(sequence) - 1:
         rewards = [0.0, *rewards]
-    return [_episode(sequence, rewards, record["done"])]
+    images = {"images": record["images"]} if "images" in record else {}
+    return [{**_episode(sequence, rewards, record["done"]), **images}]
 
 
 def _transitions(record: list, reward: float | None, tokenizer: Tokenizer) -> list[Episode]:

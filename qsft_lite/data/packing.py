@@ -7,6 +7,7 @@ within equal `segment_ids` (`qsft_lite.models.final_hidden` sees to it).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, Features, IterableDataset, Value
 
-from qsft_lite.data.encoding import ENCODED, POSITIONS
+from qsft_lite.data.encoding import ENCODED, IMAGE_STARTS, POSITIONS
+from qsft_lite.data.images import load_image
 from qsft_lite.data.ragged import ragged_indices, starts
+from qsft_lite.data.trajectories import IMAGES
 
 __all__ = ["check_packed", "collate", "cut_turns", "pack"]
 
@@ -41,6 +44,8 @@ SUPPORT = {
 # Episodes packed at a time: plenty to choose from, and memory stays bounded for any data.
 WINDOW = 5_000
 
+Pixels = Callable[[list[np.ndarray]], torch.Tensor]  # pictures (H, W, 3) uint8 -> (N, 3, H, W)
+
 
 def pack(
     encoded: Dataset | IterableDataset, length: int, *, seed: int = 0
@@ -54,7 +59,8 @@ def pack(
     Columns, all numpy arrays of `length`: those of `encode`, with `next_action` now an index in the
     row, `position_ids` (0, 1, ... in each episode), and `segment_ids` (1, 2, ... for the episodes,
     0 for padding). Of episodes whose turns are apart (`encode(memory="turn")`), each turn
-    has positions and a segment of its own. Padding is 0, False, and -1 in `next_action`.
+    has positions and a segment of its own. Padding is 0, False, and -1 in `next_action`. Of
+    episodes with pictures, a row also has `images`: their references, in the order of its tokens.
 
     Raises ValueError, naming the row, for an episode longer than `length`.
     """
@@ -71,7 +77,9 @@ def pack(
         batched=True,
         batch_size=WINDOW,
         with_indices=True,
-        features=Features.from_arrow_schema(PACKED),
+        features=Features.from_arrow_schema(
+            PACKED.append(IMAGES) if IMAGES.name in encoded.column_names else PACKED
+        ),
         **options,
     )
     return packed.with_format("numpy")
@@ -144,7 +152,13 @@ def _pack_window(episodes: pa.Table, indices: list[int], *, length: int, seed: i
     number = np.cumsum(positions == 0)
     before = number[begin[first]] - 1  # of each episode: segments in earlier rows
     packed["segment_ids"] = spread((number - np.repeat(before, sizes)).astype(np.int32))
-    return pa.table(packed, schema=PACKED)
+    if IMAGES.name not in episodes.column_names:
+        return pa.table(packed, schema=PACKED)
+    images = episodes[IMAGES.name].combine_chunks().take(pa.array(order))
+    ends = np.append(0, np.cumsum(images.value_lengths().to_numpy()))
+    row_ends = ends[np.append(0, np.cumsum(per_row))].astype(np.int32)
+    packed[IMAGES.name] = pa.ListArray.from_arrays(row_ends, images.flatten())
+    return pa.table(packed, schema=PACKED.append(IMAGES))
 
 
 def cut_turns(encoded: Dataset, length: int) -> Dataset:
@@ -174,6 +188,7 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
     flat = {
         name: episodes[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         for name in episodes.column_names
+        if name != IMAGES.name
     }
     sizes = episodes["input_ids"].combine_chunks().value_lengths().to_numpy()
     taken, counts, origins, returns = [], [], [], []
@@ -205,8 +220,18 @@ def _cut_batch(episodes: pa.Table, indices: list[int], *, length: int) -> pa.Tab
     columns = {name: values[source] for name, values in flat.items()}
     moved = columns["next_action"] - np.repeat(origins, counts)
     columns["next_action"] = np.where(columns["next_action"] < 0, -1, moved).astype(np.int32)
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in columns.values()]
-    return pa.table([*lists, pa.array(returns)], names=[*columns, RETURN])
+    lists = {
+        name: pa.ListArray.from_arrays(offsets, pa.array(values))
+        for name, values in columns.items()
+    }
+    if IMAGES.name in episodes.column_names:
+        # A picture goes with its first token, into every piece that has it.
+        shown = flat[IMAGE_STARTS.name]
+        number = (np.cumsum(shown) - 1)[source[shown[source]]]  # of each one in the pieces
+        ends = np.append(0, np.cumsum(shown[source]))[offsets].astype(np.int32)
+        images = episodes[IMAGES.name].combine_chunks().flatten().take(pa.array(number))
+        lists[IMAGES.name] = pa.ListArray.from_arrays(ends, images)
+    return pa.table({**lists, RETURN: pa.array(returns)})
 
 
 def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[int]]:
@@ -235,12 +260,14 @@ def best_fit(sizes: np.ndarray, order: np.ndarray, capacity: int) -> list[list[i
     return rows
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def collate(rows: list[dict[str, Any]], pixels: Pixels | None = None) -> dict[str, torch.Tensor]:
     """A batch of B packed rows of length L: every column as a (B, L) tensor.
 
     int64, but for action_mask (bool) and reward, discount and return_to_go (float32). What a
-    behavior policy says of the rows, if it is there, comes along. Raises ValueError for rows of
-    different lengths.
+    behavior policy says of the rows, if it is there, comes along. pixels: the rule by which the
+    model sees (``models.Pixels``); then the pictures of all rows, if there are some, come as
+    pixel_values, float32 (n_images, 3, H, W), in order. Raises ValueError for rows of different
+    lengths.
     """
     sizes = {len(row["input_ids"]) for row in rows}
     if len(sizes) != 1:
@@ -250,6 +277,9 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         name: torch.from_numpy(np.stack([row[name] for row in rows])).to(dtype)
         for name, dtype in stacked.items()
     }
+    images = [str(each) for row in rows for each in row.get(IMAGES.name, ())]
+    if images and pixels is not None:
+        batch["pixel_values"] = pixels([load_image(each) for each in images])
     flat = {name: dtype for name, dtype in SUPPORT.items() if name in rows[0]}
     return batch | {
         name: torch.from_numpy(np.concatenate([row[name] for row in rows])).to(dtype)

@@ -23,12 +23,17 @@ import numpy as np
 import psutil
 from datasets import Dataset, Features, concatenate_datasets
 
-from qsft_lite.data.trajectories import EPISODES, load_trajectories, save_trajectories
+from qsft_lite.data.trajectories import (
+    EPISODES,
+    load_trajectories,
+    save_trajectories,
+    schema_of,
+)
 
 BLOCK = 10_000
 FEATURES = Features.from_arrow_schema(EPISODES)
 
-Episodes = dict[str, list]  # the columns of EPISODES: text, is_action, reward, done
+Episodes = dict[str, list]  # the columns text, is_action, reward, done, and perhaps images
 PlayBlock = Callable[[int, np.random.SeedSequence], Episodes]
 
 
@@ -61,7 +66,7 @@ def record(
     block = partial(_play_block, play, n, seed, size)
     if path is None:
         parts = _in_processes(block, blocks, processes)
-        return concatenate_datasets([Dataset.from_dict(part, FEATURES) for part in parts])
+        return concatenate_datasets([_dataset(part) for part in parts])
 
     folder = Path(path)
     _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": size})
@@ -78,7 +83,11 @@ def _play_block(play: PlayBlock, n: int, seed: int, size: int, index: int) -> Ep
 
 
 def _write_block(block: Callable[[int], Episodes], names: Sequence[Path], index: int) -> None:
-    save_trajectories(Dataset.from_dict(block(index), FEATURES), names[index])
+    save_trajectories(_dataset(block(index)), names[index])
+
+
+def _dataset(episodes: Episodes) -> Dataset:
+    return Dataset.from_dict(episodes, Features.from_arrow_schema(schema_of("images" in episodes)))
 
 
 def _in_processes(work: Callable[[int], Any], blocks: Sequence[int], processes: int) -> list[Any]:

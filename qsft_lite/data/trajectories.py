@@ -7,7 +7,8 @@ A line of the file is an episode:
 One text is a segment, and all of them in a row are the transcript. `is_action` (true, false, 1 or
 0) marks what the agent wrote. `reward` has one number a segment, in the task's own units, and 0
 where the agent did not write. `done` is false for an episode that was cut off. Files of other
-projects are read too: see `formats`.
+projects are read too: see `formats`. Episodes with pictures also have "images", a reference for
+each "<image>" in their texts: see `images`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qsft_lite.checks import check_choice
 from qsft_lite.data.formats import Episode, convert, read_records
+from qsft_lite.data.images import IMAGE, check_images, image_digest, whole_reference
 from qsft_lite.files import written_aside
 
 __all__ = ["data_hash", "load_trajectories", "save_trajectories", "split"]
@@ -46,6 +48,7 @@ EPISODES = pa.schema(
         "done": pa.bool_(),
     }
 )
+IMAGES = pa.field("images", pa.list_(pa.string()))  # of episodes with pictures, a further column
 BATCH = 10_000  # episodes read at a time
 SURROGATE = re.compile("[\ud800-\udfff]")
 LARGEST = float(np.finfo(np.float32).max)  # tokens carry their rewards in float32
@@ -79,13 +82,16 @@ def load_trajectories(
 
     Returns:
         A dataset in memory, or an IterableDataset when streaming, with the columns `text` list of
-        str, `is_action` list of bool, `reward` list of float64, `done` bool.
+        str, `is_action` list of bool, `reward` list of float64, `done` bool; and where there are
+        pictures `images` list of str, their references as whole paths.
         `info.download_checksums` has the files as its keys.
 
     Raises:
         ValueError: naming file and line or item (or row of a dataset): a line that is not JSON of
             such a form, lengths that differ, an is_action that is neither true, false, 1 nor 0, a
-            reward that is not finite in float32 or not on an action, an episode without any action.
+            reward that is not finite in float32 or not on an action, an episode without any action;
+            a number of images that is not that of "<image>" in the texts, an image in an action, a
+            reference that leads to no picture, or to one of another size than the others.
             While streaming, it comes when the line is read.
     """
     check_choice(on_bad, ("raise", "skip"), "on_bad")
@@ -102,12 +108,15 @@ def load_trajectories(
         "read": partial(convert, reward=reward, tokenizer=tokenizer),
         "on_bad": on_bad,
     }
-    features = Features.from_arrow_schema(EPISODES)
     if streaming:
+        features = Features.from_arrow_schema(schema_of(_begins_with_images(sources)))
+        options["images"] = IMAGES.name in features
         dataset = IterableDataset.from_generator(_read, features=features, gen_kwargs=options)
     else:
         skipped: list[str] = []
-        table = _table(_read(**options, skipped=skipped))
+        files = [str(part) for part in sources if isinstance(part, PathLike)]
+        table = _without_nulls(_table(_read(**options, skipped=skipped)), files)
+        features = Features.from_arrow_schema(table.schema)
         report = _report(skipped, len(table)) if skipped else ""
         if not len(table):
             names = [str(part) if isinstance(part, PathLike) else "dataset" for part in sources]
@@ -124,21 +133,26 @@ def load_trajectories(
 def save_trajectories(dataset: Dataset | IterableDataset, path: PathLike) -> None:
     """Write episodes as JSON lines; gzip them when the path ends with .gz.
 
-    `load_trajectories` gives back exactly the same. The file is written whole or not at all; where
-    the path is a link, it is the one that it leads to. Raises ValueError, naming the row, for what
-    could not be loaded again.
+    `load_trajectories` gives back exactly the same; references to pictures are written relative to
+    the file's folder, the pictures stay where they are. The file is written whole or not at all;
+    where the path is a link, it is the one that it leads to. Raises ValueError, naming the row, for
+    what could not be loaded again.
     """
     zipped = str(path).lower().endswith(".gz")
     with written_aside(path) as aside, open(aside, "wb") as file:
         # Zipped without name and time: the same data give the same bytes.
         with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if zipped else nullcontext(file) as out:
-            out.writelines(_lines(dataset))
+            folder = os.path.abspath(os.path.dirname(path))
+            out.writelines(_lines(dataset, lambda reference: _relative(reference, folder)))
 
 
 def data_hash(dataset: Dataset | IterableDataset) -> str:
-    """Hexadecimal SHA-256 of the bytes that `save_trajectories` writes for the dataset."""
+    """Hexadecimal SHA-256 of the bytes that `save_trajectories` writes for the dataset.
+
+    In place of its reference each picture has its own SHA-256, `images.image_digest`.
+    """
     digest = hashlib.sha256()
-    for line in _lines(dataset):
+    for line in _lines(dataset, image_digest):
         digest.update(line)
     return digest.hexdigest()
 
@@ -172,8 +186,12 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
             f"sha256 {data_hash(part)} of {whole}"
         )
         parts[name], first = part, first + sizes[name]
-    known = {hashlib.sha256(line).digest() for line in _lines(parts["train"])}
-    repeated = sum(hashlib.sha256(line).digest() in known for line in _lines(parts["test"]))
+    hashes = {
+        name: [hashlib.sha256(line).digest() for line in _lines(parts[name], image_digest)]
+        for name in ("train", "test")
+    }
+    known = set(hashes["train"])
+    repeated = sum(line in known for line in hashes["test"])
     overlap = f"{repeated} of {sizes['test']} test episodes are also in train"
     if repeated:
         parts["test"].info.description += f"; {overlap}"
@@ -183,6 +201,19 @@ def split(dataset: Dataset, validation: int | float, test: int | float, seed: in
 
 
 # Reading and checking
+
+
+def schema_of(images: bool) -> pa.Schema:
+    """The columns of episodes, with pictures or without."""
+    return EPISODES.append(IMAGES) if images else EPISODES
+
+
+def _begins_with_images(sources: list[Source]) -> bool:
+    """Whether the first episode of the first source has pictures, and so all that are streamed."""
+    if not isinstance(sources[0], PathLike):
+        return IMAGES.name in (sources[0].column_names or ())
+    _, record = next(read_records(sources[0]), (None, None))
+    return isinstance(record, dict) and IMAGES.name in record
 
 
 def check_source(source: Any) -> None:
@@ -210,16 +241,33 @@ def _files_of(source: Any) -> list[Any]:
 
 
 def _read(
-    sources: list[Source], read: Reader, on_bad: str, skipped: list[str] | None = None
+    sources: list[Source],
+    read: Reader,
+    on_bad: str,
+    skipped: list[str] | None = None,
+    images: bool | None = None,
 ) -> Iterator[Episode]:
-    """Checked episodes, and a warning of those left out, which are appended to ``skipped``."""
+    """Checked episodes, and a warning of those left out, which are appended to ``skipped``.
+
+    images: whether all of them have pictures, or none; None for as they come: once one has had
+    some, "<image>" in a text is a picture, and no word.
+    """
     skipped, kept = [] if skipped is None else skipped, 0
+    sizes: set[tuple[int, int]] = set()
     for source in sources:
         in_file = isinstance(source, PathLike)
+        folder = os.path.dirname(source) if in_file else ""
         for place, record in read_records(source) if in_file else _rows(source):
             try:
                 episodes = read(record) if in_file else [record]
-                checked = [_checked(episode) for episode in episodes]
+                checked = [_checked(episode, folder) for episode in episodes]
+                for episode in checked:
+                    if images is False and IMAGES.name in episode:
+                        raise ValueError("images, which the first episode of the stream has not")
+                    if images or (sizes and images is None):
+                        episode.setdefault(IMAGES.name, [])
+                    if IMAGES.name in episode:
+                        check_images(episode, sizes)
             except ValueError as error:
                 complaint = f"{place}: {error}"
                 if on_bad == "raise":
@@ -235,9 +283,10 @@ def _read(
 def _rows(dataset: Dataset | IterableDataset) -> Iterator[tuple[str, Episode]]:
     """The place and the unchecked content of each row."""
     number = 0
+    names = schema_of(IMAGES.name in (dataset.column_names or ())).names
     for batch in dataset.with_format(None).iter(batch_size=1000):  # quicker than single rows
-        for row in zip(*(batch[name] for name in EPISODES.names), strict=True):
-            yield f"row {number}", dict(zip(EPISODES.names, row, strict=True))
+        for row in zip(*(batch[name] for name in names), strict=True):
+            yield f"row {number}", dict(zip(names, row, strict=True))
             number += 1
 
 
@@ -253,15 +302,18 @@ def find_episode(
         for place, record in read_records(file):
             try:
                 found = convert(record, reward=reward, tokenizer=tokenizer)
-                if episode in [_checked(one) for one in found]:
+                if episode in [_checked(one, os.path.dirname(file)) for one in found]:
                     return place
             except ValueError:  # this line was skipped when the files were loaded
                 continue
     return None
 
 
-def _checked(episode: Episode) -> Episode:
-    """The episode with the exact types of EPISODES; ValueError says what is wrong with it."""
+def _checked(episode: Episode, folder: str = "") -> Episode:
+    """The episode with the exact types of EPISODES; ValueError says what is wrong with it.
+
+    folder: what its references to pictures are relative to; they become whole paths.
+    """
     text, is_action, reward = episode["text"], episode["is_action"], episode["reward"]
     for name in ("text", "is_action", "reward"):
         if not isinstance(episode[name], list):
@@ -285,11 +337,15 @@ def _checked(episode: Episode) -> Episode:
         raise ValueError("no action in this episode: some is_action must be true")
     if not sum(map(abs, reward)) <= LARGEST:
         raise ValueError("the rewards add up to more than a float32 holds: scale them down")
+    images = episode.get(IMAGES.name)
+    if isinstance(images, list) and all(isinstance(each, str) for each in images):
+        images = [whole_reference(each, folder) for each in images]
     return {
         "text": text,
         "is_action": [bool(a) for a in is_action],
         "reward": [float(r) for r in reward],
         "done": bool(episode["done"]),
+        **({IMAGES.name: images} if IMAGES.name in episode else {}),
     }
 
 
@@ -306,14 +362,42 @@ def _report(skipped: list[str], kept: int) -> str:
 
 
 def _table(episodes: Iterator[Episode]) -> pa.Table:
-    batches = []
+    batches, pictures = [], False
     while batch := list(islice(episodes, BATCH)):
-        batches.append(pa.RecordBatch.from_pylist(batch, schema=EPISODES))
-    return pa.Table.from_batches(batches, schema=EPISODES)
+        pictures = pictures or any(IMAGES.name in episode for episode in batch)
+        batches.append(pa.RecordBatch.from_pylist(batch, schema=schema_of(True)))
+    table = pa.Table.from_batches(batches, schema=schema_of(True))
+    if not pictures:
+        return table.drop_columns(IMAGES.name)
+    return table
 
 
-def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
-    """The lines of the file, each ending with a newline: the canonical form of the data."""
+def _without_nulls(table: pa.Table, files: list[str]) -> pa.Table:
+    """Where only some episodes have pictures, the others have none.
+
+    ValueError, naming file and line, where the texts of one of them hold "<image>" all the same.
+    """
+    if IMAGES.name not in table.column_names or not table[IMAGES.name].null_count:
+        return table
+    for episode in table.filter(table[IMAGES.name].is_null()).to_pylist():
+        if IMAGE in "".join(episode["text"]):
+            del episode[IMAGES.name]
+            place = find_episode(episode, files) or "an episode"
+            raise ValueError(f'{place}: "{IMAGE}" in the texts, but no images')
+    images = table[IMAGES.name].fill_null(pa.scalar([], IMAGES.type))
+    return table.set_column(len(EPISODES), IMAGES, images)
+
+
+def _relative(reference: str, folder: str) -> str:
+    """A reference relative to a folder, spelt alike on every system."""
+    return os.path.relpath(reference, folder).replace(os.sep, "/")
+
+
+def _lines(dataset: Dataset | IterableDataset, spelt: Callable[[str], str]) -> Iterator[bytes]:
+    """The lines of the file, each ending with a newline: the canonical form of the data.
+
+    spelt: what to write for the reference to a picture.
+    """
     check_source(dataset)
     for episode in _read([dataset], convert, "raise"):
         record = {
@@ -321,4 +405,6 @@ def _lines(dataset: Dataset | IterableDataset) -> Iterator[bytes]:
             "reward": episode["reward"],
             "done": episode["done"],
         }
+        if IMAGES.name in episode:
+            record[IMAGES.name] = [spelt(reference) for reference in episode[IMAGES.name]]
         yield json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -13,17 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "DUMMY",
+    "IMAGE",
     "ContextError",
     "Reader",
     "Segment",
     "Transcript",
     "cut",
+    "image_id",
     "special_ids",
     "special_texts",
     "start_id",
 ]
 
 DUMMY = "<dummy>"
+IMAGE = "<image>"  # in a text: here is a picture
 
 Segment = tuple[str, bool]  # a text, and whether it is an action
 
@@ -75,6 +78,18 @@ def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
     raise ValueError("the tokenizer has neither a bos nor an eos token: set tokenizer.bos_token")
 
 
+def image_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token that stands where pictures are: tokenizer.image_token, or "<image>"."""
+    token = getattr(tokenizer, "image_token", None) or IMAGE
+    found = tokenizer.get_vocab().get(token)
+    if found is None:
+        raise ValueError(
+            f"the tokenizer has no token {token}: make it with images=True, or take that of a "
+            "model that sees"
+        )
+    return found
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of all special tokens, the dummy included."""
     added = tokenizer.added_tokens_decoder.items()
@@ -93,13 +108,19 @@ class Reader:
     A special token that is spelt out in a text is read as its letters, but for that of the eos
     token at the end of an action. With ``chat_template``, the texts are those that the tokenizer's
     own chat template writes, and every special token in them is that token, but for the unknown one
-    and the dummy.
+    and the dummy. With ``image_tokens``, each "<image>" is read as so many tokens of ``image_id``.
 
     Attributes:
         writable: ids of the special tokens that texts may hold: these, or eos.
+        image: id of the token of pictures; None without image_tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: bool = False):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: bool = False,
+        image_tokens: int = 0,
+    ):
         if not isinstance(chat_template, bool):
             raise ValueError(f"chat_template must be True or False, not {chat_template!r}.")
         self.tokenizer = tokenizer
@@ -110,6 +131,12 @@ class Reader:
         if chat_template:
             no_text = {tokenizer.unk_token_id, tokenizer.get_vocab().get(DUMMY)}
             self.writable, self._never = self._never - no_text, self._never & no_text
+        self.image = image_id(tokenizer) if image_tokens else None
+        self.image_tokens = image_tokens
+        if self.image is not None:
+            self.writable, self._never = (
+                ids - {self.image} for ids in (self.writable, self._never)
+            )
 
     def ends_with_eos(self, text: str) -> bool:
         """Whether this text, as an action, ends with the eos token."""
@@ -142,6 +169,25 @@ class Reader:
         return found
 
     def _all_ids(self, texts: list[str]) -> list[list[int] | None]:
+        if self.image is not None:
+            return self._around_images(texts)
+        return self._plain_ids(texts)
+
+    def _around_images(self, texts: list[str]) -> list[list[int] | None]:
+        """What is between pictures is read by itself; nothing in it may be taken for a picture."""
+        pieces = [text.split(IMAGE) for text in texts]
+        found = iter(self._plain_ids([piece for parts in pieces for piece in parts]))
+        picture = [self.image] * self.image_tokens
+        read: list[list[int] | None] = []
+        for parts in pieces:
+            first, *others = [next(found) for _ in parts]
+            if any(ids is None or self.image in ids for ids in (first, *others)):
+                read.append(None)
+            else:
+                read.append(first + [i for ids in others for i in (*picture, *ids)])
+        return read
+
+    def _plain_ids(self, texts: list[str]) -> list[list[int] | None]:
         if not texts:
             return []
 

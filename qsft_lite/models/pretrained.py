@@ -1,4 +1,4 @@
-"""Pretrained models, from a folder or a hub, and a dummy token for them."""
+"""Pretrained models, from a folder or a hub, and further tokens for them: a dummy, a picture."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ from pathlib import Path
 import tokenizers
 import torch
 from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from qsft_lite.data.transcripts import DUMMY
+from qsft_lite.data.transcripts import DUMMY, IMAGE
+from qsft_lite.models import towers  # noqa: F401  which registers ours by their names
+from qsft_lite.models.pixels import set_image_rule
 from qsft_lite.models.reading import check_packing, output_head
-from qsft_lite.models.tokenizers import dummy_id
 
 
 def load_model(
     name_or_folder: str | Path, *, gguf_file: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pretrained causal language model in float32, and its tokenizer.
+
+    Or an image-text-to-text model, such as LLaVA or SmolVLM: then its config gets the rule of its
+    image processor (``pixels.set_image_rule``), and "<image>" in a text is its image token.
 
     Args:
         name_or_folder: a folder as save_pretrained writes it, or an id on the Hugging Face hub.
@@ -35,7 +42,8 @@ def load_model(
     Raises:
         OSError: there is no such model with safetensors, or a damaged one. Weights are never
             unpickled, and code that comes with a model is never run.
-        ValueError: a model that does not keep the episodes of packed rows apart (check_packing).
+        ValueError: a model that does not keep the episodes of packed rows apart (check_packing),
+            or one whose pictures need more than their pixels.
     """
     # Said for the tokenizer as well: without it transformers asks at the terminal.
     options = {"trust_remote_code": False}
@@ -43,7 +51,11 @@ def load_model(
         options["gguf_file"] = gguf_file
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        sees = gguf_file is None and hasattr(
+            AutoConfig.from_pretrained(name_or_folder, **options), "vision_config"
+        )
+        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model, info = kind.from_pretrained(
             name_or_folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
@@ -63,7 +75,23 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     check_packing(model)
+    if sees:
+        _learn_to_see(model.eval(), tokenizer, name_or_folder)
     return model.eval(), tokenizer
+
+
+def _learn_to_see(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name_or_folder: str | Path
+) -> None:
+    """What of pictures the files say beside the weights, for a model that does not know it yet."""
+    tokenizer.image_token = tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+    if getattr(model.config, "q_sft_images", None) is not None:
+        return
+    try:
+        processor = AutoImageProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
+    except Exception:  # there is none: then pixels / 255
+        processor = None
+    set_image_rule(model, processor)
 
 
 def refuse_missing(names: Iterable[str], folder: str | Path) -> None:
@@ -110,15 +138,25 @@ def add_dummy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int
     is added, the mean of the others, so that its logit is an average one. All other weights and
     logits stay as they are. Called again, it changes nothing.
     """
-    if DUMMY not in tokenizer.get_vocab():
-        tokenizer.add_tokens([tokenizers.AddedToken(DUMMY, special=True)], special_tokens=True)
-    dummy = dummy_id(tokenizer)
+    return _add_token(model, tokenizer, DUMMY)
+
+
+@torch.no_grad()
+def add_image_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the tokenizer the token "<image>", and the model a row for it, as add_dummy does."""
+    return _add_token(model, tokenizer, IMAGE)
+
+
+def _add_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    if text not in tokenizer.get_vocab():
+        tokenizer.add_tokens([tokenizers.AddedToken(text, special=True)], special_tokens=True)
+    token_id = tokenizer.get_vocab()[text]
     rows = output_head(model).out_features
-    if dummy >= rows:
-        model.resize_token_embeddings(dummy + 1, mean_resizing=False)
+    if token_id >= rows:
+        model.resize_token_embeddings(token_id + 1, mean_resizing=False)
         head, embedding = output_head(model), model.get_input_embeddings()
         for weight in {head.weight, embedding.weight}:  # one, where they are tied
             weight[rows:] = weight[:rows].mean(0)
         if head.bias is not None:
             head.bias[rows:] = head.bias[:rows].mean()
-    return dummy
+    return token_id

@@ -14,6 +14,10 @@ from transformers import PreTrainedModel
 MASKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "global", "local"}
 
 
+# Families whose pixel_values have a row of pictures for each row of texts; here it is always one.
+ROWS_OF_IMAGES = {"idefics2", "idefics3", "smolvlm"}
+
+
 def output_head(model: PreTrainedModel) -> nn.Linear:
     """The linear layer from hidden states to logits.
 
@@ -50,7 +54,8 @@ def final_hidden(
         input_ids: (B, L), int64.
         position_ids: (B, L), int64, from 0 in each segment.
         segment_ids: (B, L), int64, 1, 2, ... for episodes and 0 for padding.
-        further: such as pixel_values; what the model does not take by its name is left out.
+        further: such as pixel_values, float32 (n_images, 3, H, W), of all pictures in the order of
+            the rows' image tokens; what the model does not take by its name is left out.
 
     Raises:
         ValueError: a model whose layers cannot be kept to a segment, see ``attention_mask``.
@@ -61,6 +66,7 @@ def final_hidden(
     decoder = _decoder(model)
     if further:
         known = inspect.signature(getattr(decoder, "forward", decoder)).parameters
+        further |= image_inputs(model, further.pop("pixel_values", None))
         further = {name: value for name, value in further.items() if name in known}
     hidden = decoder(
         input_ids=input_ids,
@@ -71,6 +77,18 @@ def final_hidden(
     ).last_hidden_state
     features = getattr(model, "features", None)  # of a NewHead, whose own layer comes after it
     return hidden if features is None else features(hidden)
+
+
+def image_inputs(model: PreTrainedModel, pixel_values: torch.Tensor | None) -> dict[str, Any]:
+    """Pictures (n_images, 3, H, W) as arguments of a model's forward; none where there are none.
+
+    The rows may have any number of them each: all in order is what every model asks for.
+    """
+    if pixel_values is None:
+        return {}
+    if model.config.model_type in ROWS_OF_IMAGES:
+        pixel_values = pixel_values[None]
+    return {"pixel_values": pixel_values.to(model.dtype)}
 
 
 def attention_mask(
@@ -97,7 +115,7 @@ def attention_mask(
         ValueError: layers of a type that no such mask keeps to an episode (state spaces, linear
             attention, sparse attention), or an attention that reads no mask.
     """
-    config = _text_config(model)
+    config = text_config(model)
     query, key = query_positions[:, None, :, None], key_positions[:, None, None, :]
     masks = {}
     for layer_type in _layer_types(model):
@@ -130,7 +148,7 @@ def _in_the_form_read(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Te
 
 def _layer_types(model: PreTrainedModel) -> set[str]:
     """The kinds of attention that the model's code makes masks for, by transformers' names."""
-    config = _text_config(model)
+    config = text_config(model)
     found = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", ()))
     if not found:  # then all layers are alike
         named = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
@@ -153,7 +171,7 @@ def _layer_types(model: PreTrainedModel) -> set[str]:
     return {kind for kind in found if own.get(kind, True)} or {"full_attention"}
 
 
-def _text_config(model: PreTrainedModel) -> Any:
+def text_config(model: PreTrainedModel) -> Any:
     """The configuration of the language model, where others are beside it."""
     config = model.config
     return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -161,7 +179,7 @@ def _text_config(model: PreTrainedModel) -> Any:
 
 def _decoder(model: PreTrainedModel) -> nn.Module:
     """The model without its head; of one that sees, together with its vision tower."""
-    if _text_config(model) is model.config:
+    if text_config(model) is model.config:
         return _text_decoder(model)
     # get_decoder would be the text stack alone, to which image tokens are words like others.
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -183,7 +201,7 @@ def check_packing(model: PreTrainedModel) -> None:
     """
     _layer_types(model)
     training, device = model.training, next(model.parameters()).device
-    vocabulary = _text_config(model).vocab_size
+    vocabulary = text_config(model).vocab_size
     row = torch.tensor([[5, 11, 3, 7, 13, 4, 9, 0]], device=device) % vocabulary
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0]], device=device)
     segments = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0]], device=device)

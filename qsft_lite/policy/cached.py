@@ -13,12 +13,27 @@ from itertools import chain
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from qsft_lite.data.transcripts import ContextError, Reader, Segment, Transcript, cut, start_id
-from qsft_lite.models import attention_mask
+from qsft_lite.data.transcripts import (
+    IMAGE,
+    ContextError,
+    Reader,
+    Segment,
+    Transcript,
+    cut,
+    start_id,
+)
+from qsft_lite.models import (
+    attention_mask,
+    image_inputs,
+    image_tokens,
+    pixel_rule,
+    text_config,
+)
 from qsft_lite.policy.constraints import ActionList
 from qsft_lite.policy.refusal import Prefixes, Refusal
 from qsft_lite.policy.row_cache import RowCache
@@ -27,13 +42,15 @@ from qsft_lite.policy.stops import Stops
 __all__ = ["CachedPolicy", "History"]
 
 History = str | Transcript | Sequence[Segment]  # a transcript so far: its text or its segments
+Images = Sequence[np.ndarray]  # of a transcript: (H, W, 3) uint8 for each "<image>" in it
 
 
 class _Row(NamedTuple):
-    """A transcript that is read: its segments and all its tokens."""
+    """A transcript that is read: its segments, all its tokens, and what tells its pictures."""
 
     segments: tuple[Segment, ...]
     ids: list[int]
+    images: tuple[int, ...] = ()
 
     def key(self, kind: type) -> str | tuple[Segment, ...]:
         """What a history of this kind, str or tuple, begins with where it continues this one."""
@@ -89,7 +106,7 @@ class CachedPolicy:
         self.stop = stop
         self.max_new_tokens = max_new_tokens
         self.constraint = constraint
-        vocabularies = [model.config.vocab_size for model in self.models]
+        vocabularies = [text_config(model).vocab_size for model in self.models]
         if len(set(vocabularies)) > 1 or vocabularies[0] < len(tokenizer):
             raise ValueError(
                 f"The models have vocabularies of {vocabularies} tokens and the tokenizer one of "
@@ -99,7 +116,11 @@ class CachedPolicy:
             model.eval()
         self.device = next(self.models[0].parameters()).device
         self.chat_template = chat_template
-        self._reader = Reader(tokenizer, chat_template)
+        rules = [getattr(model.config, "q_sft_images", None) for model in self.models]
+        if any(rule != rules[0] for rule in rules):
+            raise ValueError(f"The models read pictures by different rules: {rules}.")
+        self._pixel_rule = pixel_rule(self.models[0])
+        self._reader = Reader(tokenizer, chat_template, image_tokens(self.models[0]))
         self._stops = Stops(tokenizer, stop, max_new_tokens, self.device, chat_template)
         self._start = [start_id(tokenizer)]  # what every transcript begins with
         # Many chat templates write it, too.
@@ -140,15 +161,19 @@ class CachedPolicy:
         self._generator = torch.Generator(self.device).manual_seed(int(seed))
         self._rows: list[_Row] = []  # what each row has read or written
         self._ids: list[list[int]] = []  # of each row in this call, the action so far included
+        self._unread: list[list[np.ndarray]] = []  # pictures of each row that are not read yet
         # How many of them are in the cache; on the CPU, so that a GPU need not wait for them.
         self._lengths = torch.zeros(0, dtype=torch.long)
         self._caches = [
-            RowCache(model.config.num_hidden_layers, self.device) for model in self.models
+            RowCache(text_config(model).num_hidden_layers, self.device) for model in self.models
         ]
 
     @torch.inference_mode()
     def act(
-        self, histories: Sequence[History], refused: Sequence[Collection[str]] | None = None
+        self,
+        histories: Sequence[History],
+        refused: Sequence[Collection[str]] | None = None,
+        images: Sequence[Images] | None = None,
     ) -> list[str]:
         """The next action of each episode.
 
@@ -165,13 +190,16 @@ class CachedPolicy:
             histories: the transcript so far of each episode.
             refused: of each episode, whole actions that are not played. What is sampled is the
                 policy given that it plays none of them.
+            images: of each episode, for models that see, the picture (H, W, 3) uint8 of each
+                "<image>" in its transcript.
 
         Returns:
             One text each, with a stop text at its end.
 
         Raises:
             TypeError: one text in place of a list of them, or what is no history.
-            ValueError: a text that the tokenizer does not know.
+            ValueError: a text that the tokenizer does not know; pictures that the transcript does
+                not have, or the other way round, or of another size than the models see.
             ContextError: a ValueError, for episodes longer than the models' context.
             FloatingPointError: log-weights without a finite maximum.
         """
@@ -179,10 +207,13 @@ class CachedPolicy:
         if not histories:
             return []
         refused_ids = self._refused_ids(len(histories), refused)
-        new_rows = self._take_up(histories)
+        pictures = self._pictures(histories, images)
+        new_rows = self._take_up(histories, pictures)
         refusal = Refusal(
             refused_ids,
-            lambda rows, begun: self._after([new_rows[row].ids for row in rows], begun),
+            lambda rows, begun: self._after(
+                [new_rows[row].ids for row in rows], begun, [pictures[row] for row in rows]
+            ),
             len(self.tokenizer),
             self.device,
         )
@@ -204,11 +235,37 @@ class CachedPolicy:
             rows = [row for row, end in zip(rows, ended, strict=True) if not end]
         texts = self.tokenizer.batch_decode(actions, clean_up_tokenization_spaces=False)
         self._rows = [
-            _Row((*row.segments, (text, True)), ids)
+            _Row((*row.segments, (text, True)), ids, row.images)
             for row, text, ids in zip(new_rows, texts, self._ids, strict=True)
         ]
         self.transcript_tokens += sum(len(action) for action in actions)
         return texts
+
+    def _pictures(
+        self, histories: Sequence[History], images: Sequence[Images] | None
+    ) -> list[list[np.ndarray]]:
+        """The pictures of each history; ValueError where they are not those that it has."""
+        if self._reader.image is None:
+            if images is not None and any(map(len, images)):
+                raise ValueError("These models see no pictures, and images were given.")
+            return [[] for _ in histories]
+        images = [[] for _ in histories] if images is None else images
+        if len(images) != len(histories):
+            raise ValueError(f"{len(histories)} histories need as many images, not {len(images)}.")
+        for history, own in zip(histories, images, strict=True):
+            form = self._form(history)
+            text = form if isinstance(form, str) else "".join(text for text, _ in form)
+            if text.count(IMAGE) != len(own):
+                raise ValueError(
+                    f'A history has {text.count(IMAGE)} "{IMAGE}", and {len(own)} pictures came '
+                    f"with it: {text[-200:]!r}"
+                )
+        return [list(own) for own in images]
+
+    def _pixels(self, pictures: Sequence[Images]) -> torch.Tensor | None:
+        """All these pictures in order, as the models read them; None for none."""
+        flat = list(chain.from_iterable(pictures))
+        return self._pixel_rule(flat).to(self.device) if flat else None
 
     def _refused_ids(
         self, episodes: int, refused: Sequence[Collection[str]] | None
@@ -288,11 +345,15 @@ class CachedPolicy:
             rows.append(_Row((*old.segments, *rest), [*old.ids, *new]))
         return rows
 
-    def _take_up(self, histories: list[History]) -> list[_Row]:
+    def _take_up(
+        self, histories: list[History], pictures: list[list[np.ndarray]] | None = None
+    ) -> list[_Row]:
         """The row of each history: one that it continues, or a new one. Caches follow.
 
-        An error in a history leaves everything as it was.
+        pictures: all of each. An error in a history leaves everything as it was.
         """
+        pictures = pictures or [[] for _ in histories]
+        seen = [tuple(hash(np.asarray(each).tobytes()) for each in own) for own in pictures]
         forms = [self._form(history) for history in histories]
         numbers: dict[Any, list[int]] = {}  # of the rows that a history begins with
         for kind in {type(form) for form in forms}:
@@ -303,12 +364,16 @@ class CachedPolicy:
 
         sources: list[int | None] = []
         taken: set[int | None] = set()
-        for form in forms:
+        for form, own in zip(forms, seen, strict=True):
             beginnings = (form[:size] for size in sizes if size <= len(form))
             found = (number for begin in beginnings for number in known.get(begin, ()))
-            sources.append(next((number for number in found if number not in taken), None))
+            same = (n for n in found if self._rows[n].images == own[: len(self._rows[n].images)])
+            sources.append(next((number for number in same if number not in taken), None))
             taken.add(sources[-1])
-        rows = self._continued(forms, sources)
+        rows = [
+            row._replace(images=own)
+            for row, own in zip(self._continued(forms, sources), seen, strict=True)
+        ]
         self._check_context([len(row.ids) for row in rows], histories)
 
         old = [0 if source is None else len(self._rows[source].ids) for source in sources]
@@ -322,12 +387,18 @@ class CachedPolicy:
                 self._lengths = torch.zeros(len(histories), dtype=torch.long)
             for cache in self._caches:
                 cache.select(index)
+        self._unread = [
+            own[0 if source is None else len(self._rows[source].images) :]
+            for own, source in zip(pictures, sources, strict=True)
+        ]
         # Known again when this call has ended well: an error leaves nothing half-read.
         self._rows = []
         return rows
 
     def _next_log_weights(self, rows: list[int], ruled_out: torch.Tensor) -> torch.Tensor:
         """Read what is pending in the rows; log-weights (len(rows), V) of what comes next."""
+        # All rows are read first, so pictures come once, and none are pending in later calls.
+        pixels, self._unread = self._pixels(self._unread), []
         read = self._lengths.tolist()
         ids = [self._ids[row][read[row] :] for row in rows]
         counts = torch.tensor([len(row_ids) for row_ids in ids])
@@ -350,6 +421,7 @@ class CachedPolicy:
             (keys <= places[:, None, :, None]).to(self.device),
             places.clamp(max=end - 1).to(self.device),
             last.to(self.device),
+            pixels,
         )
         row, column = torch.arange(len(rows)), torch.searchsorted(last, counts - 1)
         logits = [output[row, column] for output in outputs]
@@ -366,6 +438,7 @@ class CachedPolicy:
         seen: torch.Tensor,
         position_ids: torch.Tensor,
         columns: torch.Tensor,
+        pixels: torch.Tensor | None,
     ) -> list[torch.Tensor]:
         """Logits (B, len(columns), V) of each model at these columns."""
         outputs = []
@@ -378,6 +451,7 @@ class CachedPolicy:
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=columns,
+                **image_inputs(model, pixels),
             ).logits
             # A model may give the logits of all columns all the same.
             outputs.append(logits if logits.shape[1] == len(columns) else logits[:, columns])
@@ -423,7 +497,9 @@ class CachedPolicy:
             return [self.constraint.ends(tuple(ids)) for ids in actions]
         return self._stops.ended(actions)
 
-    def _after(self, histories: list[list[int]], actions: Prefixes) -> torch.Tensor:
+    def _after(
+        self, histories: list[list[int]], actions: Prefixes, pictures: Sequence[Images]
+    ) -> torch.Tensor:
         """Log-probabilities (N, V) of what follows each history and the beginning of an action."""
         # Read anew, without caches: what is refused is rare.
         read = [[*history, *begun] for history, begun in zip(histories, actions, strict=True)]
@@ -434,12 +510,14 @@ class CachedPolicy:
         input_ids = torch.tensor(padded, device=self.device)
         positions = torch.arange(longest, device=self.device).expand_as(input_ids)
         row, column = torch.arange(len(read), device=self.device), lengths - shortest
+        pixels = self._pixels(pictures)
         logits = [
             model(
                 input_ids=input_ids,
                 position_ids=positions,
                 use_cache=False,
                 logits_to_keep=longest - shortest + 1,
+                **image_inputs(model, pixels),
             ).logits[:, shortest - longest - 1 :][row, column]
             for model in self.models
         ]
@@ -455,7 +533,7 @@ class CachedPolicy:
         return log_weights[:, : len(self.tokenizer)]
 
     def _check_context(self, lengths: list[int], histories: Sequence[History]) -> None:
-        context = min(model.config.max_position_embeddings for model in self.models)
+        context = min(text_config(model).max_position_embeddings for model in self.models)
         if max(lengths) > context:
             long = [h for h, length in zip(histories, lengths, strict=False) if length > context]
             raise ContextError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from qsft_lite.data.transcripts import Segment, Transcript
-from qsft_lite.policy.cached import CachedPolicy, as_list
+from qsft_lite.data.transcripts import IMAGE, Segment, Transcript
+from qsft_lite.policy.cached import CachedPolicy, Images, as_list
 
 
 class LastLine:
@@ -26,11 +26,24 @@ class LastLine:
         """See CachedPolicy.reset."""
         self.policy.reset(seed)
 
-    def act(self, histories: Sequence[str | Sequence[Segment]]) -> list[str]:
-        """See CachedPolicy.act; token ids have no lines, and are not taken."""
+    def act(
+        self,
+        histories: Sequence[str | Sequence[Segment]],
+        images: Sequence[Images] | None = None,
+    ) -> list[str]:
+        """See CachedPolicy.act; token ids have no lines, and are not taken.
+
+        Where there are pictures, an action is played again: the line may be the same, and not what
+        is seen.
+        """
         texts = [one if isinstance(one, str) else Transcript(one) for one in as_list(histories)]
         lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in texts]
-        return self.policy.act(lines, [_without_effect(text) for text in texts])
+        if images is None:
+            return self.policy.act(lines, refused=[_without_effect(text) for text in texts])
+        last = [
+            own[len(own) - line.count(IMAGE) :] for own, line in zip(images, lines, strict=True)
+        ]
+        return self.policy.act(lines, images=last)
 
 
 def _without_effect(history: str) -> list[str]:

@@ -22,11 +22,19 @@ from qsft_lite.data import RewardScale
 from qsft_lite.files import replace_file, replace_folder
 from qsft_lite.loss import SCORES, paired_values
 from qsft_lite.loss.paired import prior_logit
-from qsft_lite.models import HeadedModel, NewHead, final_hidden, load_model, output_head
+from qsft_lite.models import (
+    HeadedModel,
+    NewHead,
+    final_hidden,
+    load_model,
+    output_head,
+    text_config,
+)
 from qsft_lite.models.heads import HEADS_FILE
 from qsft_lite.policy.cached import (
     CachedPolicy,
     History,
+    Images,
     check_support,
     check_temperature,
     check_whole,
@@ -175,11 +183,12 @@ class QSFTPolicy(CachedPolicy):
         return action_values(*logits, prior, new_head=isinstance(self.q_model, NewHead))
 
     @torch.inference_mode()
-    def values(self, transcript: History) -> pd.DataFrame:
+    def values(self, transcript: History, images: Images | None = None) -> pd.DataFrame:
         """What the two models say of each token of a transcript.
 
         Args:
             transcript: segments or a text, as of `act`.
+            images: its pictures, if it has some.
 
         Returns:
             One row a token: ``token``; ``is_action`` where the segments say it; and its ``pi``.
@@ -197,7 +206,8 @@ class QSFTPolicy(CachedPolicy):
         sequence = row.ids
         if len(sequence) == len(self._start):
             raise ValueError("The transcript is empty: there is no token to say anything of.")
-        logits = [each[0] for each in self._logits([sequence], 1)]
+        pictures = self._pictures([transcript], None if images is None else [images])
+        logits = [each[0] for each in self._logits([sequence], 1, pictures)]
         taken = torch.tensor(sequence[1:], device=self.device)[:, None]
 
         def of_taken(each: torch.Tensor) -> list[float]:
@@ -228,13 +238,16 @@ class QSFTPolicy(CachedPolicy):
         return self._with_units(pd.DataFrame(columns))
 
     @torch.inference_mode()
-    def candidates(self, history: History, actions: Sequence[str]) -> pd.DataFrame:
+    def candidates(
+        self, history: History, actions: Sequence[str], images: Images | None = None
+    ) -> pd.DataFrame:
         """What the policy thinks of whole actions after a history.
 
         Args:
             history: the transcript so far: segments or a text, as of `act`.
             actions: texts, each with the stop text at its end, and nowhere else (but for those of a
                 constraint).
+            images: the history's pictures, if it has some.
 
         Returns:
             One row an action, in the order given: ``action``; ``log_pi`` and ``log_pi_hat``, sums
@@ -254,6 +267,7 @@ class QSFTPolicy(CachedPolicy):
         if not actions or "" in actions:
             raise ValueError("candidates needs at least one action, and none of them empty.")
         prefix = self._read(history).ids
+        pictures = self._pictures([history], None if images is None else [images])
         action_ids = self._reader.read([(text, True) for text in actions])
         for text, ids in zip(actions, action_ids, strict=True):
             if not self._is_whole(text, ids):
@@ -263,7 +277,7 @@ class QSFTPolicy(CachedPolicy):
         rows = []
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
             part = action_ids[first : first + CANDIDATES_AT_ONCE]
-            logits = self._logits([prefix + ids for ids in part], len(prefix))
+            logits = self._logits([prefix + ids for ids in part], len(prefix), pictures * len(part))
             log_pi, log_p = (each.log_softmax(-1) for each in logits)
             log_pi_hat = self.log_weights(logits).log_softmax(-1)
             q = self._action_values(logits)
@@ -293,7 +307,9 @@ class QSFTPolicy(CachedPolicy):
                 table.insert(place, f"{name}_task", self.scale.to_raw(table[name]))
         return table
 
-    def _logits(self, sequences: list[list[int]], first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _logits(
+        self, sequences: list[list[int]], first: int, pictures: Sequence[Images] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of pi and p (B, L - first, V), float32, of the tokens from place ``first`` on."""
         if self.q_model is None:
             raise ValueError("This policy has no q_model, and so no values.")
@@ -304,10 +320,12 @@ class QSFTPolicy(CachedPolicy):
         input_ids = torch.tensor(padded, device=self.device)[:, :-1]
         position_ids = torch.arange(longest - 1, device=self.device).expand_as(input_ids)
         segment_ids = torch.ones_like(input_ids)
+        place = input_ids, position_ids, segment_ids
+        pixels = self._pixels(pictures)
         found = []
         for model in (self.behavior, self.q_model):
-            hidden = final_hidden(model, input_ids, position_ids, segment_ids)[:, first - 1 :]
-            logits = output_head(model)(hidden)
+            hidden = final_hidden(model, *place, pixel_values=pixels)
+            logits = output_head(model)(hidden[:, first - 1 :])
             if logits.isnan().any():
                 raise FloatingPointError("A model's logits are NaN: look at its weights.")
             found.append(logits.float())
@@ -417,7 +435,7 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
         )
     merged = copy.deepcopy(model).eval()
     some = next(model.parameters())
-    row = torch.arange(min(64, model.config.vocab_size), device=some.device)[None]
+    row = torch.arange(min(64, text_config(model).vocab_size), device=some.device)[None]
     with torch.no_grad():
         expected = merged(input_ids=row).logits.float()
         merged = merged.merge_and_unload()

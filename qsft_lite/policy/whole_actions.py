@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from qsft_lite.models import attention_mask
-from qsft_lite.policy.cached import CachedPolicy, History
+from qsft_lite.models import attention_mask, image_inputs
+from qsft_lite.policy.cached import CachedPolicy, History, Images
 from qsft_lite.policy.q_sft import QSFTPolicy
 
 __all__ = ["ask_actions"]
 
 
 @torch.inference_mode()
-def ask_actions(policy: CachedPolicy, history: History, actions: Sequence[str]) -> pd.DataFrame:
+def ask_actions(
+    policy: CachedPolicy, history: History, actions: Sequence[str], images: Images | None = None
+) -> pd.DataFrame:
     """What a policy thinks of whole actions after a history, with values or without.
 
     The same as `QSFTPolicy.candidates`, where the policy has it, but the history is read once and
@@ -26,6 +28,7 @@ def ask_actions(policy: CachedPolicy, history: History, actions: Sequence[str]) 
         policy: any; its first model is pi.
         history: the transcript so far: segments or a text, as of `CachedPolicy.act`.
         actions: texts, each with the stop text at its end, and nowhere else.
+        images: the history's pictures, if it has some.
 
     Returns:
         One row an action, in the order given: ``action``; ``pi`` and ``pi_hat``, its probabilities
@@ -53,7 +56,8 @@ def ask_actions(policy: CachedPolicy, history: History, actions: Sequence[str]) 
         positions += range(len(prefix), len(prefix) + len(begun))
         whose += [number] * len(begun)
     policy._check_context([len(prefix) + max(map(len, action_ids))], [])
-    logits = _logits(policy, inputs, positions, whose, len(prefix) - 1)
+    pixels = policy._pixels(policy._pictures([history], None if images is None else [images]))
+    logits = _logits(policy, inputs, positions, whose, len(prefix) - 1, pixels)
     log_pi = logits[0].log_softmax(-1)
     log_pi_hat = policy.log_weights(logits).log_softmax(-1)
     values = _values(policy, logits)
@@ -72,7 +76,12 @@ def ask_actions(policy: CachedPolicy, history: History, actions: Sequence[str]) 
 
 
 def _logits(
-    policy: CachedPolicy, inputs: list[int], positions: list[int], whose: list[int], first: int
+    policy: CachedPolicy,
+    inputs: list[int],
+    positions: list[int],
+    whose: list[int],
+    first: int,
+    pixels: torch.Tensor | None,
 ) -> list[torch.Tensor]:
     """(L - first, V) float32 of each model, of what follows the places from ``first`` on.
 
@@ -94,6 +103,7 @@ def _logits(
             position_ids=position_ids,
             use_cache=False,
             logits_to_keep=places[first:],
+            **image_inputs(model, pixels),
         )
         found.append(outputs.logits[0, first - len(inputs) :].float())
     return found

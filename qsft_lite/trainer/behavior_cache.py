@@ -47,12 +47,13 @@ def cache_rows(
     read: Callable[[Batch], dict[str, torch.Tensor]],
     *,
     batch: int,
+    collate: Callable[[list[Any]], Batch] = collate,
     process: int = 0,
     processes: int = 1,
 ) -> Any:
     """The rows with what ``read`` says of each; or as they are, with a warning, if it is too much.
 
-    rows: packed, with a length. read: of a batch of ``batch`` rows, as ``collate`` gives it, the
+    rows: packed, with a length. read: of a batch of ``batch`` rows, as ``collate`` makes it, the
     columns above, where the last three are of all its rows together. Each process reads its share.
     """
     own: list[list[dict[str, np.ndarray]]] | None = []

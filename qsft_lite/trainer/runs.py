@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from transformers import TrainerState
 
+from qsft_lite.data.images import image_digest
 from qsft_lite.data.packing import PACKED, collate
 from qsft_lite.files import named_if_damaged, replace_file
 from qsft_lite.trainer.config import QSFTConfig
@@ -169,7 +170,10 @@ def check_same_run(folder: Path, run: dict[str, Any], *, write: bool) -> None:
 
 
 def rows_hash(rows: Any) -> str | None:
-    """SHA-256 of all packed rows; None for no rows, and for a stream, which has no length."""
+    """SHA-256 of all packed rows; None for no rows, and for a stream, which has no length.
+
+    Pictures are told by what they show, wherever they lie.
+    """
     if not hasattr(rows, "__len__"):
         return None
     digest = hashlib.sha256(str(len(rows)).encode())
@@ -178,10 +182,15 @@ def rows_hash(rows: Any) -> str | None:
             for name in sorted({*table.column_names} & {*PACKED.names}):
                 values = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
                 digest.update(name.encode() + values.tobytes())
+            if "images" in table.column_names:
+                for images in table["images"].to_pylist():
+                    digest.update(" ".join(map(image_digest, images)).encode())
     else:
         for index in range(len(rows)):
             for name, value in sorted(collate([rows[index]]).items()):
                 digest.update(name.encode() + value.numpy().tobytes())
+            for reference in rows[index].get("images", ()):
+                digest.update(image_digest(str(reference)).encode())
     return digest.hexdigest()
 
 

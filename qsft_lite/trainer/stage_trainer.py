@@ -9,6 +9,7 @@ import copy
 import os
 import shutil
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +31,20 @@ from transformers.trainer_utils import EvalLoopOutput
 from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
 from qsft_lite.files import named_if_damaged, replace_folder
-from qsft_lite.models import NewHead, check_packing, dummy_id, output_head
+from qsft_lite.models import NewHead, check_packing, dummy_id, output_head, pixel_rule
 from qsft_lite.trainer import runs
 from qsft_lite.trainer.behavior_cache import cache_rows
 from qsft_lite.trainer.config import STAGES, QSFTConfig
 from qsft_lite.trainer.networks import saved_names, separate, twin
 from qsft_lite.trainer.optimizer import MuonAdamW
-from qsft_lite.trainer.stages import BehaviorStage, PairedStage, Stage, ValueStage, check_stage
+from qsft_lite.trainer.stages import (
+    BehaviorStage,
+    PairedStage,
+    Stage,
+    ValueStage,
+    check_images,
+    check_stage,
+)
 
 __all__ = ["QSFTTrainer", "StageTrainer", "TrainedQSFT", "train_q_sft"]
 
@@ -59,10 +67,12 @@ class StageTrainer(Trainer):
     last batch before it, of the first process; evaluation is of all held-out rows. With
     disable_tqdm it prints nothing: what was logged is in ``state.log_history``.
 
-    Both data sets are packed rows (``data.pack``), and processing_class is the tokenizer.
+    Both data sets are packed rows (``data.pack``), and processing_class is the tokenizer. Pictures
+    of rows become pixel_values by the rule of the stage's model (``models.pixel_rule``).
 
     Raises:
-        ValueError: rows that are not packed; in train, a damaged checkpoint, which is named.
+        ValueError: rows that are not packed, or whose pictures the model does not see as they are
+            encoded; in train, a damaged checkpoint, which is named.
     """
 
     def __init__(
@@ -75,6 +85,10 @@ class StageTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         check_packed(train_dataset, eval_dataset)
+        model = next((part for part in stage.children() if hasattr(part, "config")), None)
+        for rows in (train_dataset, eval_dataset):
+            check_images(model, rows)
+        collator = partial(collate, pixels=model and pixel_rule(model))
         callbacks = [_AroundSteps(), *(callbacks or ())]
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -82,7 +96,7 @@ class StageTrainer(Trainer):
         self._processes = args.world_size
         rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         options = {"processing_class": processing_class, "callbacks": callbacks, **rows}
-        super().__init__(stage, args, collate, **options)
+        super().__init__(stage, args, collator, **options)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
 
@@ -139,7 +153,8 @@ class StageTrainer(Trainer):
         if rows is None:
             raise ValueError("evaluation needs an eval_dataset")
         share = Subset(rows, range(self.args.process_index, len(rows), self._processes))
-        return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=collate)
+        size = self.args.eval_batch_size
+        return DataLoader(share, batch_size=size, collate_fn=self.data_collator)
 
     @torch.no_grad()
     def evaluation_loop(self, dataloader, *_, metric_key_prefix="eval", **others):
@@ -226,7 +241,7 @@ class StageTrainer(Trainer):
             return
         batch = args.train_batch_size * args.gradient_accumulation_steps * self._processes
         met = args.max_steps * batch / len(rows) if args.max_steps > 0 else args.num_train_epochs
-        first = self._prepare_inputs(collate([rows[0]]))
+        first = self._prepare_inputs(self.data_collator([rows[0]]))
         if met <= 1 or self.model.columns(first) is None:
             return
         self.model.to(args.device).eval()
@@ -235,8 +250,9 @@ class StageTrainer(Trainer):
             with torch.no_grad(), self.compute_loss_context_manager():
                 return self.model.columns(self._prepare_inputs(batch))
 
-        share = {"process": args.process_index, "processes": self._processes}
-        self.train_dataset = cache_rows(rows, read, batch=args.train_batch_size, **share)
+        options = {"batch": args.train_batch_size, "collate": self.data_collator}
+        options |= {"process": args.process_index, "processes": self._processes}
+        self.train_dataset = cache_rows(rows, read, **options)
 
     def run(self, *, resume: bool = True, **more: Any) -> None:
         """Train to the end, in a folder that says what run it is.

@@ -13,14 +13,23 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from qsft_lite.data import collate
 from qsft_lite.loss import Backup
-from qsft_lite.models import NewHead, check_head, check_packing, dummy_id, output_head
+from qsft_lite.models import (
+    NewHead,
+    check_head,
+    check_packing,
+    dummy_id,
+    image_tokens,
+    output_head,
+    pixel_rule,
+)
 from qsft_lite.trainer.config import QSFTConfig
 from qsft_lite.trainer.networks import move_average, twin
 from qsft_lite.trainer.paired_step import behavior_columns, paired_step
 from qsft_lite.trainer.step import behavior_step, q_sft_step
 
-__all__ = ["BehaviorStage", "PairedStage", "Stage", "ValueStage", "check_stage"]
+__all__ = ["BehaviorStage", "PairedStage", "Stage", "ValueStage", "check_images", "check_stage"]
 
 
 class Stage(nn.Module):
@@ -197,3 +206,29 @@ def check_stage(
                 f"{name} has {head.out_features} logits, and the dummy is token "
                 f"{dummy_id(tokenizer)}: call add_dummy(model, tokenizer)."
             )
+
+
+def check_images(model: nn.Module | None, rows: Any) -> None:
+    """ValueError for packed rows whose pictures are not encoded as the model sees them.
+
+    The first row that has some is looked at: all pictures of a data set have one size.
+    """
+    if not hasattr(rows, "__len__") or not len(rows) or "images" not in rows[0]:
+        return
+    row = next((rows[i] for i in range(len(rows)) if len(rows[i]["images"])), None)
+    if row is None:
+        return
+    name = type(model).__name__
+    tokens = 0 if model is None else image_tokens(model)
+    if not tokens:
+        raise ValueError(
+            f"the episodes have pictures, and {name} sees none: take a model that does "
+            "(small_vision_model, load_model), or say how it reads them (set_image_rule)"
+        )
+    shown = int((torch.as_tensor(row["input_ids"]) == model.config.image_token_id).sum())
+    if shown != tokens * len(row["images"]):
+        raise ValueError(
+            f"a row has {len(row['images'])} pictures and {shown} image tokens, and {name} has "
+            f"{tokens} for each: encode with image_tokens=models.image_tokens(model)"
+        )
+    collate([row], pixel_rule(model))

@@ -103,7 +103,7 @@ def test_values_and_candidates_read_the_tokens_of_training(kind, form):
     policy = q_sft(tokenizer)
     seen = []
     logits = policy._logits
-    policy._logits = lambda ids, n: seen.extend(ids) or logits(ids, n)
+    policy._logits = lambda ids, *rest: seen.extend(ids) or logits(ids, *rest)
     table = policy.values(forms[form])
     assert len(table) == len(expected) - 1
     assert ("is_action" in table) == (form == "segments")

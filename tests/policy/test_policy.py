@@ -491,7 +491,7 @@ def test_candidates_weigh_actions_as_play_does():
     policy = QSFTPolicy(
         FixedLogits(np.log(PI)), FixedLogits(np.log(P)), LETTERS, 1.5, "p", stop="b"
     )
-    policy._logits = lambda ids, first: tuple(  # the fixed logits have no hidden states
+    policy._logits = lambda ids, first, *rest: tuple(  # the fixed logits have no hidden states
         m.logits.expand(len(ids), max(map(len, ids)) - first, -1) for m in policy.models
     )
     [row] = policy.candidates("a", ["a b"]).itertuples()

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import small_pictures
 import torch
 from places import ROOT
+from small_pictures import vision_model, write_episodes
 from test_trainer import TOKENIZER, config, model, random_rows
 
+from qsft_lite.data import RewardScale, encode, load_trajectories, pack
 from qsft_lite.trainer import train_q_sft
 
 FORMS = {
     "paired": {"backup": "recorded"},  # of 20 rows, met more than once: kept, each half of them
     "head": {"values": "head", "backup": "support"},
     "dummy": {"leftover": "dummy", "backup": "support"},
+    "pictures": {"backup": "behavior"},  # rows have as many pictures as turns
 }
 
 
@@ -31,6 +35,16 @@ def train_all(folder: Path, rows_per_process: int) -> None:
 def train(folder: Path, rows_per_process: int, **form) -> None:
     """Both stages; the weights are written by the process that may."""
     rows = random_rows(27)  # of different numbers of action tokens
+    network, tokenizer = model(), TOKENIZER
+    if folder.name == "pictures":
+        episodes = load_trajectories(write_episodes(folder / f"data-{os.getpid()}", 60, turns=3))
+        encoded = encode(
+            episodes, small_pictures.TOKENIZER, scale=RewardScale(0.0, 1.0), memory="turn",
+            image_tokens=small_pictures.TOKENS,
+        )  # fmt: skip
+        packed = pack(encoded, 64)
+        rows = [packed[i] for i in range(27)]
+        network, tokenizer = vision_model(seed=2), small_pictures.TOKENIZER
     options = {
         "per_device_train_batch_size": rows_per_process,
         "max_steps": 6,
@@ -41,8 +55,8 @@ def train(folder: Path, rows_per_process: int, **form) -> None:
         "save_steps": 3,
     }
     trained = train_q_sft(
-        model(),
-        TOKENIZER,
+        network,
+        tokenizer,
         rows[:20],
         rows[20:],
         config(folder / "one", "behavior", eval_strategy="steps", eval_steps=3, **options),
