@@ -26,6 +26,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "chess": ("qsft_lite.tasks.chess", "ChessGame"),
     "endgames": ("qsft_lite.tasks.endgames", "Endgames"),
     "gridworld": ("qsft_lite.tasks.gridworld", "Gridworld"),
+    "manipulation": ("qsft_lite.tasks.manipulation", "Manipulation"),
     "twenty_questions": ("qsft_lite.tasks.twenty_questions", "TwentyQuestions"),
     "webshop": ("qsft_lite.tasks.webshop", "WebShop"),
     "wordle": ("qsft_lite.tasks.wordle", "Wordle"),

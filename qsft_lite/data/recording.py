@@ -32,6 +32,7 @@ from qsft_lite.data.trajectories import (
 
 BLOCK = 10_000
 FEATURES = Features.from_arrow_schema(EPISODES)
+LEFTOVER = r"\.(\d{5,}\.jsonl|settings\.json|images-\d{5,}\.npy)\.(\d+)"  # name and process
 
 Episodes = dict[str, list]  # the columns text, is_action, reward, done, and perhaps images
 PlayBlock = Callable[[int, np.random.SeedSequence], Episodes]
@@ -153,6 +154,6 @@ def _write_if_absent(file: Path, content: bytes) -> None:
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing: `save_trajectories` writes aside, with its id."""
     for path in folder.glob(".*"):
-        begun = re.fullmatch(r"\.(\d{5,}\.jsonl|settings\.json)\.(\d+)", path.name)
+        begun = re.fullmatch(LEFTOVER, path.name)
         if begun and not psutil.pid_exists(int(begun[2])):
             path.unlink(missing_ok=True)

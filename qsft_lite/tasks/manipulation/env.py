@@ -1,0 +1,196 @@
+r"""A robot at a table, text in and text out, with a picture of each state.
+
+The contract is COG's (Singh et al., 2020): a picture of 48 x 48, a state of 10 numbers, an action
+of 8, a reward of 1 on success and else 0. The simulator is ours (see table.py), or Meta-World's.
+"""
+
+from __future__ import annotations
+
+import copy
+import string
+from reprlib import repr as brief
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Text
+
+from qsft_lite.tasks.checks import check_action, check_choice, reset_option
+from qsft_lite.tasks.manipulation.bins import ActionBins
+from qsft_lite.tasks.manipulation.picture import SIZE, check_size, render
+from qsft_lite.tasks.manipulation.starts import HORIZONS, STARTS, is_success, start_tables
+from qsft_lite.tasks.manipulation.table import Tables
+from qsft_lite.tasks.manipulation.text import (
+    IMAGE,
+    image_texts,
+    instruction_words,
+    instructions,
+    state_texts,
+    state_words,
+)
+
+FORMATS = ("image", "state")
+SIMULATORS = ("numpy", "metaworld")
+
+
+class Manipulation(gymnasium.Env):
+    r"""One table at a time.
+
+    task: "tray" (put a block on the tray; 40 steps), "drawer" (open the drawer and take a block
+    out; 50), "shut_drawer" (the upper drawer is open and must be shut before; 80); with
+    simulator="metaworld" (an extra) one of `metaworld.METAWORLD_TASKS`. start: where an episode
+    starts unless reset says so, "prior" (the whole task) or "task" (half way), see starts.py.
+    format: "image", a state is "<image> put the red block on the tray\n"; "state", the words say
+    what a picture would show (see text.py), for networks that read only. images: whether info has
+    pictures; as the format needs when None. bins: how actions are written; `ActionBins.uniform()`
+    when None. size: of a picture. max_steps: an episode's most steps; the task's own when None.
+
+    reset takes options {"start": "prior" or "task"}. step takes a text such as
+    "x12 y03 z07 a08 b08 c08 g1 s0\n", whatever white space is around its words; one that cannot be
+    read moves nothing and takes a step. The reward is 1 when the named block is where it should be,
+    which ends the episode, else 0. info has "success", "valid" (the action could be read),
+    "instruction", "state" (10,) float64 (see `Tables.state`) and, with images, "image"
+    (size, size, 3) uint8.
+    """
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+    images = True  # a policy is given pictures, one for each <image>; not in the format "state"
+    action_space = Text(max_length=200, charset=string.printable)
+    observation_space = Text(max_length=1_000, charset=string.printable)
+
+    def __init__(
+        self,
+        task: str = "tray",
+        *,
+        start: Literal["prior", "task"] = "prior",
+        format: Literal["image", "state"] = "image",
+        images: bool | None = None,
+        bins: ActionBins | None = None,
+        size: int = SIZE,
+        max_steps: int | None = None,
+        simulator: Literal["numpy", "metaworld"] = "numpy",
+    ) -> None:
+        check_choice(simulator, SIMULATORS, "simulator")
+        check_choice(format, FORMATS, "format")
+        check_choice(start, STARTS, "start")
+        check_size(size)
+        if images is False and format == "image":
+            raise ValueError("the format 'image' needs pictures: images=False needs format='state'")
+        if bins is not None and not isinstance(bins, ActionBins):
+            raise TypeError(f"bins must be ActionBins, got {brief(bins)}")
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+        if simulator == "metaworld":
+            from qsft_lite.tasks.manipulation.metaworld import MetaWorldTable
+
+            self.table: OneTable | MetaWorldTable = MetaWorldTable(task)
+        else:
+            check_choice(task, HORIZONS, "task")
+            self.table = OneTable(task)
+        self.task, self.start, self.format, self.simulator = task, start, format, simulator
+        self.images = format == "image"
+        self.bins = bins or ActionBins.uniform()
+        self.size, self.max_steps = size, max_steps or self.table.horizon
+        self._pictures = self.images if images is None else images
+        self._under_way, self._steps = False, 0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts with every word of a transcript, as a tokenizer of words needs them."""
+        words = (f"{IMAGE} ",) if self.format == "image" else state_words()
+        told = instruction_words() if self.simulator == "numpy" else self.table.instruction_words()
+        return *words, *told, *self.bins.words
+
+    def clone(self) -> Manipulation:
+        """Another environment with the same options."""
+        other = copy.copy(self)
+        other.table, other._np_random, other._under_way = self.table.clone(), None, False
+        return other
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode; TypeError or ValueError for a start that is none."""
+        start = reset_option(options, "start")
+        if start is not None and not isinstance(start, str):
+            raise TypeError(f"start must be a text, got {brief(start)}")
+        if start not in (None, *STARTS):
+            raise ValueError(f"unknown start {brief(start)}. There are: {', '.join(STARTS)}")
+        self.table.check_start(start or self.start)
+        super().reset(seed=seed)
+        self.table.reset(start or self.start, self.np_random)
+        self._under_way, self._steps = True, 0
+        return self.table.text(self.format), self._info(valid=True)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Act; ResetNeeded when no episode is under way, TypeError for what is no text."""
+        if not self._under_way:
+            raise gymnasium.error.ResetNeeded("the episode is over or not started: call reset")
+        check_action(action)
+        bins = self.bins.read(action)
+        if bins is not None:
+            self.table.step(self.bins.decode(bins[None])[0])
+        self._steps += 1
+        info = self._info(valid=bins is not None)
+        success = info["success"]
+        truncated = not success and self._steps >= self.max_steps
+        self._under_way = not (success or truncated)
+        return self.table.text(self.format), float(success), success, truncated, info
+
+    def render(self, size: int = 192) -> np.ndarray:
+        """(size, size, 3) uint8, a picture for people."""
+        return self.table.image(size)
+
+    def _info(self, valid: bool) -> dict[str, Any]:
+        info = {
+            "success": self.table.success(),
+            "valid": valid,
+            "instruction": self.table.instruction(),
+            "state": self.table.state(),
+        }
+        return {**info, "image": self.table.image(self.size)} if self._pictures else info
+
+
+class OneTable:
+    """One table of ours, as the environment plays it."""
+
+    def __init__(self, task: str):
+        self.task, self.horizon = task, HORIZONS[task].whole
+        self.tables: Tables = start_tables(task, "prior", 1, np.random.default_rng(0))
+
+    def clone(self) -> OneTable:
+        """Another table of the same task."""
+        other = copy.copy(self)
+        other.tables = self.tables.take([0])
+        return other
+
+    def check_start(self, start: str) -> None:
+        """Every start is one of ours."""
+
+    def reset(self, start: str, rng: np.random.Generator) -> None:
+        """Set the table."""
+        self.tables = start_tables(self.task, start, 1, rng)
+
+    def step(self, action: np.ndarray) -> None:
+        """One step; action: (8,)."""
+        self.tables.step(action[None])
+
+    def success(self) -> bool:
+        """Whether the goal is reached."""
+        return bool(is_success(self.task, self.tables)[0])
+
+    def instruction(self) -> str:
+        """What the robot is told."""
+        return instructions(self.task, self.tables)[0]
+
+    def text(self, format: str) -> str:
+        """The state as text."""
+        return (image_texts if format == "image" else state_texts)(self.task, self.tables)[0]
+
+    def state(self) -> np.ndarray:
+        """(10,) see `Tables.state`."""
+        return self.tables.state()[0]
+
+    def image(self, size: int) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        return render(self.tables, size)[0]
