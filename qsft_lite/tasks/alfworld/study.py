@@ -62,7 +62,16 @@ PROFILES = {
         validation_games=46,
         test_games=122,
     ),
-    "record": ALFWorldSettings(behavior_epochs=4.0, threads=1),
+    # One kind of rooms: two cores do not learn all of them.
+    "record": ALFWorldSettings(
+        rooms="bathroom",
+        games=5_000,
+        wanderers=0.25,
+        behavior_epochs=4.0,
+        threads=1,
+        validation_games=46,
+        test_games=122,
+    ),
     "gpu": ALFWorldSettings(
         layers=4,
         width=256,

@@ -46,7 +46,8 @@ PROFILES = {
     "laptop": WebShopSettings(
         games=12_000, value_epochs=0.5, seeds=1, validation_games=60, test_games=200
     ),
-    "record": WebShopSettings(behavior_epochs=2.0, threads=1, validation_games=100),
+    # Fresh visits in one pass: twice the same ones, the clone learns them by heart.
+    "record": WebShopSettings(games=30_000, value_epochs=0.5, threads=1, validation_games=100),
     "gpu": WebShopSettings(
         layers=4,
         width=256,
