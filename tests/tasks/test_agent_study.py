@@ -7,8 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_tokenizers import byte_level
 
 from qsft_lite.data import start_id
+from qsft_lite.evaluate import evaluate
+from qsft_lite.models import small_model
 from qsft_lite.study import module_of
 from qsft_lite.tasks.agent_study import spread
 from qsft_lite.tasks.alfworld.games import world_of
@@ -125,3 +128,28 @@ def test_spread_takes_all_before_any_twice(size, count):
     times = np.bincount(found, minlength=size)
     assert len(found) == count and times.max() - times.min() <= 1
     assert count > size or found == sorted(found)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("written", ["short", "text"])
+def test_a_pretrained_model_is_trained_and_plays(name, written, tmp_path):
+    """From a folder, with a tokenizer of bytes: its words are many tokens, and it has no dummy."""
+    tokenizer = byte_level(["go to", "click[", "search["])
+    model = small_model(tokenizer, layers=1, width=16, heads=2, context=40_000, seed=0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    changes = {"model": str(tmp_path), "format": written, "row_tokens": 4_096, "batch_rows": 2}
+    settings = dataclasses.replace(module_of(name).PROFILES["smoke"], games=6, **changes)
+    if name == "alfworld":
+        settings = dataclasses.replace(settings, longest_game=4, rooms="bathroom")
+    task = module_of(name).TASK(settings, 0)
+    cloned = task.clone()
+    ours = task.train("q_sft", cloned)
+    assert len(cloned.tokenizer) == len(tokenizer) + ("<dummy>" not in tokenizer.get_vocab())
+    starts = task.starts(test=True)[:2]
+    policy = task.policy(ours, beta=8.0, relative_support=0.5)
+    played = evaluate(policy, task.env, 2, 0, options=starts)
+    texts = [game["text"][0] for game in task.games]
+    begin = "WebShop [SEP]" if name == "webshop" else "-= Welcome"
+    assert all(text.startswith(begin) == (written == "text") for text in texts)
+    assert len(played.returns) == 2 and task.measure(ours)["cross-entropy"] > 0
