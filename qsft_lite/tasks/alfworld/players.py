@@ -19,10 +19,12 @@ Seed = int | np.random.SeedSequence
 class Player:
     """What all players share: `choose` decides on what is known, `act` on transcripts.
 
-    slip: how often the player does something else, as a wanderer would.
+    slip: how often the player does something else, as a wanderer would. fumbles: how many of these
+    are commands that mostly fail. Without them the data have hardly any failure, and who learns
+    from the data does not know how to go on after one.
     """
 
-    slip = 0.0
+    slip, fumbles = 0.0, 0.4
 
     def __init__(self, seed: Seed = 0, slip: float | None = None) -> None:
         if slip is not None and not 0 <= slip <= 1:
@@ -42,7 +44,7 @@ class Player:
     def choose(self, memory: Memory) -> str:
         """The next command, slips included."""
         if self.slip and self.rng.random() < self.slip:
-            return self.wander(memory)
+            return self.fumble(memory) if self.rng.random() < self.fumbles else self.wander(memory)
         command = self.decide(memory)
         # What has just failed would fail again, but for looking into what one stands before.
         return self.wander(memory) if memory.failed and command == memory.last else command
@@ -54,6 +56,17 @@ class Player:
     def one_of(self, options: Sequence[str]) -> str:
         """One of them, drawn evenly."""
         return options[int(self.rng.random() * len(options))]
+
+    def fumble(self, memory: Memory) -> str:
+        """Something that mostly fails: a thing and a place by chance, where the agent stands."""
+        here = self.one_of(sorted(memory.here) or memory.receptacles)
+        seen = [one for things in memory.contents.values() for one in things]
+        thing = self.one_of([*seen, memory.held or f"{memory.goal.object} 1"])
+        verb = self.one_of(("go", "open", "take", "move", *TREATED_WITH))
+        if verb in ("go", "open"):
+            return f"go to {here}" if verb == "go" else f"open {here}"
+        between = {"take": "from", "move": "to"}.get(verb, "with")
+        return f"{verb} {thing} {between} {here}"
 
     def wander(self, memory: Memory) -> str:
         """Half of the time somewhere else, otherwise anything that can be done here."""
@@ -89,6 +102,8 @@ class Player:
 
 class WanderingPlayer(Player):
     """Goes anywhere, does anything: it wins by accident."""
+
+    slip = 0.2
 
     def decide(self, memory: Memory) -> str:
         """See `Player.decide`."""
