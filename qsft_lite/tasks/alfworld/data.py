@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from qsft_lite.data.recording import Episodes, record
 from qsft_lite.tasks.alfworld.env import MAX_STEPS, ALFWorld
-from qsft_lite.tasks.alfworld.players import PLAYERS, play_game
+from qsft_lite.tasks.alfworld.players import PLAYERS, ExpertPlayer, play_game
 from qsft_lite.tasks.checks import check_weights
 
 # Who plays how many of the games.
@@ -30,15 +30,18 @@ def generate_alfworld(
     games: str | Path | None = None,
     format: Literal["text", "short"] = "text",
     max_steps: int = MAX_STEPS,
+    fumbles: float = 0.4,
     processes: int = 1,
     path: str | Path | None = None,
 ) -> Dataset:
     """Games of the native engine, each of one player, drawn with the weights of behavior.
 
     behavior: weights of players, see PLAYERS. split, rooms, games, format and max_steps are those
-    of `ALFWorld`; games are drawn evenly. processes and path are those of `record`. A game that ran
-    out of steps is not done.
+    of `ALFWorld`; games are drawn evenly. fumbles: how many of the players' slips are commands that
+    mostly fail (see `Player`): .4 makes about one command in twelve fail, 0 hardly any. processes
+    and path are those of `record`. A game that ran out of steps is not done.
     """
+    ExpertPlayer(fumbles=fumbles)  # checks
     shares = check_weights(behavior, "behavior", PLAYERS)
     ALFWorld(split=split, rooms=rooms, games=games, format=format, max_steps=max_steps)  # checks
     settings = {
@@ -49,8 +52,9 @@ def generate_alfworld(
         "games": None if games is None else str(games),
         "format": format,
         "max_steps": max_steps,
+        "fumbles": fumbles,
     }
-    play = partial(_play_block, shares, split, rooms, games, format, max_steps)
+    play = partial(_play_block, shares, split, rooms, games, format, max_steps, fumbles)
     return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
 
 
@@ -61,13 +65,16 @@ def _play_block(
     games: str | Path | None,
     format: str,
     max_steps: int,
+    fumbles: float,
     n: int,
     seed: np.random.SeedSequence,
 ) -> Episodes:
     """The episodes of a block."""
     draw_seed, *player_seeds = seed.spawn(1 + len(shares))
     rng = np.random.default_rng(draw_seed)
-    players = [PLAYERS[name](own) for name, own in zip(shares, player_seeds, strict=True)]
+    players = [
+        PLAYERS[name](own, fumbles=fumbles) for name, own in zip(shares, player_seeds, strict=True)
+    ]
     source = ALFWorld(split=split, rooms=rooms, games=games).source
     episodes: Episodes = {"text": [], "is_action": [], "reward": [], "done": []}
     for _ in range(n):

@@ -26,11 +26,15 @@ class Player:
 
     slip, fumbles = 0.0, 0.4
 
-    def __init__(self, seed: Seed = 0, slip: float | None = None) -> None:
-        if slip is not None and not 0 <= slip <= 1:
-            raise ValueError(f"slip must be a probability in [0, 1], got {slip}")
+    def __init__(
+        self, seed: Seed = 0, slip: float | None = None, fumbles: float | None = None
+    ) -> None:
+        for name, share in (("slip", slip), ("fumbles", fumbles)):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} must be a probability in [0, 1], got {share}")
         self.rng = np.random.default_rng(seed)
         self.slip = type(self).slip if slip is None else slip
+        self.fumbles = type(self).fumbles if fumbles is None else fumbles
 
     def act(self, histories: Sequence[str]) -> list[str]:
         """The next action of each transcript, in the form that the transcript has."""

@@ -35,11 +35,13 @@ class ALFWorldSettings(AgentSettings):
     """Settings of ALFWorld.
 
     wanderers: share of the data's games that wanderers play; of the others the careless play a
-    third, the half-informed two. rooms: "all", or one kind of them, where a small network learns
-    sooner. longest_game: steps after which a game is cut off.
+    third, the half-informed two. fumbles: how many of their slips are commands that mostly fail.
+    rooms: "all", or one kind of them, where a small network learns sooner. longest_game: steps
+    after which a game is cut off.
     """
 
     wanderers: float = 0.4
+    fumbles: float = 0.4
     rooms: str = "all"
     games: int = 10_000
     batch_rows: int = 16
@@ -113,6 +115,7 @@ class ALFWorldTask(AgentTask):
             rooms=settings.rooms,
             format=settings.format,
             max_steps=settings.longest_game,
+            fumbles=settings.fumbles,
         )
 
     @cached_property

@@ -679,6 +679,21 @@ def test_players_by_text_score_what_they_score_in_recording():
         assert by_text.mean == by_text.success  # reward 1 on success
 
 
+def test_how_often_players_fail_is_an_option():
+    """A slip one step in five, of which so many fumble; most of these fail, as do other slips."""
+    failed = {}
+    for fumbles in (0.0, 0.4, 1.0):
+        games = envs.generate(
+            "alfworld", 150, 2, format="short", behavior={"careless": 1}, fumbles=fumbles
+        )
+        answers = [text for game in games for text in game["text"][2::2]]
+        failed[fumbles] = np.mean([answer == "invalid\n" for answer in answers])
+        assert np.mean(games["done"]) > 0.9  # they know how to go on
+    assert failed[0.0] < 0.01 and 0.05 < failed[0.4] < 0.1 and 0.14 < failed[1.0] < 0.22
+    with pytest.raises(ValueError, match=r"fumbles must be a probability in \[0, 1\], got 2"):
+        envs.generate("alfworld", 5, 0, fumbles=2)
+
+
 def test_recorded_games_are_replayed_by_the_environment():
     starts = {}  # several games may begin with the same text
     env = ALFWorld(split="seen", max_steps=20)
