@@ -31,6 +31,7 @@ class Moment(NamedTuple):
         picture: (size, size, 3) uint8, the same for people.
         state: (10,) float64, see `Tables.state`.
         happened: in the step before, "grasps the red block"; "" for nothing but a movement.
+        instruction: what the robot is told.
         over: whether the episode ended here.
         success: whether the named block is where it should be.
     """
@@ -40,6 +41,7 @@ class Moment(NamedTuple):
     picture: np.ndarray
     state: np.ndarray
     happened: str
+    instruction: str
     over: bool
     success: bool
 
@@ -81,8 +83,8 @@ class Player:
 
     def _moment(self, text: str, info: Mapping[str, Any], happened: str, over: bool) -> Moment:
         image = info["image"] if self.env.images else None
-        picture = self.env.render(self.size)
-        return Moment(text, image, picture, info["state"], happened, over, info["success"])
+        picture, told = self.env.render(self.size), info["instruction"]
+        return Moment(text, image, picture, info["state"], happened, told, over, info["success"])
 
 
 def moments_of(
