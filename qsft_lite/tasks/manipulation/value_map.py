@@ -20,8 +20,9 @@ from qsft_lite.tasks.manipulation.table import HALF, HIGH, LOW, LOWER_HANDLE, NO
 from qsft_lite.tasks.manipulation.text import image_texts, state_texts
 from qsft_lite.viz.plots import HIGHLIGHT, VALUE_COLORS, value_bar
 
-SIZE = (9.3, 4.5)  # inches
+SIZE = (8.3, 4.4)  # inches
 SIDE = 2.88  # of a picture of 288 pixels
+ALPHA = 0.75  # of the colors
 LEAST = 0.02  # of a color scale, or what is rounding would look like something
 
 
@@ -105,12 +106,13 @@ def value_map(
         left.imshow(now.picture, interpolation="nearest")
         viz.bare(left)
         right = figure.add_axes(_place(4.0, 0.65, SIDE, SIDE))
-        gray = now.picture.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)
-        right.imshow(gray, interpolation="nearest")
+        # Light, so that colors on it are those of the scale.
+        gray = 255 - 0.6 * (255 - now.picture.mean(-1))
+        right.imshow(gray, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         edges = [
             np.array([-0.5, len(axis) - 0.5]) * (axis[1] - axis[0]) + axis[0] for axis in (x, y)
         ]
-        colors = {"cmap": VALUE_COLORS, "vmin": limits[0], "vmax": limits[1], "alpha": 0.75}
+        colors = {"cmap": VALUE_COLORS, "vmin": limits[0], "vmax": limits[1], "alpha": ALPHA}
         extent = (*_across(edges[0]), *_down(edges[1]))
         right.imshow(values, extent=extent, origin="lower", interpolation="nearest", **colors)
         at = _across(tables.position[0, 0]), _down(tables.position[0, 1])
@@ -122,7 +124,7 @@ def value_map(
         right.set(xlabel="x, to the right (table widths)", ylabel="y, away (table widths)")
         right.grid(visible=False)
         bar = figure.add_axes(_place(7.15, 0.65, 0.18, SIDE))
-        value_bar(figure, None, "V, with the gripper there", limits, cax=bar)
+        value_bar(figure, None, "V, with the gripper there", limits, cax=bar, alpha=ALPHA)
         height = f"{tables.position[0, 2]:.2f}".removeprefix("0")
         title = f"Asked: {now.instruction}\nStep {step}, the gripper {height} table widths high"
         above = {"x": 0.2 / SIZE[0], "y": 1 - 0.1 / SIZE[1], "ha": "left", "fontsize": 13}
