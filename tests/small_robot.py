@@ -14,9 +14,10 @@ def robot_policy(env: Manipulation, values: bool = True, **options):
     further = {"vision_width": 16} if env.images else {}
     pi, p = (make(tokenizer, **shape, **further, seed=seed) for seed in (1, 2))
     for model in (pi, p):
-        model.get_input_embeddings().weight.data *= 30
-        if env.images:
-            model.model.multi_modal_projector.linear_2.weight.data *= 20
+        model.get_input_embeddings().weight.data *= 8
+        for name, weight in model.named_parameters():
+            if "proj" in name and weight.ndim == 2:
+                weight.data *= 10  # or it would hardly look at the state
     options = {"max_new_tokens": 8, **options}
     if not values:
         return ClonedPolicy(pi, tokenizer, **options)

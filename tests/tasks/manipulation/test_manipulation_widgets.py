@@ -238,7 +238,7 @@ def test_states_of_several_lengths_are_asked_at_once():
         alone = ask_tokens(policy, [history], [ids])
         for one, other in zip(both, alone, strict=True):
             np.testing.assert_allclose(one[row], other[0], atol=1e-5)
-    assert np.abs(both.pi[0] - both.pi[1]).max() > 1e-4
+    assert (both.pi[0] - both.pi[1]).abs().max() > 1e-3
     with pytest.raises(ValueError, match="as many beginnings of one length"):
         ask_tokens(policy, [state, state], [ids, []])
     with pytest.raises(ValueError, match="as many beginnings"):
@@ -259,7 +259,7 @@ def test_the_own_choice_is_greedy_play():
         greedy=True,
         score="paired",
         max_new_tokens=8,
-        constraint=ActionList(every, policy.tokenizer),
+        constraint=ActionList(policy.tokenizer, every),
     )
     choices = set()
     for seed in range(4):
@@ -453,12 +453,11 @@ def test_one_moves_the_gripper_oneself(env, policy, starts, shown):
         went = own.moments[-1].state[:3] - own.moments[-2].state[:3]
         far = min(largest, 0.5 - own.moments[-2].state[2]) if move == "up" else largest
         np.testing.assert_allclose(went, way * far * np.eye(3)[axis], atol=1e-9)
-        assert live_picture(widget).value == expected()
+    assert live_picture(widget).value == expected()
     for move, shut in (("close", True), ("left", True), ("open", False), ("up", False)):
         buttons.value = move
         own.step(env.bins.write(mw.move_bins(env, own.moments[-1], move)[None])[0])
         assert own.moments[-1].state[8] == (not shut)
-        assert live_picture(widget).value == expected()
     buttons.value = mw.POLICY
     own.step(env.bins.write(asked.own(own.moments[-1])[None])[0])
     assert live_picture(widget).value == expected()
