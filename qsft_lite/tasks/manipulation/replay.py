@@ -7,12 +7,14 @@ A table is drawn from a seed, so a start is the arguments of the environment's r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qsft_lite.evaluate import Evaluation, episode_seed
 from qsft_lite.tasks.manipulation.env import Manipulation, OneTable
+from qsft_lite.tasks.manipulation.picture import render
 from qsft_lite.tasks.manipulation.starts import IS_OPEN
 from qsft_lite.tasks.manipulation.table import LOWER_HANDLE, NOTHING, STEP, Tables
 from qsft_lite.tasks.manipulation.text import COLORS
@@ -22,28 +24,37 @@ DRAWERS = ("lower", "upper")
 WAYS = (("left", "right"), ("nearer", "away"), ("down", "up"))  # along x, y and z
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """A state of an episode.
 
     Attributes:
         text: what the environment said.
         image: (H, W, 3) uint8, the picture that a policy sees; None where it sees none.
-        picture: (size, size, 3) uint8, the same for people.
         state: (10,) float64, see `Tables.state`.
         happened: in the step before, "grasps the red block"; "" for nothing but a movement.
         instruction: what the robot is told.
         over: whether the episode ended here.
         success: whether the named block is where it should be.
+        scene: a copy of the one table; of another simulator a picture of it, size x size.
+        size: height and width of the picture for people.
     """
 
     text: str
     image: np.ndarray | None
-    picture: np.ndarray
     state: np.ndarray
     happened: str
     instruction: str
     over: bool
     success: bool
+    scene: Tables | np.ndarray
+    size: int
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(size, size, 3) uint8, for people; drawn when it is asked for, as few of them are."""
+        drawn = isinstance(self.scene, np.ndarray)
+        return self.scene if drawn else render(self.scene, self.size)[0]
 
 
 def starts_of(
@@ -67,24 +78,28 @@ class Player:
     def __init__(self, env: Manipulation, start: Mapping[str, Any], size: int = SHOWN):
         self.env, self.size = env.clone(), size
         text, info = self.env.reset(**start)
-        self.moments = [self._moment(text, info, "", False)]
+        self.moments: list[Moment] = []
+        self._keep(text, info, "", False, _scene(self.env, size))
 
     def step(self, action: str) -> float:
         """Take an action and keep the moment after it; the reward."""
-        before = _tables(self.env)
+        before = self.moments[-1].scene
         text, reward, done, truncated, info = self.env.step(action)
-        happened = what_happened(before, _tables(self.env)) if before is not None else ""
+        after = _scene(self.env, self.size)
+        happened = "" if isinstance(after, np.ndarray) else what_happened(before, after)
         if info["success"]:
             happened = f"{happened}: success".removeprefix(": ")
         if not info["valid"]:
             happened = "is told nothing that it can read"
-        self.moments.append(self._moment(text, info, happened, done or truncated))
+        self._keep(text, info, happened, done or truncated, after)
         return reward
 
-    def _moment(self, text: str, info: Mapping[str, Any], happened: str, over: bool) -> Moment:
+    def _keep(
+        self, text: str, info: Mapping[str, Any], happened: str, over: bool, scene: Any
+    ) -> None:
         image = info["image"] if self.env.images else None
-        picture, told = self.env.render(self.size), info["instruction"]
-        return Moment(text, image, picture, info["state"], happened, told, over, info["success"])
+        moment = (text, image, info["state"], happened, info["instruction"], over, info["success"])
+        self.moments.append(Moment(*moment, scene, self.size))
 
 
 def moments_of(
@@ -153,9 +168,10 @@ def in_words(action: np.ndarray) -> str:
     return ", ".join([*ways, "gripper shut" if action[6] > 0 else "gripper open"])
 
 
-def _tables(env: Manipulation) -> Tables | None:
-    """A copy of the table; None of another simulator's."""
-    return env.table.tables.take([0]) if isinstance(env.table, OneTable) else None
+def _scene(env: Manipulation, size: int) -> Tables | np.ndarray:
+    """A copy of the table; of another simulator a picture of it."""
+    ours = isinstance(env.table, OneTable)
+    return env.table.tables.take([0]) if ours else env.render(size)
 
 
 def _name(tables: Tables, held: int) -> str:

@@ -80,15 +80,13 @@ def scene_explorer(
     """
     if len(starts) != len(played):
         raise ValueError(f"{len(starts)} starts and {len(played)} transcripts: not one each")
-    asked, known = Asked(policy, env), {}
+    asked = Asked(policy, env)
+    games = [moments_of(env, *one) for one in zip(starts, played, strict=True)]
+    every = [asked.values(moments) for moments in games]  # beforehand, or a redraw would wait
 
     def draw(game: int, turn: int) -> Figure:
-        row = played[game - 1]
-        if game not in known:
-            moments = moments_of(env, starts[game - 1], row)
-            known[game] = moments, asked.values(moments)
-        moments, values = known[game]
-        actions = row["text"][1::2]
+        moments, values = games[game - 1], every[game - 1]
+        actions = played[game - 1]["text"][1::2]
         action = actions[turn] if turn < len(actions) else None
         return draw_scene(asked, moments, turn, values=values, action=action)
 
