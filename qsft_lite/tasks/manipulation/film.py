@@ -64,13 +64,14 @@ def animation(
         raise ValueError(f"pause must be above 0 seconds, not {pause}")
     height, width = pictures[0].shape[:2]
     font = ImageFont.truetype(findfont("DejaVu Sans"), max(9, round(width / 20)))
-    line = 2 * font.size
+    wide = int(width / (0.62 * font.size))  # letters of a line
+    texts = [f"step {i}\n{_wrapped(caption, wide)}".strip() for i, caption in enumerate(captions)]
+    below = round(1.3 * font.size * (1 + max(text.count("\n") for text in texts))) + 6
     frames = []
-    for step, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        frame = Pillow.new("RGB", (width, height + line), "white")
+    for picture, text in zip(pictures, texts, strict=True):
+        frame = Pillow.new("RGB", (width, height + below), "white")
         frame.paste(Pillow.fromarray(picture))
-        text = f"step {step}" + (f": {caption}" if caption else "")
-        ImageDraw.Draw(frame).text((4, height + line / 5), text, "black", font)
+        ImageDraw.Draw(frame).multiline_text((4, height + 2), text, "black", font)
         frames.append(frame)
     long = [
         bool(caption) or step in (0, len(pictures) - 1) for step, caption in enumerate(captions)

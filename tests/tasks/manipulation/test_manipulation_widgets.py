@@ -7,16 +7,19 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from explorers import all_widgets, controls, live_picture
 from PIL import Image
 from small_robot import robot_policy
 
+from qsft_lite.baselines.heads import ActionValues
+from qsft_lite.baselines.trained import ValuePolicy
 from qsft_lite.data.transcripts import Transcript
 from qsft_lite.evaluate import evaluate
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.policy.constraints import ActionList
 from qsft_lite.policy.last_line import LastLine
-from qsft_lite.policy.whole_actions import ask_tokens
+from qsft_lite.policy.whole_actions import ask_actions, ask_tokens
 from qsft_lite.tasks.manipulation import widgets as mw
 from qsft_lite.tasks.manipulation.asking import Asked
 from qsft_lite.tasks.manipulation.bins import ActionBins
@@ -203,6 +206,11 @@ def test_an_animation_has_every_picture_and_is_small(moments):
         assert (frame[288:] == 255).mean() > 0.5 and (frame[288:] < 90).any()
         told = moments[step].happened or step in (0, len(pictures) - 1)
         assert shown.info["duration"] == pytest.approx(500 if told else 100)
+    # No text is cut off, however long.
+    longest = "lets go of the yellow block, the upper drawer is shut: success"
+    frame = Image.open(io.BytesIO(mw.animation(pictures[:1], [longest]).data)).convert("L")
+    strip = np.asarray(frame)[288:] < 128
+    assert strip.any() and not strip[:, -4:].any() and not strip[-2:].any()
     assert f"{len(pictures) - 1} steps" in image.alt and "grasps the" in image.alt
 
 
@@ -224,6 +232,26 @@ def test_tokens_are_asked_as_values_are(env, policy, moments, played):
     log_pi_hat = sum(np.log(found.pi_hat[place][bin]) for place, bin in enumerate(bins))
     assert log_pi_hat == pytest.approx(table["log_pi_hat"][0], abs=1e-3)
     assert asked.values(moments[:1])[0] == pytest.approx(told["V"].iloc[0], abs=1e-5)
+
+
+def test_heads_of_values_are_asked_too(env, policy, moments):
+    values = ActionValues.on(policy.q_model).eval()
+    torch.manual_seed(0)
+    for head in values.q_heads:
+        torch.nn.init.normal_(head[-1].weight)
+    rival = ValuePolicy(policy.behavior, values, policy.tokenizer, 2.0, max_new_tokens=8)
+    asked, bins = Asked(rival, env), np.array([3, 4, 5, 6, 7, 8, 1, 0])
+    [action] = env.bins.write(bins[None])
+    found = asked.bins(moments[0], bins)
+    told = ask_actions(rival, segments(moments[0]), [action], images=[moments[0].image])
+    assert found.q[7][0] == pytest.approx(told["Q"][0], abs=1e-4)
+    pi_hat = np.prod([found.pi_hat[place][bin] for place, bin in enumerate(bins)])
+    assert np.log(pi_hat) == pytest.approx(np.log(told["pi_hat"][0]), abs=1e-3)
+    assert np.ptp(np.concatenate(found.q)) > 1  # not within [0, 1], and drawn all the same
+    figure = mw.draw_scene(asked, moments, 0, values=asked.values(moments), action=action)
+    panels = parts_of(figure)[2]
+    heights = np.concatenate([path.vertices[:, 1] for path in panels.collections[0].get_paths()])
+    assert heights.min() > 0 and heights.max() < panels.get_ylim()[1]
 
 
 def test_states_of_several_lengths_are_asked_at_once():
