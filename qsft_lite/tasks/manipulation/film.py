@@ -57,7 +57,7 @@ def animation(
 
     It is an animated PNG, which is a picture of its first moment where nothing moves. Moments with
     a caption stay for longer. Arguments as of `film_strip`; pause: seconds of a picture. At 288
-    pixels a whole episode takes 100 to 200 kB.
+    pixels a whole episode takes 80 to 120 kB.
     """
     captions = _captions(pictures, captions)
     if pause <= 0:

@@ -136,16 +136,18 @@ def _draw_bins(axes: Axes, asked: Asked, bins: Bins, mark: str) -> None:
         lines += [[(left, bottom), (left, top)], [(left, base), (left + PANEL[0], base)]]
         unit = f" ({units[0]})" if scale else ""
         axes.text(left + PANEL[0] / 2, top + 0.12, name + unit, ha="center", fontsize=12)
+        told = list(units)
         if scale:
-            ticks = (0, count // 2, count - 1)
             numbers = scale * asked.env.bins.centers[place]
-            told = [f"{numbers[i]:+.2f}".replace("-", "−").replace("+0.00", "0") for i in ticks]
-        else:
-            ticks, told = range(count), units
-        ends = ("left", "center", "right") if scale else ("center", "center")
-        for tick, text, align in zip(ticks, told, ends, strict=False):
-            shift = {"left": -0.4 * wide, "right": 0.4 * wide}.get(align, 0)
-            axes.text(middles[tick] + shift, bottom - 0.06, text, ha=align, va="top", **small)
+            told = [f"{number:+.2f}".replace("-", "−") for number in numbers]
+            told = ["0" if text in ("+0.00", "−0.00") else text for text in told]
+        shown = sorted({0, count // 2, count - 1})
+        for bin in shown if count > 2 else range(count):
+            # The outer numbers begin and end with their bins, or neighbors would meet.
+            outer = {0: (-0.4, "left"), count - 1: (0.4, "right")} if count > 2 else {}
+            shift, align = outer.get(bin, (0, "center"))
+            x = middles[bin] + shift * wide
+            axes.text(x, bottom - 0.06, told[bin], ha=align, va="top", **small)
         for share in (0, 0.5, 1) if not column else ():
             number = f"{low + share * (high - low):.2g}"
             y = bottom + share * PANEL[1]

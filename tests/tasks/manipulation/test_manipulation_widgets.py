@@ -397,6 +397,22 @@ def test_a_clone_has_no_values(env, moments):
         value_map(clone, env, {"seed": 0})
 
 
+def test_few_bins_are_named_each():
+    actions = np.tile([[0.5, 0, 0, 0, 0, 0, 1, -1], [-0.5, 0, 1, 0, 0, 0, -1, -1]], (5, 1))
+    actions[0, 1], actions[1, 1] = 1, -1
+    bins = ActionBins.fit(actions)  # two of x, one of the angles
+    env = Manipulation("tray", bins=bins)
+    policy = robot_policy(env)
+    asked, moments = Asked(policy, env), Player(env, {"seed": 0}).moments
+    figure = mw.draw_scene(asked, moments, 0, values=asked.values(moments))
+    panels = parts_of(figure)[2]
+    assert len(panels.collections[0].get_paths()) == sum(bins.counts) < 20
+    told = [text.get_text() for text in panels.texts]
+    assert [count for count in bins.counts[:6]][3:] == [1, 1, 1] and bins.counts[0] == 2
+    for number in (f"−{STEP / 2:.2f}", f"+{STEP / 2:.2f}"):
+        assert number in told
+
+
 def test_nothing_is_drawn_outside_of_the_scene(env, policy, moments, played):
     asked = Asked(policy, env)
     action = played[0].transcripts[0]["text"][1]
