@@ -106,6 +106,7 @@ def _draw_values(axes: Axes, step: int, values: np.ndarray | None) -> None:
     low, high = np.nanmin([0, *values]), np.nanmax([1, *values])
     axes.set(xlim=(-0.5, max(len(values) - 0.5, 1)), ylim=(low - 0.03, high + 0.05))
     axes.set_yticks(np.linspace(low, high, 3))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("V, value of the state", fontsize=12)
     axes.tick_params(labelsize=11)
 
