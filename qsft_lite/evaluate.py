@@ -17,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Policy",
     "bootstrap_interval",
+    "episode_seed",
     "evaluate",
     "normalized_score",
     "paired_difference",
@@ -80,7 +81,7 @@ def evaluate(
     An episode that would become longer than the models' context is cut off where it is, as one of
     max_steps is, and the others go on: it is not done, it has the return so far, and it is counted.
 
-    Episode i is reset with a seed made from (seed, i), whatever the batch and the policy, so that
+    Episode i is reset with `episode_seed(seed, i)`, whatever the batch and the policy, so that
     two policies meet the same episodes and their returns are paired.
 
     Args:
@@ -126,6 +127,11 @@ def evaluate(
         cut_off=sum(episode.cut_off for episode in played),
         valid=1 - sum(episode.invalid for episode in played) / max(int(lengths.sum()), 1),
     )
+
+
+def episode_seed(seed: int, number: int) -> int:
+    """What `evaluate` resets an environment with in its episode of this number, from 0 on."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 @dataclass
@@ -203,8 +209,7 @@ def _play(
     episodes = []
     for env, number in zip(places, numbers, strict=False):
         start = options[number] if options else None
-        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        text, info = env.reset(seed=own_seed, options=start)
+        text, info = env.reset(seed=episode_seed(seed, number), options=start)
         _check_text(text, number)
         images = [] if getattr(getattr(env, "unwrapped", env), "images", False) else None
         episodes.append(_Episode(number, env, [(text, False)], [0.0], images=images))

@@ -41,6 +41,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.chess.learn_rules": STUDY,  # which its study trains by
     "tasks.endgames.widgets": ("evaluate", "policy", "tabular", "viz", "tasks.chess"),
     "tasks.*.widgets": ("evaluate", "policy", "tabular", "viz"),
+    "tasks.manipulation.film": ("viz",),
+    "tasks.manipulation.asking": ("policy",),
+    "tasks.manipulation.scene": ("policy", "viz"),
+    "tasks.manipulation.value_map": ("policy", "viz"),
     "tasks.endgames": ("data", "evaluate", "files", "tasks.chess"),
     "tasks": ("checks", "data", "evaluate", "files", "tabular"),
     "envs": ("tasks.checks",),  # and a task by its name, when it is asked for

@@ -1,9 +1,10 @@
-"""What any policy thinks of whole actions, from one pass of its models over the transcript."""
+"""What any policy thinks of whole actions, and of each token of them, in one pass of its models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -12,7 +13,21 @@ from qsft_lite.models import attention_mask, image_inputs
 from qsft_lite.policy.cached import CachedPolicy, History, Images
 from qsft_lite.policy.q_sft import QSFTPolicy
 
-__all__ = ["ask_actions"]
+__all__ = ["NextTokens", "ask_actions", "ask_tokens"]
+
+
+class NextTokens(NamedTuple):
+    """What a policy thinks of every token as the next one, after each of T beginnings of an action.
+
+    Attributes:
+        pi, pi_hat: (B, T, V) float32, probabilities, before special tokens or a constraint rule any
+            out.
+        q: (B, T, V) float32, values as ``Q`` of `ask_actions`; None of a policy without values.
+    """
+
+    pi: torch.Tensor
+    pi_hat: torch.Tensor
+    q: torch.Tensor | None
 
 
 @torch.inference_mode()
@@ -75,6 +90,64 @@ def ask_actions(
     return pd.DataFrame(rows)
 
 
+@torch.inference_mode()
+def ask_tokens(
+    policy: CachedPolicy,
+    histories: Sequence[History],
+    begun: Sequence[Sequence[int]],
+    images: Sequence[Images] | None = None,
+) -> NextTokens:
+    """What a policy thinks of all next tokens after histories, and after each token of actions.
+
+    Args:
+        policy: any; its first model is pi.
+        histories: B transcripts so far: segments or texts, as of `CachedPolicy.act`.
+        begun: of each, the token ids that its action begins with: T - 1 of them, in all the same.
+        images: of each, its pictures, if it has some.
+
+    Raises:
+        ValueError: no history, beginnings that are not one for each or differ in length, an unknown
+            text, or pictures that do not fit.
+    """
+    counts = {len(ids) for ids in begun}
+    if len(begun) != len(histories) or len(counts) != 1:
+        raise ValueError(
+            f"{len(histories)} histories need as many beginnings of one length, not {len(begun)} "
+            f"of {sorted(counts)} tokens."
+        )
+    asked = [[*policy._read(one).ids, *ids] for one, ids in zip(histories, begun, strict=True)]
+    pixels = policy._pixels(policy._pictures(histories, images))
+    longest = max(map(len, asked))
+    policy._check_context([longest], [])
+    device = policy.device
+    # Padding comes last, where no token sees it.
+    input_ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in asked], device=device)
+    position_ids = torch.arange(longest, device=device).expand_as(input_ids)
+    ends = torch.tensor([len(ids) for ids in asked], device=device)[:, None]
+    columns = ends + torch.arange(-counts.pop() - 1, 0, device=device)
+    first = int(columns.min())
+    logits = []
+    for model in _all_models(policy):
+        found = model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            use_cache=False,
+            logits_to_keep=longest - first,
+            **image_inputs(model, pixels),
+        ).logits[:, first - longest :]
+        rows = torch.arange(len(asked), device=device)[:, None]
+        logits.append(found[rows, columns - first].float())
+    pi_hat = policy.log_weights(logits).softmax(-1)
+    return NextTokens(logits[0].softmax(-1), pi_hat, _values(policy, logits))
+
+
+def _all_models(policy: CachedPolicy) -> list[Any]:
+    """pi first, then the values if there are some: at beta 0 Q-SFT plays without them."""
+    if isinstance(policy, QSFTPolicy) and policy.q_model is not None:
+        return [policy.behavior, policy.q_model]
+    return policy.models
+
+
 def _logits(
     policy: CachedPolicy,
     inputs: list[int],
@@ -87,16 +160,13 @@ def _logits(
 
     A token sees what stands before it and belongs to all (0) or to whom it belongs itself.
     """
-    models = policy.models
-    if isinstance(policy, QSFTPolicy) and policy.q_model is not None:
-        models = [policy.behavior, policy.q_model]  # at beta 0 it plays without the values
     device = policy.device
     owner = torch.tensor(whose, device=device)
     places = torch.arange(len(inputs), device=device)
     seen = ((owner == 0) | (owner == owner[:, None])) & (places <= places[:, None])
     position_ids = torch.tensor([positions], device=device)
     found = []
-    for model in models:
+    for model in _all_models(policy):
         outputs = model(
             input_ids=torch.tensor([inputs], device=device),
             attention_mask=attention_mask(model, seen[None, None], position_ids, position_ids),
