@@ -17,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Policy",
     "bootstrap_interval",
+    "episode_seed",
     "evaluate",
     "normalized_score",
     "paired_difference",
@@ -191,6 +192,11 @@ def _check_text(text: Any, number: int) -> None:
         raise RuntimeError(f"Episode {number}: the environment said {text!r}, which is no text.")
 
 
+def episode_seed(seed: int, number: int) -> int:
+    """What `evaluate` resets the environment of an episode with."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 def _play(
     policy: Policy,
     places: list[gymnasium.Env],
@@ -203,8 +209,7 @@ def _play(
     episodes = []
     for env, number in zip(places, numbers, strict=False):
         start = options[number] if options else None
-        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        text, info = env.reset(seed=own_seed, options=start)
+        text, info = env.reset(seed=episode_seed(seed, number), options=start)
         _check_text(text, number)
         images = [] if getattr(getattr(env, "unwrapped", env), "images", False) else None
         episodes.append(_Episode(number, env, [(text, False)], [0.0], images=images))
