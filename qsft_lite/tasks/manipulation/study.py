@@ -1,4 +1,4 @@
-"""A robot at a table as a study: may methods join halves of a task that no episode joins?
+"""A robot at a table as a study: whether methods join halves that no episode joins.
 
 python -m qsft_lite.study manipulation --profile laptop
 python -m qsft_lite.study manipulation --profile record --set task=drawer format=image
@@ -106,6 +106,8 @@ PROFILES = {
         batch_rows=4,
         threads=1,
         seeds=1,
+        warmup_steps=1,
+        value_warmup_steps=1,
         validation_games=4,
         test_games=8,
         measured_games=2,
@@ -312,11 +314,11 @@ class ManipulationTask(Task):
         """Print how games of the policy went, one a line."""
         policy, starts = self.policy(trained, **options), self.starts(test=True)[:5]
         result = evaluate(policy, self.env, len(starts), TEST_SEED, options=starts)
-        for half, won, game in zip(
-            self.half_way(result), result.returns > 0, result.transcripts, strict=True
-        ):
-            told = game["text"][0].rpartition(" the ")[0].rpartition(" ")[2]
-            print(told, f"{len(game['text']) // 2} steps,", "half way," * half, "done" * won)
+        half, won = self.half_way(result), result.returns > 0
+        for number, game in enumerate(result.transcripts):
+            color = game["text"][0].partition(" block ")[0].split()[-1]
+            said = "done" if won[number] else "half way" if half[number] else "not half way"
+            print(f"{color}: {said} after {result.lengths[number]} steps")
 
 
 class _LastState(LastLine):
