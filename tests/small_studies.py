@@ -13,6 +13,7 @@ LESS = {
     "endgames": {"games": 60, "value_games": 40},
     "wordle": {"games": 150, "value_games": 100},
     "twenty_questions": {"games": 150, "value_games": 100},
+    "manipulation": {"games": 30, "validation_games": 2, "test_games": 4},
 }
 needs_stockfish = pytest.mark.skipif(
     not shutil.which("stockfish", path=f"/usr/games{pathsep}{environ.get('PATH', '')}"),

@@ -183,6 +183,10 @@ def on_a_line(seed: dict[str, Any]) -> dict[str, Any]:
                 **one,
                 "grid": json.dumps(one["grid"]),
                 "returns": " ".join(repr(value).removesuffix(".0") for value in one["returns"]),
+                "described": {
+                    name: None if np.isnan(value) else value
+                    for name, value in one.get("described", {}).items()
+                },
                 "seconds": row["seconds"],
                 "commit": row["commit"],
             }

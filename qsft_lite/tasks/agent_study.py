@@ -1,4 +1,7 @@
-"""What the studies of WebShop and ALFWorld share: agents whose actions are a few words."""
+"""What the studies of WebShop and ALFWorld share: agents whose actions are a few words.
+
+How an agent is measured is shared with the robot's study, too.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.data import RewardScale, encode, start_id
+from qsft_lite.data.images import load_image
 from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import (
     add_dummy,
@@ -27,7 +31,7 @@ from qsft_lite.models import (
 from qsft_lite.study import Settings, Task
 from qsft_lite.study.task import all_over
 
-__all__ = ["SMOKE", "AgentSettings", "AgentTask", "spread"]
+__all__ = ["SMOKE", "AgentSettings", "AgentTask", "measure_actions", "spread"]
 
 SMOKE = {  # of both tasks' profile "smoke"
     "games": 60,
@@ -126,35 +130,45 @@ class AgentTask(Task):
         return {"invalid actions": 1 - result.valid, "turns": float(result.lengths.mean())}
 
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
-        """On games of the data's players that no network has seen, means over their actions.
+        """See measure_actions."""
+        games = self.recorded(self.settings.measured_games, "held out")
+        return measure_actions(trained, self.encoded(games))
 
-        -log pi of an action (nats). Of methods with values: the squared error of the value of the
-        action taken to the discounted return that followed, beside the variance of these returns,
-        which a constant would have, and their rank correlation. The value of an action is that of
-        its last token.
-        """
-        games = self.encoded(self.recorded(self.settings.measured_games, "held out"))
-        start = [start_id(trained.tokenizer), *trained.tokenizer(trained.prompt)["input_ids"]]
-        prefixes, taken, ends, returns = [], [], [], []
-        for game in games:
-            ids, is_action = list(game["input_ids"]), np.array(game["action_mask"])
-            last = is_action & ~np.append(is_action[1:], False)
-            for place in np.flatnonzero(is_action):
-                prefixes.append([*start, *ids[1:place]])
-                taken.append([ids[place]])
-            ends += last[is_action].tolist()
-            returns += np.array(game["return_to_go"])[last].tolist()
-        log_pi, learned = trained.values_of(prefixes, taken)
-        actions = len(returns)
-        found = {"cross-entropy": -float(np.sum(log_pi)) / actions}
-        if learned is not None:
-            values, truth = np.concatenate(learned)[ends], np.array(returns)
-            found["squared error to the return"] = float(np.mean((values - truth) ** 2))
-            found["variance of returns"] = float(truth.var())
-            if np.ptp(values) and np.ptp(truth):
-                rank = stats.spearmanr(values, truth).statistic
-                found["rank correlation with it"] = float(rank)
-        return found
+
+def measure_actions(trained: TrainedMethod, games: datasets.Dataset) -> dict[str, float]:
+    """On encoded games of the data's players that no network has seen, means over their actions.
+
+    -log pi of an action (nats). Of methods with values: the squared error of the value of the
+    action taken to the discounted return that followed, beside the variance of these returns,
+    which a constant would have, and their rank correlation. The value of an action is that of
+    its last token. Of turns apart each token is asked about in its turn, with the turn's pictures.
+    """
+    start = [start_id(trained.tokenizer), *trained.tokenizer(trained.prompt)["input_ids"]]
+    prefixes, taken, images, ends, returns = [], [], [], [], []
+    for game in games:
+        ids, is_action = list(game["input_ids"]), np.array(game["action_mask"])
+        begins = np.flatnonzero(np.array(game.get("position_ids", range(len(ids)))) == 0)
+        shown = np.flatnonzero(game.get("image_start", ()))
+        last = is_action & ~np.append(is_action[1:], False)
+        for place in np.flatnonzero(is_action):
+            begin = begins[begins < place][-1]
+            prefixes.append([*start, *ids[begin + 1 : place]])
+            taken.append([ids[place]])
+            own = np.flatnonzero((begin < shown) & (shown < place))
+            images.append([load_image(game["images"][number]) for number in own])
+        ends += last[is_action].tolist()
+        returns += np.array(game["return_to_go"])[last].tolist()
+    log_pi, learned = trained.values_of(prefixes, taken, images)
+    actions = len(returns)
+    found = {"cross-entropy": -float(np.sum(log_pi)) / actions}
+    if learned is not None:
+        values, truth = np.concatenate(learned)[ends], np.array(returns)
+        found["squared error to the return"] = float(np.mean((values - truth) ** 2))
+        found["variance of returns"] = float(truth.var())
+        if np.ptp(values) and np.ptp(truth):
+            rank = stats.spearmanr(values, truth).statistic
+            found["rank correlation with it"] = float(rank)
+    return found
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qsft_lite.models import text_config
 from qsft_lite.study import TASKS, Study, changed, has_study, module_of
 from qsft_lite.tasks.gridworld.study import GridworldSettings
 from qsft_lite.trainer import QSFTConfig
@@ -146,7 +147,8 @@ def test_the_network_of_the_gpu_profile_can_be_made(task):
     """On no device: shapes are computed, and no weights."""
     found = changed(module_of(task).PROFILES["gpu"], {"layers": 1})
     model = module_of(task).TASK(found, 0).new_model()
-    assert model.config.num_hidden_layers == 1 and model.config.hidden_size == found.width
+    config = text_config(model)
+    assert config.num_hidden_layers == 1 and config.hidden_size == found.width
     assert model.get_output_embeddings().weight.device == torch.device("cpu")
 
 

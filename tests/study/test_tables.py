@@ -102,6 +102,13 @@ def test_a_mean_of_nothing_is_none():
     assert tables._mean([np.nan, 2.0, 4.0]) == 3
 
 
+def test_what_no_game_says_is_recorded_as_none():
+    said = {"steps to success": np.nan, "half way": 0.25}
+    row = {"scores": {"": {"grid": [], "returns": [0.0], "described": said}}}
+    kept = tables.on_a_line({"Some": {**row, "seconds": 1, "commit": ""}})
+    assert kept["Some"][""]["described"] == {"steps to success": None, "half way": 0.25}
+
+
 def test_fractions_of_points_are_kept_in_a_record():
     row = {"scores": {"": {"grid": [], "returns": [0.0, -1.0, 0.3333]}}, "seconds": 1, "commit": ""}
     kept = tables._from_lines(tables.on_a_line({"Some": row}))

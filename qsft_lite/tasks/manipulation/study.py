@@ -1,0 +1,330 @@
+"""A robot at a table as a study: whether methods join halves that no episode joins.
+
+python -m qsft_lite.study manipulation --profile laptop
+python -m qsft_lite.study manipulation --profile record --set task=drawer format=image
+
+Each turn is read alone: a picture and the instruction, or words that say what a picture would show.
+An action is a token a number, and its reward and its discount come with the last of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from qsft_lite.baselines import TrainedMethod
+from qsft_lite.data import RewardScale, cut_turns, encode
+from qsft_lite.evaluate import Evaluation, episode_seed, evaluate
+from qsft_lite.models import (
+    add_dummy,
+    image_tokens,
+    load_model,
+    share_embeddings,
+    small_model,
+    small_vision_model,
+    smollm2,
+    smollm2_vision,
+    word_tokenizer,
+)
+from qsft_lite.policy import LastLine
+from qsft_lite.study import ROWS as SHARED_ROWS
+from qsft_lite.study import Settings, Task
+from qsft_lite.study.rows import Q_TRANSFORMER
+from qsft_lite.study.task import TEST_SEED
+from qsft_lite.tasks.agent_study import measure_actions
+from qsft_lite.tasks.checks import check_choice
+from qsft_lite.tasks.manipulation.bins import ActionBins
+from qsft_lite.tasks.manipulation.data import generate_manipulation
+from qsft_lite.tasks.manipulation.env import Manipulation
+from qsft_lite.tasks.manipulation.picture import SIZE
+from qsft_lite.tasks.manipulation.players import (
+    BEHAVIOR,
+    NOISE,
+    Script,
+    draw_plans,
+    good_plans,
+    is_half_way,
+    noisy,
+)
+from qsft_lite.tasks.manipulation.starts import is_success
+from qsft_lite.tasks.manipulation.table import Tables
+from qsft_lite.tasks.manipulation.text import parts
+
+__all__ = ["PROFILES", "ROWS", "TASK", "ManipulationSettings", "ManipulationTask"]
+
+PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the games, each drawn by its own seed
+ACTION_WORDS = 8
+FITTED_ON = 500  # episodes
+ROWS = {**SHARED_ROWS, Q_TRANSFORMER.key: Q_TRANSFORMER}
+
+
+@dataclasses.dataclass(frozen=True)
+class ManipulationSettings(Settings):
+    """The robot's settings.
+
+    task: "tray", "drawer" or "shut_drawer". format: "image" or "state", in words. bins: of a number
+    of an action; bin_kind: "uniform", of one width, or "quantiles", fitted to what the scripts do.
+    noise: of the data's actions. gamma: discount of a step. longest_game: steps after which a game
+    is cut off, 0 for the task's own. model: "scratch", "smollm2", or the id or folder of any
+    pretrained one, for pictures one that sees. patch, vision_width: of a network from scratch that
+    sees, see models.small_vision_model. context: most tokens of a turn that a network from scratch
+    reads. measured_games: those that networks are measured on.
+    """
+
+    task: str = "tray"
+    format: str = "image"
+    bins: int = 5  # the whole script needs no more, and the noise of the data has less room
+    bin_kind: str = "uniform"
+    noise: float = NOISE
+    gamma: float = 0.95
+    longest_game: int = 0
+    model: str = "scratch"
+    patch: int = 16
+    vision_width: int = 128
+    context: int = 64
+    measured_games: int = 40
+    row_tokens: int = 230
+    batch_rows: int = 16
+    validation_games: int = 100
+    test_games: int = 200
+    coarse_grid: bool = True
+
+
+PROFILES = {
+    "smoke": ManipulationSettings(
+        games=60,
+        layers=1,
+        width=16,
+        vision_width=16,
+        batch_rows=4,
+        threads=1,
+        seeds=1,
+        warmup_steps=1,
+        value_warmup_steps=1,
+        validation_games=4,
+        test_games=8,
+        measured_games=2,
+        longest_game=6,
+    ),
+    "laptop": ManipulationSettings(games=3_000, batch_rows=8, seeds=1, threads=1),
+    "record": ManipulationSettings(games=10_000, width=128, behavior_epochs=3.0),
+    "gpu": ManipulationSettings(
+        games=300_000,
+        layers=4,
+        width=256,
+        heads=8,
+        vision_width=256,
+        patch=8,
+        batch_rows=64,
+        learning_rate=2e-3,
+        value_learning_rate=1e-3,
+        bf16=True,
+        validation_games=200,
+    ),
+}
+
+
+class ManipulationTask(Task):
+    """One seed of the robot: it learns from halves of a task, and is judged on the whole task."""
+
+    lowest, best = 0.0, "Script of the whole task"
+
+    def __init__(self, settings: ManipulationSettings, seed: int):
+        super().__init__(settings, seed)
+        check_choice(settings.bin_kind, ("uniform", "quantiles"), "kind of bins")
+        self.bins = ActionBins.uniform(settings.bins)
+        if settings.bin_kind == "quantiles":
+            self.bins = ActionBins.fit(self._script_actions(), settings.bins)
+        self.env = self._table(settings.format)
+        # A word is one token, or a few of a pretrained tokenizer.
+        self.acts = {"max_new_tokens": ACTION_WORDS if self._from_scratch else 4 * ACTION_WORDS}
+
+    def _table(self, format: str) -> Manipulation:
+        settings = self.settings
+        longest = settings.longest_game or None
+        return Manipulation(settings.task, format=format, bins=self.bins, max_steps=longest)
+
+    def _script_actions(self) -> np.ndarray:
+        """(N, 8) what the scripts of the data do, the same for all seeds."""
+        fine = ActionBins.uniform(201)
+        options = {"task": self.settings.task, "noise": self.settings.noise, "format": "state"}
+        games = generate_manipulation(FITTED_ON, 0, bins=fine, **options)
+        texts = [text for game in games["text"] for text in game[1::2]]
+        return fine.decode(np.stack([fine.read(text) for text in texts]))
+
+    @property
+    def _from_scratch(self) -> bool:
+        return self.settings.model == "scratch"
+
+    @property
+    def _sees(self) -> bool:
+        return self.settings.format == "image"
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the task's words, or the pretrained model's."""
+        if self._from_scratch:
+            return word_tokenizer(self.env.texts, images=self._sees)
+        return self._pretrained[1]
+
+    @cached_property
+    def _pretrained(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        name = self.settings.model
+        if name == "smollm2":
+            model, tokenizer = smollm2_vision() if self._sees else smollm2()
+        else:
+            model, tokenizer = load_model(name)
+        if self._sees and not image_tokens(model):
+            raise ValueError(f"{name} sees no pictures: take another, or format=state")
+        add_dummy(model, tokenizer)
+        return model, tokenizer
+
+    def new_model(self) -> PreTrainedModel:
+        """See Task.new_model; bins of one dimension that are near each other begin as similar."""
+        settings = self.settings
+        if not self._from_scratch:
+            return self._pretrained[0]
+        names = ("layers", "width", "heads", "context")
+        shape = {name: getattr(settings, name) for name in names} | {"seed": self.seed}
+        if self._sees:
+            seeing = {"patch": settings.patch, "vision_width": settings.vision_width}
+            model = small_vision_model(self.tokenizer, **shape, image_size=SIZE, **seeing)
+        else:
+            model = small_model(self.tokenizer, **shape)
+        special = self.tokenizer.all_special_tokens
+        words = {word: parts(word) for word in self.tokenizer.get_vocab() if word not in special}
+        share_embeddings(model, self.tokenizer, words, seed=self.seed)
+        return model
+
+    def recorded(self, games: int, part: str) -> datasets.Dataset:
+        """See Task.recorded; halves of the task, as many of the one as of the other."""
+        settings = self.settings
+        return generate_manipulation(
+            games,
+            1_000 * self.seed + PARTS[part],
+            task=settings.task,
+            noise=settings.noise,
+            format=settings.format,
+            bins=self.bins,
+        )
+
+    def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
+        """See Task.encoded; in pieces that fit a row.
+
+        An episode that ran out of steps is not over: what could come after it counts.
+        """
+        options = {"gamma": self.settings.gamma, "discount": "turn", "memory": "turn"}
+        if self._sees:
+            options["image_tokens"] = (
+                (SIZE // self.settings.patch) ** 2
+                if self._from_scratch
+                else image_tokens(self._pretrained[0])
+            )
+        turns = encode(games, self.tokenizer, scale=RewardScale(0, 1, "step"), **options)
+        return cut_turns(turns, self.settings.row_tokens)
+
+    def policy(self, trained: TrainedMethod, **options: Any) -> LastLine:
+        """See Task.policy."""
+        return _LastState(super().policy(trained, **options))
+
+    def starts(self, test: bool) -> list[dict[str, Any]]:
+        """The start of the whole task; the seeds of the games say which table it is."""
+        settings = self.settings
+        return [{"start": "prior"}] * (settings.test_games if test else settings.validation_games)
+
+    def test_tables(self) -> Tables:
+        """The tables that the test games start with."""
+        env, found = self._table("state"), []
+        for number, start in enumerate(self.starts(test=True)):
+            env.reset(seed=episode_seed(TEST_SEED, number), options=start)
+            found.append(env.table.tables)
+        names = [field.name for field in dataclasses.fields(Tables)]
+        return Tables(*(np.concatenate([getattr(one, name) for one in found]) for name in names))
+
+    def levels(self) -> dict[str, float]:
+        """Any action, the scripts that the data are made with, and one that does it all."""
+        settings, rng = self.settings, np.random.default_rng(TEST_SEED)
+        tables = self.test_tables()
+
+        def script_of(part: str) -> float:
+            plans = draw_plans(settings.task, part, tables, BEHAVIOR, rng)
+            script = Script(settings.task, part, plans)
+            return self._success(
+                lambda now: self.bins.encode(noisy(script.act(now), settings.noise, rng))
+            )
+
+        whole = Script(settings.task, "whole", good_plans(tables, rng))
+        counts = self.bins.counts
+        return {
+            "Random": self._success(lambda now: rng.integers(counts, size=(len(now), 8))),
+            "Scripts of the first half": script_of("prior"),
+            "Scripts of the second half": script_of("task"),
+            self.best: self._success(lambda now: self.bins.encode(whole.act(now))),
+        }
+
+    def _success(self, act: Callable[[Tables], np.ndarray]) -> float:
+        """Share of the test games that reach the goal; act: from tables to bins (B, 8)."""
+        tables = self.test_tables()
+        won = np.zeros(len(tables), dtype=bool)
+        for _ in range(self.env.max_steps):
+            tables.step(self.bins.decode(act(tables)))
+            won |= is_success(self.settings.task, tables)
+        return float(won.mean())
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """How many get half way, how many of those succeed, in how many steps; invalid actions."""
+        won, half = result.returns > 0, self.half_way(result)
+        return {
+            "half way": float(half.mean()),
+            "success from half way": float(won[half].mean()) if half.any() else np.nan,
+            "steps to success": float(result.lengths[won].mean()) if won.any() else np.nan,
+            "invalid actions": 1 - result.valid,
+        }
+
+    def half_way(self, result: Evaluation) -> np.ndarray:
+        """(games,) bool: whether the named block was held, or the drawer open, at any time.
+
+        The games are played again, for a transcript with pictures does not say it.
+        """
+        env, found = self._table("state"), np.zeros(len(result.returns), dtype=bool)
+        for number, game in enumerate(result.transcripts):
+            env.reset(seed=episode_seed(result.seed, number), options={"start": "prior"})
+            for action in game["text"][1::2]:
+                env.step(action)
+                found[number] |= is_half_way(self.settings.task, env.table.tables)[0]
+        return found
+
+    def measure(self, trained: TrainedMethod) -> dict[str, float]:
+        """See measure_actions; a reward is what the data's scripts reached, half by half."""
+        games = self.recorded(self.settings.measured_games, "held out")
+        return measure_actions(trained, self.encoded(games))
+
+    def raw(self) -> dict[str, Any]:
+        """The bins of an action."""
+        return {"bins": self.bins.as_dict()}
+
+    def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
+        """Print how games of the policy went, one a line."""
+        policy, starts = self.policy(trained, **options), self.starts(test=True)[:5]
+        result = evaluate(policy, self.env, len(starts), TEST_SEED, options=starts)
+        half, won = self.half_way(result), result.returns > 0
+        for number, game in enumerate(result.transcripts):
+            color = game["text"][0].partition(" block ")[0].split()[-1]
+            said = "done" if won[number] else "half way" if half[number] else "not half way"
+            print(f"{color}: {said} after {result.lengths[number]} steps")
+
+
+class _LastState(LastLine):
+    """A LastLine that may repeat itself: words are coarse, and a small step is no illegal one."""
+
+    def act(self, histories: Any, images: Any = None) -> list[str]:
+        return super().act(histories, [[] for _ in histories] if images is None else images)
+
+
+TASK = ManipulationTask
