@@ -197,11 +197,6 @@ def _check_text(text: Any, number: int) -> None:
         raise RuntimeError(f"Episode {number}: the environment said {text!r}, which is no text.")
 
 
-def episode_seed(seed: int, number: int) -> int:
-    """What `evaluate` resets the environment of an episode with."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
 def _play(
     policy: Policy,
     places: list[gymnasium.Env],
