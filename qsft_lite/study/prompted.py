@@ -3,8 +3,8 @@
 python -m qsft_lite.study.prompted alfworld --games 12
 python -m qsft_lite.study.prompted webshop --model ID_OR_FOLDER --games 500
 
-The games are the first ones of the task's test, evenly spread, each played once by the likeliest
-words, so one run says it all. The result is recorded beside the studies'.
+The games are of the task's whole test, evenly spread, each played once by the likeliest words, so
+one run says it all. The result is recorded beside the studies'.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def play_prompted(
     if games < 2:
         raise ValueError(f"games must be at least 2, for an interval, not {games}")
     changes = {"format": "text", "test_games": games}
-    settings = dataclasses.replace(module.PROFILES["record"], **changes)
+    # Of the profile that has all games: "record" may be about some of them.
+    settings = dataclasses.replace(module.PROFILES["gpu"], **changes)
     told = {"model": model, "games": games, "prompts": prompts}
     profiles = dict.fromkeys(module.PROFILES, told)
     recorder = start(f"{task}_prompted", profile="record", seed=0, settings=profiles)

@@ -41,6 +41,8 @@ def test_each_is_played_on_the_test_games_in_the_originals_words(
     assert all(row["invalid actions"] > 0.5 for row in rows)
     begins = {"webshop": "WebShop [SEP] Instruction:", "alfworld": "-= Welcome to TextWorld"}
     assert {"".join(text)[: len(begins[task])] for text in said} == {begins[task]}
+    if task == "alfworld":  # not the bathrooms alone
+        assert not all("toilet" in "".join(text) for text in said)
     [path] = tmp_path.glob("*.json")
     recorded = json.loads(path.read_text())
     assert recorded["name"] == f"{task}_prompted" and recorded["tables"][f"{task}_prompted"] == rows
