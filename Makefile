@@ -2,14 +2,14 @@
 # on later ones. Without make, docs/install.md has the same in plain python commands.
 #
 #     make notebooks PROFILE=smoke      # or laptop (the default), or gpu
-#     make notebooks JOBS=2             # two at a time
+#     make notebooks JOBS=1             # one at a time, for little memory (two is the default)
 #     make run TASK=wordle ARGS="--methods ilql q_sft --set layers=4"
 #     make test PYTHON=python3.12       # the Python that .venv is made with
 #     make test NEWEST=1                # the newest dependencies in place of requirements.lock
 
 PYTHON ?= python3
 PROFILE ?= laptop
-JOBS ?= 1
+JOBS ?= 2
 TASK ?= wordle
 ARGS ?=
 NEWEST ?=
@@ -44,10 +44,10 @@ watch: set-up ## say where that study is
 	@$(VENV_PYTHON) -m qsft_lite.study watch $(TASK) --profile $(PROFILE) $(ARGS)
 
 test: set-up ## run the tests, but for the slow ones
-	$(VENV_PYTHON) -m pytest -m "not slow"
+	$(VENV_PYTHON) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: set-up ## run the slow tests: killed and resumed trainings, a browser, new environments
-	$(VENV_PYTHON) -m pytest -m slow
+	$(VENV_PYTHON) -m pytest -m slow -n $(JOBS) --dist loadfile
 
 test-all: test test-slow ## run all tests
 

@@ -1,10 +1,11 @@
-"""What holds for every test: few threads, no window, no kernel but this environment's."""
+"""What holds for every test: one thread, no window, no kernel but this environment's."""
 
 import os
 
-# Two threads on purpose: results and times then hardly depend on the machine's number of cores.
+# One thread on purpose: results then do not depend on the machine's number of cores, and tests run
+# side by side, a process a core.
 # Set before numpy and torch are imported, which read it once; notebook kernels inherit it.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
 import hypothesis  # noqa: E402

@@ -380,7 +380,7 @@ def test_values_land_on_the_exact_fixed_point(fitted, backup, record_property):
     added = nano.value_logits(q.table.weight, pi.table.weight, settings)
     learned = added.sigmoid()[state_ids][:, action_ids].detach().numpy()
     error = np.abs(learned - exact).max()
-    record_property("largest_error", error)
+    record_property("largest_error", float(error))
     print(f"largest error of Q, {backup}: {error:.1e}")
     assert error < 3e-3
     assert np.abs(exact - settings.prior).max() > 0.3  # far from where training began

@@ -78,7 +78,7 @@ def test_gradient_descent_finds_the_closed_form(leftover, n_actions, record_prop
     packaged = tabular.q_sft_probabilities(behavior, target, leftover)
     errors = [np.abs(ours - theirs).max() for ours, theirs in zip(found, by_hand, strict=True)]
     errors += [np.abs(ours - theirs).max() for ours, theirs in zip(found, packaged, strict=True)]
-    record_property("largest_error", max(errors))
+    record_property("largest_error", float(max(errors)))
     print(f"largest error, {leftover}, {n_actions} actions: {max(errors):.1e}")
     assert max(errors) < TOLERANCE
 
@@ -130,6 +130,6 @@ def test_target_and_descent_by_turns_find_the_tabular_fixed_point(
         np.abs(target - expected.target),
     ]
     largest = max(error.max() for error in errors)
-    record_property("largest_error", largest)
+    record_property("largest_error", float(largest))
     print(f"largest error, {leftover}, {backup}: {largest:.1e}")
     assert largest < TOLERANCE

@@ -76,7 +76,7 @@ def test_descent_finds_the_mean_outcome_of_each_action(
     q = paired_values(logits.detach(), behavior_logits, prior)
     seen = pi > 0
     error = (q - outcomes @ torch.tensor(OUTCOMES, dtype=torch.float64))[seen].abs().max().item()
-    record_property("largest_error", error)
+    record_property("largest_error", float(error))
     print(f"largest error, {n_actions} actions: {error:.1e}")
     assert error < 1e-4
     never = torch.full_like(q[~seen], prior)
@@ -139,6 +139,6 @@ def test_state_values_and_descent_by_turns_find_the_tabular_fixed_point(backup, 
     q = paired_values(weight.detach().T, pi_weight.T, prior).numpy()
     errors = [np.abs(q - expected.target), np.abs(behavior * q - expected.p)]
     largest = max(error.max() for error in errors)
-    record_property("largest_error", largest)
+    record_property("largest_error", float(largest))
     print(f"largest error, {backup}: {largest:.1e}")
     assert largest < 1e-6
