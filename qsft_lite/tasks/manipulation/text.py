@@ -3,10 +3,12 @@ r"""How the table is written, and what it is told.
 With pictures a state is "<image> put the red block on the tray\n": one picture, and the
 instruction. In the format "state" the words say what a picture would show: the gripper's place
 (bins of its x, y and z), its tilts and its turn, and whether it is open, shut or full; of each
-block its color and place, "hidden" in a drawer out of sight; how far the two drawers are open:
+block its color and the way from the gripper to it, or "hidden" in a drawer out of sight; how far
+the two drawers are open. The block that the instruction names comes first:
 
-    X12 Y07 Z19 A2 B2 C2 open red X03 Y10 Z02 blue hidden yellow hidden lower00 upper14 take ...
+    X12 Y07 Z19 A+1 B-2 C+0 open red u-5 v+3 w-9 blue hidden yellow hidden lower00 upper14 take ...
 
+A way or an angle is a signed number of steps, small ones near 0, where they matter; see SIGNED.
 An action is a word a number: a letter for the dimension and the bin, "x12 y03 z07 ... g1 s0\n".
 `parts` says that bins of one dimension are near each other where their numbers are.
 """
@@ -33,7 +35,10 @@ from qsft_lite.tasks.manipulation.table import (
 IMAGE = "<image>"
 COLORS = ("red", "yellow", "blue", "green")
 LETTERS = "xyzabcgs"  # of the eight numbers of an action
-PLACES, ANGLES, OPENINGS = 25, 5, 15  # bins of a place along an axis, of an angle, of a drawer
+PLACES, OPENINGS = 25, 15  # bins of a place along an axis, and of a drawer
+# Where a signed number, a way in table widths or an angle, passes from one step to the next.
+SIGNED = np.array([0.007, 0.021, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.38, 0.5, 0.65, 0.8])
+LARGEST = 1.0  # signed number
 
 INSTRUCTIONS = {
     "tray": "put the {} block on the tray",
@@ -42,9 +47,10 @@ INSTRUCTIONS = {
 }
 
 PLACE = r"X\d\d Y\d\d Z\d\d"
-BLOCK = rf"({'|'.join(COLORS)}) (hidden|{PLACE})"
+WAY = r"u[+-]\d+ v[+-]\d+ w[+-]\d+"
+BLOCK = rf"({'|'.join(COLORS)}) (hidden|{WAY})"
 STATE = re.compile(
-    rf"(?P<hand>{PLACE}) (?P<angles>A\d B\d C\d) (?P<grip>open|shut|full) "
+    rf"(?P<hand>{PLACE}) (?P<angles>A[+-]\d+ B[+-]\d+ C[+-]\d+) (?P<grip>open|shut|full) "
     rf"(?P<blocks>(?:{BLOCK} )+)lower(?P<lower>\d\d) upper(?P<upper>\d\d) "
     rf"(?:put|take) the (?P<named>\w+) block .*"
 )
@@ -63,20 +69,35 @@ def image_texts(task: str, tables: Tables) -> list[str]:
 
 def state_texts(task: str, tables: Tables) -> list[str]:
     """The state of each table in words."""
-    hand, blocks = _places(tables.position), _places(tables.blocks)
-    angles = ((tables.angles + 1) / 2 * ANGLES).astype(int).clip(0, ANGLES - 1).tolist()
+    hand = (tables.position * [PLACES, PLACES, 2 * PLACES]).astype(int).clip(0, PLACES - 1).tolist()
+    angles = signed_steps(tables.angles).tolist()
+    ways = signed_steps(tables.blocks - tables.position[:, None]).tolist()
     opened = np.rint(tables.drawers / OPEN * (OPENINGS - 1)).astype(int).tolist()
     hidden = is_hidden(tables).tolist()
     grips = np.where(tables.shut, np.where(tables.holding >= 0, "full", "shut"), "open").tolist()
+    named, colors = tables.named.tolist(), tables.colors.tolist()
     texts = []
     for i, told in enumerate(instructions(task, tables)):
-        words = [_place(hand[i]), *(f"{k}{n}" for k, n in zip("ABC", angles[i], strict=True))]
-        words.append(grips[i])
-        for block, color in enumerate(tables.colors[i].tolist()):
-            words.append(COLORS[color])
-            words.append("hidden" if hidden[i][block] else _place(blocks[i][block]))
+        words = ["X{:02d} Y{:02d} Z{:02d}".format(*hand[i])]
+        words += ["A{:+d} B{:+d} C{:+d}".format(*angles[i]), grips[i]]
+        for block in sorted(range(len(colors[i])), key=lambda block: block != named[i]):
+            way = "u{:+d} v{:+d} w{:+d}".format(*ways[i][block])
+            words += [COLORS[colors[i][block]], "hidden" if hidden[i][block] else way]
         texts.append(" ".join([*words, "lower{:02d} upper{:02d}".format(*opened[i]), told]) + "\n")
     return texts
+
+
+def signed_steps(numbers: np.ndarray) -> np.ndarray:
+    """Numbers from -1 to 1 as whole steps with a sign, see SIGNED; 0 is less than .007 from 0."""
+    steps = np.digitize(np.abs(numbers), SIGNED)
+    return np.where(numbers < 0, -steps, steps)
+
+
+def signed_numbers(steps: np.ndarray) -> np.ndarray:
+    """The number in the middle of each step of `signed_steps`."""
+    ends = np.concatenate([[0.0], SIGNED, [LARGEST]])
+    middles = np.concatenate([[0.0], (ends[1:-1] + ends[2:]) / 2])
+    return np.sign(steps) * middles[np.abs(steps)]
 
 
 def read_states(texts: Sequence[str]) -> Tables:
@@ -91,10 +112,20 @@ def read_states(texts: Sequence[str]) -> Tables:
         if match is None:
             raise ValueError(f"{line!r:.200} is no state in words")
     n = len(texts)
-    hand = np.array([_point(match["hand"]) for match in found]).reshape(n, 3)
-    angles = [[int(word[1:]) for word in match["angles"].split()] for match in found]
+    bins = np.array([_numbers(match["hand"]) for match in found]).reshape(n, 3)
+    hand = (bins + 0.5) / [PLACES, PLACES, 2 * PLACES]
+    angles = np.array([_numbers(match["angles"]) for match in found]).reshape(n, 3)
     seen = [re.findall(BLOCK, match["blocks"]) for match in found]
-    blocks = np.array([[_point(place) for _, place in some] for some in seen])
+    inside = np.array([sum(DRAWER_X) / 2, FRONT + 0.14, HALF])
+    blocks = np.array(
+        [
+            [
+                inside if way == "hidden" else hand[i] + signed_numbers(np.array(_numbers(way)))
+                for _, way in some
+            ]
+            for i, some in enumerate(seen)
+        ]
+    )
     colors = np.array([[COLORS.index(color) for color, _ in some] for some in seen])
     named = [match["named"] for match in found]
     opened = [[int(match["lower"]), int(match["upper"])] for match in found]
@@ -104,7 +135,7 @@ def read_states(texts: Sequence[str]) -> Tables:
     held = np.where(at_hand.any(1), at_hand.argmax(1), handle)
     return Tables(
         position=hand,
-        angles=(np.array(angles) + 0.5) / ANGLES * 2 - 1,
+        angles=signed_numbers(angles),
         shut=np.array([match["grip"] != "open" for match in found]),
         holding=np.where(full, held, NOTHING),
         blocks=blocks,
@@ -130,7 +161,8 @@ def is_hidden(tables: Tables) -> np.ndarray:
 def state_words() -> tuple[str, ...]:
     """Every word of a state, with the space or newline that ends it."""
     words = [f"{letter}{number:02d}" for letter in "XYZ" for number in range(PLACES)]
-    words += [f"{letter}{number}" for letter in "ABC" for number in range(ANGLES)]
+    steps = [0, *(sign * step for step in range(1, len(SIGNED) + 1) for sign in (1, -1))]
+    words += [f"{letter}{step:+d}" for letter in "ABCuvw" for step in steps]
     words += [f"{name}{number:02d}" for name in ("lower", "upper") for number in range(OPENINGS)]
     words += ["open", "shut", "full", "hidden", *COLORS]
     return tuple(word + " " for word in words)
@@ -146,24 +178,13 @@ def parts(word: str) -> list[tuple[str, str, int]]:
     """What a word has in common with others: its dimension, and its bins in steps of 1, 2 and 4."""
     name = word.strip().rstrip("0123456789")
     digits = word.strip()[len(name) :]
-    own = [(name, word[-1:], 0)]
+    own = [(name.rstrip("+-"), word[-1:], 0)]
     if digits:
-        own += [(name, f"bin/{width}", int(digits) // width) for width in (1, 2, 4)]
+        number = -int(digits) if name.endswith("-") else int(digits)
+        own += [(name.rstrip("+-"), f"bin/{width}", number // width) for width in (1, 2, 4)]
     return own
 
 
-def _places(points: np.ndarray) -> list:
-    """Bins of points (..., 3), from 0 to 1 along x and y and to .5 along z."""
-    return (points * [PLACES, PLACES, 2 * PLACES]).astype(int).clip(0, PLACES - 1).tolist()
-
-
-def _place(bins: list[int]) -> str:
-    return "X{:02d} Y{:02d} Z{:02d}".format(*bins)
-
-
-def _point(place: str) -> list[float]:
-    """The middle of a place in words."""
-    if place == "hidden":
-        return [sum(DRAWER_X) / 2, FRONT + 0.14, HALF]
-    x, y, z = (int(word[1:]) + 0.5 for word in place.split())
-    return [x / PLACES, y / PLACES, z / PLACES / 2]
+def _numbers(words: str) -> list[int]:
+    """The numbers at the ends of words."""
+    return [int(word[1:]) for word in words.split()]

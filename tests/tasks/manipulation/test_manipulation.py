@@ -22,13 +22,15 @@ from qsft_lite.tasks.manipulation.bins import ActionBins
 from qsft_lite.tasks.manipulation.env import Manipulation
 from qsft_lite.tasks.manipulation.players import Script, StatePlayer, good_plans, is_half_way, noisy
 from qsft_lite.tasks.manipulation.starts import HORIZONS, STARTS, start_tables
-from qsft_lite.tasks.manipulation.table import LOWER, OPEN, UPPER
+from qsft_lite.tasks.manipulation.table import LOWER, NOTHING, OPEN, UPPER
 from qsft_lite.tasks.manipulation.text import (
     COLORS,
     instructions,
     is_hidden,
     parts,
     read_states,
+    signed_numbers,
+    signed_steps,
     state_texts,
 )
 
@@ -418,6 +420,14 @@ def test_own_bins_write_and_read_the_actions():
 # In words
 
 
+def test_signed_steps_are_the_same_again_and_grow():
+    numbers = np.linspace(-1, 1, 2_001)
+    steps = signed_steps(numbers)
+    assert (np.diff(steps) >= 0).all() and (steps == -signed_steps(-numbers)).all()
+    assert (signed_steps(signed_numbers(steps)) == steps).all()
+    assert not signed_numbers(steps)[np.abs(numbers) < 0.007].any()
+
+
 @pytest.mark.parametrize("task", HORIZONS)
 def test_a_state_in_words_says_what_there_is(task):
     for steps in (0, 15, 30):
@@ -425,11 +435,20 @@ def test_a_state_in_words_says_what_there_is(task):
         texts = state_texts(task, tables)
         again = read_states(texts)
         assert np.abs(again.position - tables.position).max() <= 0.02 + 1e-9
-        assert (again.shut == tables.shut).all() and (again.holding == tables.holding).all()
-        seen = ~is_hidden(tables)
-        assert np.abs(again.blocks - tables.blocks)[seen].max() <= 0.02 + 1e-9
+        assert (again.shut == tables.shut).all() and (again.named == 0).all()
+        # The named block is written first, the others in their order.
+        order = np.argsort(np.arange(3) != tables.named[:, None], axis=1, kind="stable")
+        rows = np.arange(len(tables))[:, None]
+        assert (again.colors == tables.colors[rows, order]).all()
+        whole = np.where(again.holding < 3, order[rows[:, 0], again.holding % 3], again.holding)
+        assert (np.where(again.holding == NOTHING, NOTHING, whole) == tables.holding).all()
+        way = (tables.blocks - tables.position[:, None])[rows, order]
+        error = np.abs(again.blocks - again.position[:, None] - way)
+        seen = ~is_hidden(tables)[rows, order]
+        assert error[seen & (np.abs(way) < 0.05).all(-1)].max(initial=0) <= 0.0085
+        assert error[seen].max() <= 0.1 + 1e-9
+        assert np.abs(again.angles - tables.angles).max() <= 0.1 + 1e-9
         assert np.abs(again.drawers - tables.drawers).max() <= 0.01 + 1e-9
-        assert (again.colors == tables.colors).all() and (again.named == tables.named).all()
         hidden = [text.count("hidden") for text in texts]
         assert hidden == is_hidden(tables).sum(1).tolist()
         for text, told in zip(texts, instructions(task, tables), strict=True):
