@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shlex
 import sys
 from typing import Any
 
@@ -80,7 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--model", default="smollm2", help="smollm2, or an id or folder")
     command.add_argument("--games", type=int, default=12, help="of the test, evenly spread")
     command.add_argument("--prompts", help="ReAct's own file of prompts; ours without it")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = command.parse_args(arguments)
+    told = f"python -m qsft_lite.study.prompted {shlex.join(arguments)}"
+    os.environ.setdefault("QSFT_COMMAND", told)
     try:
         rows = play_prompted(options.task, options.model, options.games, prompts=options.prompts)
     except (OSError, ValueError) as error:
