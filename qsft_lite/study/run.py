@@ -123,8 +123,10 @@ class Study:
         return f"{self.task}_{self.label or self.kind}"
 
     def grid(self, row: Row) -> Grid:
-        """What a row's options are chosen from."""
-        return row.grid(self.profile, self.settings.coarse_grid)
+        """What a row's options are chosen from; a task may have axes of its own, AXES."""
+        grid = row.grid(self.profile, self.settings.coarse_grid)
+        own = {} if self.profile == "smoke" else getattr(module_of(self.task), "AXES", {})
+        return {name: own.get(name, values) for name, values in grid.items()}
 
     def of_seed(self, seed: int) -> Task:
         """The task of one seed; its data are made when they are asked for."""

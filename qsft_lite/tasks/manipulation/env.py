@@ -36,8 +36,8 @@ SIMULATORS = ("numpy", "metaworld")
 class Manipulation(gymnasium.Env):
     r"""One table at a time.
 
-    task: "tray" (put a block on the tray; 40 steps), "drawer" (open the drawer and take a block
-    out; 50), "shut_drawer" (the upper drawer is open and must be shut before; 80); with
+    task: "tray" (put a block on the tray; 60 steps), "drawer" (open the drawer and take a block
+    out; 80), "shut_drawer" (the upper drawer is open and must be shut before; 80); with
     simulator="metaworld" (an extra) one of `metaworld.METAWORLD_TASKS`. start: where an episode
     starts unless reset says so, "prior" (the whole task) or "task" (half way), see starts.py.
     format: "image", a state is "<image> put the red block on the tray\n"; "state", the words say

@@ -1,7 +1,7 @@
 """A robot at a table as a study: whether methods join halves that no episode joins.
 
 python -m qsft_lite.study manipulation --profile laptop
-python -m qsft_lite.study manipulation --profile record --set task=drawer format=image
+python -m qsft_lite.study manipulation --profile gpu --set task=drawer format=image
 
 Each turn is read alone: a picture and the instruction, or words that say what a picture would show.
 An action is a token a number, and its reward and its discount come with the last of them.
@@ -19,6 +19,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines.choosing import GREEDY_BETA
 from qsft_lite.data import RewardScale, cut_turns, encode
 from qsft_lite.evaluate import Evaluation, episode_seed, evaluate
 from qsft_lite.models import (
@@ -62,6 +63,8 @@ PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the games, each drawn 
 ACTION_WORDS = 8
 FITTED_ON = 500  # episodes
 ROWS = {**SHARED_ROWS, Q_TRANSFORMER.key: Q_TRANSFORMER}
+# Where the halves meet, most of the data wait: what leads on is one action in ten, or less.
+AXES = {"relative_support": (0.0, 0.02, 0.1, 0.3), "beta": (0.0, 2.0, 8.0, 32.0, GREEDY_BETA)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +115,18 @@ PROFILES = {
         measured_games=2,
         longest_game=6,
     ),
-    "laptop": ManipulationSettings(games=3_000, batch_rows=8, seeds=1, threads=1),
-    "record": ManipulationSettings(games=10_000, width=128, behavior_epochs=3.0),
+    # In words: pictures take a GPU.
+    "laptop": ManipulationSettings(
+        games=3_000,
+        format="state",
+        batch_rows=8,
+        behavior_epochs=1.5,
+        value_epochs=0.5,
+        seeds=1,
+        threads=1,
+        validation_games=60,
+    ),
+    "record": ManipulationSettings(games=10_000, format="state", value_epochs=0.6, threads=1),
     "gpu": ManipulationSettings(
         games=300_000,
         layers=4,

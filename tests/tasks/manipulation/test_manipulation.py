@@ -333,7 +333,7 @@ def test_an_episode_ends_at_success_or_at_its_horizon():
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
     for task, horizon in HORIZONS.items():
         assert Manipulation(task).max_steps == horizon.whole
-    assert [horizon.whole for horizon in HORIZONS.values()] == [40, 50, 80]
+    assert [horizon.whole for horizon in HORIZONS.values()] == [60, 80, 80]
 
 
 @given(st.text() | st.text("xyzabcgs0123456789 \n", max_size=40))
