@@ -34,6 +34,9 @@ from qsft_lite.tasks.manipulation.text import image_texts, state_texts
 PARTS = {"prior": 0.5, "task": 0.5}
 BLOCK = 500  # episodes of a file, and of its file of pictures
 MANY = 20_000  # above so many episodes, what they will cost is printed first
+# Of the table's rules, its pictures and its texts. Raised with each change of what an episode says,
+# or a folder of older episodes would be taken for one of these.
+VERSION = 2
 
 
 def generate_manipulation(
@@ -104,7 +107,8 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """What a folder of episodes says of them."""
-        return {**vars(self), "bins": self.bins.as_dict(), "task": f"manipulation, {self.task}"}
+        own = {"bins": self.bins.as_dict(), "task": f"manipulation, {self.task}"}
+        return {**vars(self), **own, "version": VERSION}
 
 
 def _play_block(

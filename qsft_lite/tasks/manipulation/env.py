@@ -40,7 +40,7 @@ class Manipulation(gymnasium.Env):
     out; 80), "shut_drawer" (the upper drawer is open and must be shut before; 80); with
     simulator="metaworld" (an extra) one of `metaworld.METAWORLD_TASKS`. start: where an episode
     starts unless reset says so, "prior" (the whole task) or "task" (half way), see starts.py.
-    format: "image", a state is "<image> put the red block on the tray\n"; "state", the words say
+    format: "image", a state is "put the red block on the tray <image>\n"; "state", the words say
     what a picture would show (see text.py), for networks that read only. images: whether info has
     pictures; as the format needs when None. bins: how actions are written; `ActionBins.uniform()`
     when None. size: of a picture. max_steps: an episode's most steps; the task's own when None.
@@ -97,9 +97,10 @@ class Manipulation(gymnasium.Env):
     @property
     def texts(self) -> tuple[str, ...]:
         """Texts with every word of a transcript, as a tokenizer of words needs them."""
-        words = (f"{IMAGE} ",) if self.format == "image" else state_words()
         told = instruction_words() if self.simulator == "numpy" else self.table.instruction_words()
-        return *words, *told, *self.bins.words
+        if self.format == "image":
+            told = tuple(text.removesuffix("\n") + f" {IMAGE}\n" for text in told)
+        return *(() if self.format == "image" else state_words()), *told, *self.bins.words
 
     def clone(self) -> Manipulation:
         """Another environment with the same options."""

@@ -89,7 +89,7 @@ class MetaWorldTable:
     def text(self, format: str) -> str:
         """The state as text: places of the hand, of the thing and of the goal, or a picture."""
         if format == "image":
-            return f"{IMAGE} {self.instruction()}\n"
+            return f"{self.instruction()} {IMAGE}\n"
         hand, thing, goal = (self._place(self.observation[at : at + 3]) for at in (0, 4, 36))
         grip = "open" if self.observation[3] > 0.5 else "shut"
         return f"{hand} {grip} thing {thing} goal {goal} {self.instruction()}\n"

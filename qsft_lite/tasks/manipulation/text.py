@@ -1,10 +1,11 @@
 r"""How the table is written, and what it is told.
 
-With pictures a state is "<image> put the red block on the tray\n": one picture, and the
-instruction. In the format "state" the words say what a picture would show: the gripper's place
-(bins of its x, y and z), its tilts and its turn, and whether it is open, shut or full; of each
-block its color and the way from the gripper to it, or "hidden" in a drawer out of sight; how far
-the two drawers are open. The block that the instruction names comes first:
+With pictures a state is "put the red block on the tray <image>\n": the instruction, and then one
+picture, whose tokens so can look for what is asked. In the format "state" the words say what a
+picture would show: the gripper's place (bins of its x, y and z), its tilts and its turn, and
+whether it is open, shut or full; of each block its color and the way from the gripper to it, or
+"hidden" in a drawer out of sight; how far the two drawers are open. The block that the instruction
+names comes first:
 
     X12 Y07 Z19 A+1 B-2 C+0 open red u-5 v+3 w-9 blue hidden yellow hidden lower00 upper14 take ...
 
@@ -64,7 +65,7 @@ def instructions(task: str, tables: Tables) -> list[str]:
 
 def image_texts(task: str, tables: Tables) -> list[str]:
     """The state of each table, which a picture shows."""
-    return [f"{IMAGE} {told}\n" for told in instructions(task, tables)]
+    return [f"{told} {IMAGE}\n" for told in instructions(task, tables)]
 
 
 def state_texts(task: str, tables: Tables) -> list[str]:

@@ -204,11 +204,13 @@ def test_what_is_measured_of_a_clone_is_its_cross_entropy_in_nats_an_action(task
             state, action = game["text"][2 * turn : 2 * turn + 2]
             pictures, extra = [], {}
             ids = [start_id(task.tokenizer)]
-            if "images" in game:
+            before, image, after = state.partition("<image>")
+            ids += task.tokenizer(before)["input_ids"]
+            if image:
                 pictures = [load_image(game["images"][turn])]
                 extra["pixel_values"] = pixel_rule(cloned.behavior)(pictures)
                 ids += [task.tokenizer.get_vocab()["<image>"]] * image_tokens(cloned.behavior)
-            ids += task.tokenizer(state.removeprefix("<image>"))["input_ids"]
+                ids += task.tokenizer(after)["input_ids"]
             own = task.tokenizer(action)["input_ids"]
             whole = torch.tensor([[*ids, *own]])
             log_p = cloned.behavior(whole, **extra).logits[0].double().log_softmax(-1)
