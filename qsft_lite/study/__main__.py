@@ -70,8 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.command == "tables":
-        for path in options.files:
-            retable(path)
+        try:
+            for path in options.files:
+                retable(path)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 2
         return 0
     try:
         study = Study.of(

@@ -212,9 +212,14 @@ def _from_lines(seed: dict[str, Any]) -> dict[str, Any]:
 def retable(path: Path) -> None:
     """Compute the scores, differences and edges of a recorded result's table anew, in its file.
 
-    All else in it stays; "recomputed" says when and by which commit.
+    All else in it stays; "recomputed" says when and by which commit. Raises ValueError for a result
+    that has no scores of seeds, such as a chapter's.
     """
     result = load_result(path)
+    if "seeds" not in result["raw"]:
+        raise ValueError(
+            f"{path} is of no study: it has no scores of seeds"
+        )
     found = [_from_lines(seed) for seed in result["raw"]["seeds"]]
     rows = score_rows(found, result["raw"].get(UNITS))
     old = {row["method"]: row for row in result["tables"][result["name"]]}

@@ -83,7 +83,8 @@ def test_edges_of_a_grid():
 
 def test_recorded_tables_are_those_of_their_scores(tmp_path, capsys):
     """What data/results shows is what its scores say, for every recorded tables."""
-    paths = sorted((ROOT / "data" / "results").glob("*.record.json"))
+    every = sorted((ROOT / "data" / "results").glob("*.record.json"))
+    paths = [path for path in every if not path.name.endswith("_prompted.record.json")]
     assert len(paths) >= 10
     for path in paths:
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -95,6 +96,15 @@ def test_recorded_tables_are_those_of_their_scores(tmp_path, capsys):
             single = len(new["raw"]["seeds"]) == 1
             perfect = row["wins"] == 1  # in every game of every seed: nothing varies
             assert single or perfect or row["score"]["low"] < row["score"]["mean"]
+
+
+def test_what_is_of_no_study_is_refused(tmp_path, capsys):
+    path = ROOT / "data" / "results" / "alfworld_prompted.record.json"
+    before = path.read_bytes()
+    for name, message in ((path, "is of no study"), (tmp_path / "none.json", "none.json")):
+        assert main(["tables", str(name)]) == 2
+        assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_a_mean_of_nothing_is_none():
