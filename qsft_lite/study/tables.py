@@ -217,9 +217,7 @@ def retable(path: Path) -> None:
     """
     result = load_result(path)
     if "seeds" not in result["raw"]:
-        raise ValueError(
-            f"{path} is of no study: it has no scores of seeds"
-        )
+        raise ValueError(f"{path} is of no study: it has no scores of seeds")
     found = [_from_lines(seed) for seed in result["raw"]["seeds"]]
     rows = score_rows(found, result["raw"].get(UNITS))
     old = {row["method"]: row for row in result["tables"][result["name"]]}
