@@ -652,8 +652,10 @@ def test_an_interruption_ends_all_that_run_side_by_side(tmp_path):
             parameters=PROFILE,
         )
     words = [sys.executable, "-m", "qsft_lite.notebook", "all", "--jobs", "2"]
-    # In a group of its own, as a terminal's Ctrl-C reaches it.
+    # In a group of its own, as a terminal's Ctrl-C reaches it, also where these tests ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(words, cwd=tmp_path, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     kernels = [tmp_path / "notebooks" / f"kernel{name}" for name in "ab"]
     try:
         wait_until(lambda: all(kernel.exists() for kernel in kernels))
