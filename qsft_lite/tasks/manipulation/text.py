@@ -39,7 +39,6 @@ LETTERS = "xyzabcgs"  # of the eight numbers of an action
 PLACES, OPENINGS = 25, 15  # bins of a place along an axis, and of a drawer
 # Where a signed number, a way in table widths or an angle, passes from one step to the next.
 SIGNED = np.array([0.007, 0.021, 0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.38, 0.5, 0.65, 0.8])
-LARGEST = 1.0  # signed number
 
 INSTRUCTIONS = {
     "tray": "put the {} block on the tray",
@@ -95,8 +94,8 @@ def signed_steps(numbers: np.ndarray) -> np.ndarray:
 
 
 def signed_numbers(steps: np.ndarray) -> np.ndarray:
-    """The number in the middle of each step of `signed_steps`."""
-    ends = np.concatenate([[0.0], SIGNED, [LARGEST]])
+    """The number in the middle of each step of `signed_steps`; 0 for step 0."""
+    ends = np.concatenate([[0.0], SIGNED, [1.0]])
     middles = np.concatenate([[0.0], (ends[1:-1] + ends[2:]) / 2])
     return np.sign(steps) * middles[np.abs(steps)]
 
