@@ -88,7 +88,8 @@ def evaluate(
         policy: its ``reset(seed)`` is called first, if it has one.
         env: text in, text out; one with pictures has the attribute ``images = True``, and its info
             an "image" (H, W, 3) uint8 for the one "<image>" in its text. Each place in a batch gets
-            a copy: ``env.clone()`` if there is one, else a deep copy.
+            a copy: ``env.clone()`` if there is one, else a deep copy. ``step_together(envs,
+            actions)``, if its class has it, gives what ``step`` of each would, faster.
         episodes: number of episodes.
         seed: of the episodes and the policy.
         batch: episodes played at once.
@@ -166,14 +167,18 @@ class _Episode:
         texts, is_action = (list(column) for column in zip(*self.segments, strict=True))
         return {"text": texts, "is_action": is_action, "reward": self.rewards, "done": self.done}
 
-    def step(self, action: str) -> bool:
-        """Take an action; whether the episode goes on."""
+    def answer(self, action: str) -> tuple:
+        """What the environment gives for an action."""
         try:
-            text, reward, terminated, truncated, info = self.env.step(action)
+            return self.env.step(action)
         except Exception as error:
             raise RuntimeError(
                 f"Episode {self.number}: the environment failed at action {action!r}: {error}"
             ) from error
+
+    def keep(self, action: str, answer: tuple) -> bool:
+        """Write down an action and what came of it; whether the episode goes on."""
+        text, reward, terminated, truncated, info = answer
         _check_text(text, self.number)
         self.see(text, info)
         try:
@@ -222,11 +227,24 @@ def _play(
                 episode.cut_off = True
             break
         acting, actions = _act(policy, going)
-        going = [
-            episode for episode, action in zip(acting, actions, strict=True) if episode.step(action)
-        ]
+        together = getattr(type(places[0]), "step_together", None)
+        if together is None:
+            answers = [one.answer(action) for one, action in zip(acting, actions, strict=True)]
+        else:
+            answers = _answers(together, acting, actions)
+        took = zip(acting, actions, answers, strict=True)
+        going = [episode for episode, action, answer in took if episode.keep(action, answer)]
         steps += 1
     return episodes
+
+
+def _answers(together: Any, acting: list[_Episode], actions: list[str]) -> list[tuple]:
+    """What environments that are stepped together give."""
+    try:
+        return together([episode.env for episode in acting], actions)
+    except Exception as error:
+        numbers = ", ".join(str(episode.number) for episode in acting)
+        raise RuntimeError(f"Episodes {numbers}: the environment failed: {error}") from error
 
 
 def _act(policy: Policy, going: list[_Episode]) -> tuple[list[_Episode], list[str]]:

@@ -9,7 +9,7 @@ from qsft_lite.data import save_trajectories
 ASK = "<image> which side?\n"
 ACTIONS = ("left\n", "right\n")
 TOKENIZER = models.word_tokenizer([ASK, *ACTIONS], images=True)
-SIZE, PATCH, TOKENS = 8, 4, 4
+SIZE, TOKENS = 8, 4
 COLORS = {"red": (230, 30, 30), "blue": (30, 30, 230)}
 
 
@@ -29,8 +29,7 @@ def vision_model(seed=0, width=32, context=64):
         context=context,
         seed=seed,
         image_size=SIZE,
-        patch=PATCH,
-        vision_width=16,
+        keypoints=16,
     )
 
 

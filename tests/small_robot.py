@@ -11,7 +11,7 @@ def robot_policy(env: Manipulation, values: bool = True, **options):
     tokenizer = models.word_tokenizer(env.texts, images=env.images)
     shape = {"layers": 1, "width": 32, "heads": 2, "context": 64}
     make = models.small_vision_model if env.images else models.small_model
-    further = {"vision_width": 16} if env.images else {}
+    further = {"keypoints": 8} if env.images else {}
     pi, p = (make(tokenizer, **shape, **further, seed=seed) for seed in (1, 2))
     for model in (pi, p):
         model.get_input_embeddings().weight.data *= 8

@@ -1,4 +1,4 @@
-"""Networks that turn a picture into a grid of features, as the vision half of a model that sees.
+"""Networks that turn a picture into a few features, as the vision half of a model that sees.
 
 Each is a plain module of transformers, registered by its own name: a folder with its config.json
 and safetensors is loaded without any code of others.
@@ -16,18 +16,19 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-__all__ = ["ConvTower", "ConvTowerConfig", "EfficientNetLite0", "EfficientNetLite0Config"]
+__all__ = ["EfficientNetLite0", "EfficientNetLite0Config", "KeypointTower", "KeypointTowerConfig"]
 
 
-class ConvTowerConfig(PreTrainedConfig):
-    """Of a ConvTower: pictures of image_size x image_size, a feature for each patch of them."""
+class KeypointTowerConfig(PreTrainedConfig):
+    """Of a KeypointTower: pictures of image_size x image_size, keypoints in image_tokens parts."""
 
-    model_type = "qsft_conv_tower"
+    model_type = "qsft_keypoint_tower"
 
     def __init__(
-        self, image_size: int = 48, patch_size: int = 16, hidden_size: int = 128, **options: Any
+        self, image_size: int = 48, keypoints: int = 32, image_tokens: int = 4, **options: Any
     ):
-        self.image_size, self.patch_size, self.hidden_size = image_size, patch_size, hidden_size
+        self.image_size, self.keypoints, self.image_tokens = image_size, keypoints, image_tokens
+        self.hidden_size = 3 * keypoints // image_tokens
         super().__init__(**options)
 
 
@@ -38,6 +39,7 @@ class EfficientNetLite0Config(PreTrainedConfig):
 
     def __init__(self, image_size: int = 96, **options: Any):
         self.image_size, self.patch_size, self.hidden_size = image_size, 32, 320
+        self.image_tokens = (image_size // 32) ** 2
         super().__init__(**options)
 
 
@@ -47,38 +49,43 @@ class _Tower(PreTrainedModel):
     _supports_sdpa = True  # as it has no attention at all
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, H / patch_size, W / patch_size)."""
+        """(N, 3, H, W) -> (N, C, ...), whose further dimensions are one feature each."""
         raise NotImplementedError
 
     def forward(self, pixel_values: torch.Tensor, **unused: Any) -> BaseModelOutput:
-        """The features of the patches, row after row: (N, patches, C)."""
+        """The features in order, as a transformer reads them: (N, image_tokens, C)."""
         features = self.features(pixel_values.to(self.dtype)).flatten(2).transpose(1, 2)
         return BaseModelOutput(last_hidden_state=features, hidden_states=(features,))
 
 
-class ConvTower(_Tower):
-    """Small convolutions from scratch, each of which halves the picture, and learned positions.
+class KeypointTower(_Tower):
+    """Small convolutions from scratch, and of each of their last maps the place of its largest.
 
-    A patch is as large as what becomes one feature; neighbours overlap a little.
+    A keypoint is the mean place of a map under a softmax over the places (Levine et al., 2016, End
+    to end training of deep visuomotor policies): numbers that move with the thing that the map has
+    learned to find. With its own value there, each map says three numbers; an image token has those
+    of keypoints / image_tokens maps. A network of two layers reads them at once, where it would
+    have to learn first which of many patches to look at.
     """
 
-    config_class = ConvTowerConfig
+    config_class = KeypointTowerConfig
+    SIDE = 16  # of a map, at least
 
-    def __init__(self, config: ConvTowerConfig):
+    def __init__(self, config: KeypointTowerConfig):
         super().__init__(config)
-        halvings = config.patch_size.bit_length() - 1
-        if config.patch_size != 2**halvings or config.image_size % config.patch_size:
+        if config.keypoints % config.image_tokens:
             raise ValueError(
-                f"patch must be a power of 2 that divides image_size = {config.image_size}, not "
-                f"{config.patch_size}"
+                f"image_tokens = {config.image_tokens} must divide keypoints = {config.keypoints}"
             )
-        widths = [3, *(max(config.hidden_size >> n, 8) for n in range(halvings - 1, -1, -1))]
+        stride = max(config.image_size // self.SIDE, 1)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
-            for narrow, wide in zip(widths, widths[1:], strict=False)
+            [
+                nn.Conv2d(3, 24, stride + 2, stride=stride, padding=1),
+                nn.Conv2d(24, 32, 3, padding=1),
+                nn.Conv2d(32, config.keypoints, 3, padding=1),
+            ]
         )
-        side = config.image_size // config.patch_size
-        self.positions = nn.Parameter(torch.zeros(widths[-1], side, side))
+        self.sharpness = nn.Parameter(torch.full((config.keypoints, 1), 2.0))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -86,14 +93,19 @@ class ConvTower(_Tower):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
         elif module is self:
-            nn.init.normal_(self.positions, std=0.1)
+            nn.init.constant_(self.sharpness, 2.0)
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, H / patch_size, W / patch_size)."""
-        found = 2 * pixel_values - 1
-        for convolution in self.convolutions:
-            found = convolution(found).relu()
-        return found + self.positions
+        """(N, 3, H, W) -> (N, C, image_tokens)."""
+        first, second, last = self.convolutions
+        maps = last(second(first(2 * pixel_values - 1).relu()).relu())
+        across, down = (torch.linspace(-1, 1, n).to(maps) for n in (maps.shape[3], maps.shape[2]))
+        values = self.sharpness * maps.flatten(2)
+        weights = values.softmax(2)  # over the places of each map
+        shares = weights.view(maps.shape)
+        found = [shares.sum(2) @ across, shares.sum(3) @ down, (weights * values).sum(2) / 12]
+        # Places run from -1 to 1; all three are brought to about the spread of a hidden state.
+        return 3 * torch.stack(found, 2).reshape(len(maps), self.config.image_tokens, -1).mT
 
 
 # Of each stage of EfficientNet-B0, which Lite0 shares: blocks, kernel, stride of the first block,
@@ -216,6 +228,6 @@ class EfficientNetLite0(_Tower):
         return model.requires_grad_(False).eval()
 
 
-for _config, _model in ((ConvTowerConfig, ConvTower), (EfficientNetLite0Config, EfficientNetLite0)):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModel.register(_config, _model, exist_ok=True)
+for _model in (KeypointTower, EfficientNetLite0):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
+    AutoModel.register(_model.config_class, _model, exist_ok=True)

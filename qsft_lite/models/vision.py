@@ -18,7 +18,7 @@ from qsft_lite.data.transcripts import image_id
 from qsft_lite.models.pixels import set_image_rule
 from qsft_lite.models.pretrained import add_image_token, smollm2
 from qsft_lite.models.small import small_model
-from qsft_lite.models.towers import ConvTower, ConvTowerConfig, EfficientNetLite0
+from qsft_lite.models.towers import EfficientNetLite0, KeypointTower, KeypointTowerConfig
 
 __all__ = ["join_vision", "small_vision_model", "smollm2_vision"]
 
@@ -32,24 +32,23 @@ def small_vision_model(
     context: int,
     seed: int,
     image_size: int = 48,
-    patch: int = 16,
-    vision_width: int = 128,
+    keypoints: int = 32,
+    image_tokens: int = 4,
 ) -> LlavaForConditionalGeneration:
-    """A new model that sees: small convolutions, a projector, and the transformer of small_model.
+    """A new model that sees: a KeypointTower, a projector, and the transformer of small_model.
 
     Args:
         tokenizer: made with images=True; its tokens become the vocabulary.
         layers, width, heads, context, seed: as of ``small_model``.
         image_size: height and width of every picture.
-        patch: height and width of what becomes one image token, a power of 2; a picture has
-            (image_size / patch) ** 2 of them.
-        vision_width: channels of the last convolution; those before it have half as many each.
+        keypoints: places that it learns to find in a picture.
+        image_tokens: tokens of a picture, which share the keypoints out; a divisor of them.
     """
     shape = {"layers": layers, "width": width, "heads": heads, "context": context}
     model = small_model(tokenizer, **shape, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower = ConvTower(ConvTowerConfig(image_size, patch, vision_width))
+        tower = KeypointTower(KeypointTowerConfig(image_size, keypoints, image_tokens))
     return join_vision(model, tokenizer, tower, seed=seed)
 
 
@@ -89,7 +88,7 @@ def join_vision(
         vision_config=tower.config,
         text_config=model.config,
         image_token_index=image_id(tokenizer),
-        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
+        image_seq_length=tower.config.image_tokens,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         tie_word_embeddings=bool(model.config.tie_word_embeddings),

@@ -10,7 +10,12 @@ from small_pictures import SIZE, TOKENIZER, picture, vision_model
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from qsft_lite import models
-from qsft_lite.models.towers import ConvTowerConfig, EfficientNetLite0, EfficientNetLite0Config
+from qsft_lite.models.towers import (
+    EfficientNetLite0,
+    EfficientNetLite0Config,
+    KeypointTower,
+    KeypointTowerConfig,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -110,9 +115,9 @@ def test_pictures_that_the_model_does_not_see_are_refused():
         rule([np.zeros((8, 8, 3))])
     with pytest.raises(ValueError, match=r"a picture is uint8 \(8, 8\), not uint8"):
         rule([np.zeros((8, 8), np.uint8)])
-    with pytest.raises(ValueError, match="patch must be a power of 2"):
+    with pytest.raises(ValueError, match="image_tokens = 5 must divide keypoints = 32"):
         models.small_vision_model(
-            TOKENIZER, layers=1, width=16, heads=2, context=32, seed=0, image_size=48, patch=12
+            TOKENIZER, layers=1, width=16, heads=2, context=32, seed=0, image_tokens=5
         )
     with pytest.raises(ValueError, match="has no token <image>"):
         models.small_vision_model(
@@ -234,7 +239,42 @@ def test_smollm2_with_a_frozen_efficientnet():
     assert seen.isfinite().all() and (seen - other).abs().max() > 1e-3
 
 
-def test_towers_of_other_sizes():
-    assert ConvTowerConfig().to_dict()["patch_size"] == 16
-    model = models.small_vision_model(TOKENIZER, layers=1, width=16, heads=2, context=64, seed=0)
-    assert models.image_tokens(model) == 9  # 48 x 48 in patches of 16
+@pytest.mark.parametrize(("size", "side"), [(8, 8), (48, 16), (50, 16), (96, 16)])
+@torch.no_grad()
+def test_keypoints_are_where_a_naive_loop_finds_them(size, side):
+    tower = KeypointTower(KeypointTowerConfig(size, keypoints=6, image_tokens=3)).double()
+    pixels = torch.rand(2, 3, size, size, dtype=torch.float64)
+    found = tower(pixels).last_hidden_state
+    assert found.shape == (2, 3, 6)
+    maps = 2 * pixels - 1
+    for number, convolution in enumerate(tower.convolutions):
+        maps = convolution(maps if number == 0 else maps.clamp(min=0))
+    assert maps.shape == (2, 6, side, side)
+    for shown, point in np.ndindex(2, 6):
+        values = float(tower.sharpness[point]) * maps[shown, point].numpy()
+        share = np.exp(values) / np.exp(values).sum()
+        places = np.linspace(-1, 1, side)
+        across = sum(share[i, j] * places[j] for i in range(side) for j in range(side))
+        down = sum(share[i, j] * places[i] for i in range(side) for j in range(side))
+        token, first = divmod(point, 2)
+        numbers = found[shown, token, 3 * first : 3 * first + 3]
+        expected = [3 * across, 3 * down, (share * values).sum() / 4]
+        np.testing.assert_allclose(numbers, expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_keypoint_follows_a_spot():
+    """With weights by hand that look for red."""
+    tower = KeypointTower(KeypointTowerConfig(48, keypoints=1, image_tokens=1))
+    for convolution in tower.convolutions:
+        convolution.weight.zero_()
+    first, second, last = tower.convolutions
+    first.weight[0, 0], first.weight[0, 1] = 1 / 25, -1 / 25
+    second.weight[0, 0, 1, 1] = last.weight[0, 0, 1, 1] = 10
+    black = torch.zeros(1, 3, 48, 48)
+    for x, y in ((9, 12), (30, 12), (30, 39)):
+        shown = black.clone()
+        shown[0, 0, y : y + 3, x : x + 3] = 1  # a spot of red, one place of a map
+        across, down, _ = tower(shown).last_hidden_state[0, 0] / 3
+        assert float(across) == pytest.approx(-1 + 2 * (x / 3) / 15, abs=0.03)
+        assert float(down) == pytest.approx(-1 + 2 * (y / 3) / 15, abs=0.03)

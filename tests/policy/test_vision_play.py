@@ -213,7 +213,7 @@ def test_pictures_that_do_not_fit_a_transcript_are_refused():
     with pytest.raises(ValueError, match="see no pictures"):
         QSFTPolicy(text, None, TOKENIZER, 0.0).act(["which side?\n"], images=[[RED]])
     other = models.small_vision_model(
-        TOKENIZER, layers=1, width=32, heads=2, context=64, seed=0, image_size=16, patch=8
+        TOKENIZER, layers=1, width=32, heads=2, context=64, seed=0, image_size=16
     )  # which has four tokens for a picture, too
     for q_model in (text, other):
         with pytest.raises(ValueError, match="read pictures by different rules"):

@@ -36,7 +36,7 @@ BLOCK = 500  # episodes of a file, and of its file of pictures
 MANY = 20_000  # above so many episodes, what they will cost is printed first
 # Of the table's rules, its pictures and its texts. Raised with each change of what an episode says,
 # or a folder of older episodes would be taken for one of these.
-VERSION = 2
+VERSION = 3
 
 
 def generate_manipulation(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import string
+from collections.abc import Sequence
 from reprlib import repr as brief
 from typing import Any, ClassVar, Literal
 
@@ -40,8 +41,9 @@ class Manipulation(gymnasium.Env):
     out; 80), "shut_drawer" (the upper drawer is open and must be shut before; 80); with
     simulator="metaworld" (an extra) one of `metaworld.METAWORLD_TASKS`. start: where an episode
     starts unless reset says so, "prior" (the whole task) or "task" (half way), see starts.py.
-    format: "image", a state is "put the red block on the tray <image>\n"; "state", the words say
-    what a picture would show (see text.py), for networks that read only. images: whether info has
+    format: "image", a state is the gripper's own, the instruction and a picture, "X12 Y07 Z19 A+1
+    B-2 C+0 open put the red block on the tray <image>\n"; "state", the words say what a picture
+    would show (see text.py), for networks that read only. images: whether info has
     pictures; as the format needs when None. bins: how actions are written; `ActionBins.uniform()`
     when None. size: of a picture. max_steps: an episode's most steps; the task's own when None.
 
@@ -100,7 +102,7 @@ class Manipulation(gymnasium.Env):
         told = instruction_words() if self.simulator == "numpy" else self.table.instruction_words()
         if self.format == "image":
             told = tuple(text.removesuffix("\n") + f" {IMAGE}\n" for text in told)
-        return *(() if self.format == "image" else state_words()), *told, *self.bins.words
+        return *state_words(self.format), *told, *self.bins.words
 
     def clone(self) -> Manipulation:
         """Another environment with the same options."""
@@ -121,10 +123,33 @@ class Manipulation(gymnasium.Env):
         super().reset(seed=seed)
         self.table.reset(start or self.start, self.np_random)
         self._under_way, self._steps = True, 0
-        return self.table.text(self.format), self._info(valid=True)
+        info = self._info(valid=True)
+        if self._pictures:
+            info["image"] = self.table.image(self.size)
+        return self.table.text(self.format), info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Act; ResetNeeded when no episode is under way, TypeError for what is no text."""
+        [found] = self.step_together([self], [action])
+        return found
+
+    @staticmethod
+    def step_together(envs: Sequence[Manipulation], actions: Sequence[str]) -> list[tuple]:
+        """What `step` of each environment gives; their pictures are drawn together, much faster."""
+        found = [env._step(action) for env, action in zip(envs, actions, strict=True)]
+        shown = [place for place, env in enumerate(envs) if env._pictures]
+        ours = all(isinstance(envs[place].table, OneTable) for place in shown)
+        if shown and ours and len({envs[place].size for place in shown}) == 1:
+            tables = Tables.joined([envs[place].table.tables for place in shown])
+            images = render(tables, envs[shown[0]].size)
+        else:
+            images = [envs[place].table.image(envs[place].size) for place in shown]
+        for place, image in zip(shown, images, strict=True):
+            found[place][-1]["image"] = image
+        return found
+
+    def _step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """`step` without the picture."""
         if not self._under_way:
             raise gymnasium.error.ResetNeeded("the episode is over or not started: call reset")
         check_action(action)
@@ -143,13 +168,12 @@ class Manipulation(gymnasium.Env):
         return self.table.image(size)
 
     def _info(self, valid: bool) -> dict[str, Any]:
-        info = {
+        return {
             "success": self.table.success(),
             "valid": valid,
             "instruction": self.table.instruction(),
             "state": self.table.state(),
         }
-        return {**info, "image": self.table.image(self.size)} if self._pictures else info
 
 
 class OneTable:

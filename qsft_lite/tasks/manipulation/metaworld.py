@@ -87,11 +87,11 @@ class MetaWorldTable:
         return (f"{self.instruction()}\n", "thing ", "goal ")
 
     def text(self, format: str) -> str:
-        """The state as text: places of the hand, of the thing and of the goal, or a picture."""
-        if format == "image":
-            return f"{self.instruction()} {IMAGE}\n"
+        """The state as text: the place of the hand, and those of thing and goal, or a picture."""
         hand, thing, goal = (self._place(self.observation[at : at + 3]) for at in (0, 4, 36))
         grip = "open" if self.observation[3] > 0.5 else "shut"
+        if format == "image":
+            return f"{hand} {grip} {self.instruction()} {IMAGE}\n"
         return f"{hand} {grip} thing {thing} goal {goal} {self.instruction()}\n"
 
     def state(self) -> np.ndarray:

@@ -75,8 +75,8 @@ class ManipulationSettings(Settings):
     of an action; bin_kind: "uniform", of one width, or "quantiles", fitted to what the scripts do.
     noise: of the data's actions. gamma: discount of a step. longest_game: steps after which a game
     is cut off, 0 for the task's own. model: "scratch", "smollm2", or the id or folder of any
-    pretrained one, for pictures one that sees. patch, vision_width: of a network from scratch that
-    sees, see models.small_vision_model. context: most tokens of a turn that a network from scratch
+    pretrained one, for pictures one that sees. keypoints, image_tokens: of a network from scratch
+    that sees, see models.small_vision_model. context: most tokens of a turn that such a network
     reads. measured_games: those that networks are measured on.
     """
 
@@ -88,8 +88,8 @@ class ManipulationSettings(Settings):
     gamma: float = 0.95
     longest_game: int = 0
     model: str = "scratch"
-    patch: int = 16
-    vision_width: int = 128
+    keypoints: int = 32
+    image_tokens: int = 4
     context: int = 64
     measured_games: int = 40
     row_tokens: int = 230
@@ -104,7 +104,7 @@ PROFILES = {
         games=60,
         layers=1,
         width=16,
-        vision_width=16,
+        keypoints=8,
         batch_rows=4,
         threads=1,
         seeds=1,
@@ -132,8 +132,8 @@ PROFILES = {
         layers=4,
         width=256,
         heads=8,
-        vision_width=256,
-        patch=8,
+        keypoints=64,
+        image_tokens=8,
         batch_rows=64,
         learning_rate=2e-3,
         value_learning_rate=1e-3,
@@ -206,13 +206,15 @@ class ManipulationTask(Task):
         names = ("layers", "width", "heads", "context")
         shape = {name: getattr(settings, name) for name in names} | {"seed": self.seed}
         if self._sees:
-            seeing = {"patch": settings.patch, "vision_width": settings.vision_width}
+            seeing = {name: getattr(settings, name) for name in ("keypoints", "image_tokens")}
             model = small_vision_model(self.tokenizer, **shape, image_size=SIZE, **seeing)
         else:
             model = small_model(self.tokenizer, **shape)
         special = self.tokenizer.all_special_tokens
         words = {word: parts(word) for word in self.tokenizer.get_vocab() if word not in special}
-        share_embeddings(model, self.tokenizer, words, seed=self.seed)
+        # Words that begin large drown what the first steps see of a picture.
+        scale = 0.02 if self._sees else 0.1
+        share_embeddings(model, self.tokenizer, words, seed=self.seed, scale=scale)
         return model
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
@@ -234,10 +236,9 @@ class ManipulationTask(Task):
         """
         options = {"gamma": self.settings.gamma, "discount": "turn", "memory": "turn"}
         if self._sees:
+            own = self.settings.image_tokens
             options["image_tokens"] = (
-                (SIZE // self.settings.patch) ** 2
-                if self._from_scratch
-                else image_tokens(self._pretrained[0])
+                own if self._from_scratch else image_tokens(self._pretrained[0])
             )
         turns = encode(games, self.tokenizer, scale=RewardScale(0, 1, "step"), **options)
         return cut_turns(turns, self.settings.row_tokens)
@@ -257,8 +258,7 @@ class ManipulationTask(Task):
         for number, start in enumerate(self.starts(test=True)):
             env.reset(seed=episode_seed(TEST_SEED, number), options=start)
             found.append(env.table.tables)
-        names = [field.name for field in dataclasses.fields(Tables)]
-        return Tables(*(np.concatenate([getattr(one, name) for one in found]) for name in names))
+        return Tables.joined(found)
 
     def levels(self) -> dict[str, float]:
         """Any action, the scripts that the data are made with, and one that does it all."""

@@ -82,6 +82,12 @@ class Tables:
         """Copies of these tables; rows: indices or a mask."""
         return Tables(*(getattr(self, field.name)[np.asarray(rows)] for field in fields(self)))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Tables]) -> Tables:
+        """The tables of all parts, one after another."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
     def state(self) -> np.ndarray:
         """(B, 10) float64, what the robot feels of itself.
 

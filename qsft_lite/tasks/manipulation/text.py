@@ -1,11 +1,14 @@
 r"""How the table is written, and what it is told.
 
-With pictures a state is "put the red block on the tray <image>\n": the instruction, and then one
-picture, whose tokens so can look for what is asked. In the format "state" the words say what a
-picture would show: the gripper's place (bins of its x, y and z), its tilts and its turn, and
-whether it is open, shut or full; of each block its color and the way from the gripper to it, or
-"hidden" in a drawer out of sight; how far the two drawers are open. The block that the instruction
-names comes first:
+A state begins with what a robot knows of itself: the gripper's place (bins of its x, y and z), its
+tilts and its turn, and whether it is open, shut or full. With pictures the instruction and one
+picture follow, whose tokens so can look for what is asked:
+
+    X12 Y07 Z19 A+1 B-2 C+0 open put the red block on the tray <image>
+
+In the format "state" words say what a picture would show: of each block its color and the way from
+the gripper to it, or "hidden" in a drawer out of sight; how far the two drawers are open. The block
+that the instruction names comes first:
 
     X12 Y07 Z19 A+1 B-2 C+0 open red u-5 v+3 w-9 blue hidden yellow hidden lower00 upper14 take ...
 
@@ -62,24 +65,32 @@ def instructions(task: str, tables: Tables) -> list[str]:
     return [INSTRUCTIONS[task].format(COLORS[color]) for color in colors]
 
 
+def gripper_texts(tables: Tables) -> list[str]:
+    """What each table's robot knows of its gripper without a picture."""
+    places = (tables.position * [PLACES, PLACES, 2 * PLACES]).astype(int).clip(0, PLACES - 1)
+    angles = signed_steps(tables.angles).tolist()
+    grips = np.where(tables.shut, np.where(tables.holding >= 0, "full", "shut"), "open").tolist()
+    return [
+        "X{:02d} Y{:02d} Z{:02d} A{:+d} B{:+d} C{:+d} {}".format(*place, *angle, grip)
+        for place, angle, grip in zip(places.tolist(), angles, grips, strict=True)
+    ]
+
+
 def image_texts(task: str, tables: Tables) -> list[str]:
-    """The state of each table, which a picture shows."""
-    return [f"{told} {IMAGE}\n" for told in instructions(task, tables)]
+    """The state of each table, whose blocks and drawers a picture shows."""
+    told = zip(gripper_texts(tables), instructions(task, tables), strict=True)
+    return [f"{gripper} {instruction} {IMAGE}\n" for gripper, instruction in told]
 
 
 def state_texts(task: str, tables: Tables) -> list[str]:
     """The state of each table in words."""
-    hand = (tables.position * [PLACES, PLACES, 2 * PLACES]).astype(int).clip(0, PLACES - 1).tolist()
-    angles = signed_steps(tables.angles).tolist()
     ways = signed_steps(tables.blocks - tables.position[:, None]).tolist()
     opened = np.rint(tables.drawers / OPEN * (OPENINGS - 1)).astype(int).tolist()
-    hidden = is_hidden(tables).tolist()
-    grips = np.where(tables.shut, np.where(tables.holding >= 0, "full", "shut"), "open").tolist()
+    hidden, grippers = is_hidden(tables).tolist(), gripper_texts(tables)
     named, colors = tables.named.tolist(), tables.colors.tolist()
     texts = []
     for i, told in enumerate(instructions(task, tables)):
-        words = ["X{:02d} Y{:02d} Z{:02d}".format(*hand[i])]
-        words += ["A{:+d} B{:+d} C{:+d}".format(*angles[i]), grips[i]]
+        words = [grippers[i]]
         for block in sorted(range(len(colors[i])), key=lambda block: block != named[i]):
             way = "u{:+d} v{:+d} w{:+d}".format(*ways[i][block])
             words += [COLORS[colors[i][block]], "hidden" if hidden[i][block] else way]
@@ -158,13 +169,17 @@ def is_hidden(tables: Tables) -> np.ndarray:
     return inside & ((tables.blocks[..., 1] > FRONT) | ((tables.inside == 0) & under))
 
 
-def state_words() -> tuple[str, ...]:
-    """Every word of a state, with the space or newline that ends it."""
+def state_words(format: str) -> tuple[str, ...]:
+    """Every word of a state but the instruction's, with the space that ends it."""
     words = [f"{letter}{number:02d}" for letter in "XYZ" for number in range(PLACES)]
     steps = [0, *(sign * step for step in range(1, len(SIGNED) + 1) for sign in (1, -1))]
-    words += [f"{letter}{step:+d}" for letter in "ABCuvw" for step in steps]
-    words += [f"{name}{number:02d}" for name in ("lower", "upper") for number in range(OPENINGS)]
-    words += ["open", "shut", "full", "hidden", *COLORS]
+    words += [f"{letter}{step:+d}" for letter in "ABC" for step in steps]
+    words += ["open", "shut", "full"]
+    if format == "state":
+        words += [f"{letter}{step:+d}" for letter in "uvw" for step in steps]
+        drawers = ("lower", "upper")
+        words += [f"{name}{number:02d}" for name in drawers for number in range(OPENINGS)]
+        words += ["hidden", *COLORS]
     return tuple(word + " " for word in words)
 
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 import sys
 from importlib.util import find_spec
 
@@ -289,17 +290,37 @@ def test_wrong_bins_are_named(call, message):
 # The environment
 
 
+@pytest.mark.parametrize("format", ["image", "state"])
+def test_steps_together_are_those_one_by_one(format):
+    env = Manipulation("tray", format=format)
+    envs, others = ([env.clone() for _ in range(4)] for _ in range(2))
+    for number, (one, other) in enumerate(zip(envs, others, strict=True)):
+        one.reset(seed=number), other.reset(seed=number)
+    for action in (RIGHT, "what?\n", RIGHT):
+        together = Manipulation.step_together(envs, [action] * 4)
+        for found, other in zip(together, others, strict=True):
+            alone = other.step(action)
+            assert found[:4] == alone[:4] and found[4].keys() == alone[4].keys()
+            for name, value in alone[4].items():
+                np.testing.assert_array_equal(found[4][name], value)
+
+
 def test_the_environment_follows_gymnasium_and_the_contract():
     check_env(Manipulation(), skip_render_check=True)
     env = envs.make("manipulation", task="drawer")
     text, info = env.reset(seed=3)
     color = info["instruction"].split()[2]
     assert color in COLORS and env.images is True
-    assert text == f"take the {color} block out of the drawer <image>\n"
+    gripper = r"X\d\d Y\d\d Z\d\d A[+-]\d+ B[+-]\d+ C[+-]\d+ open"
+    assert re.fullmatch(f"{gripper} take the {color} block out of the drawer <image>\n", text)
+    # The same of itself as in words.
+    words = Manipulation("drawer", format="state").reset(seed=3)[0]
+    assert text.split()[:7] == words.split()[:7]
     assert info["image"].shape == (48, 48, 3) and info["image"].dtype == np.uint8
     assert info["state"].shape == (10,)
     after, reward, terminated, truncated, more = env.step(RIGHT)
-    assert (after, reward, terminated, truncated) == (text, 0.0, False, False)
+    assert after.split()[1:] == text.split()[1:] and after[:3] == "X18" != text[:3]
+    assert (reward, terminated, truncated) == (0.0, False, False)
     assert more["valid"] is True and more["success"] is False
     assert more["state"][0] == pytest.approx(info["state"][0] + 0.07 * 14 / 15)
     assert (more["image"] != info["image"]).any()
@@ -695,4 +716,4 @@ def test_episodes_of_another_kind_have_another_version(tmp_path, monkeypatch):
             told.update(json.dumps(games["text"][:]).encode())
         shown = [load_image(one) for images in games["images"] for one in images]
         told.update(np.stack(shown).tobytes())
-    assert (data.VERSION, told.hexdigest()[:16]) == (2, "921e75fd16fa87c7")
+    assert (data.VERSION, told.hexdigest()[:16]) == (3, "21f633f643d96364")
