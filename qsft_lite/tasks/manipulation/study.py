@@ -127,7 +127,7 @@ PROFILES = {
         validation_games=60,
     ),
     "record": ManipulationSettings(
-        games=20_000, behavior_epochs=2.0, value_epochs=0.75, batch_rows=64, threads=1
+        games=20_000, behavior_epochs=1.25, value_epochs=0.5, batch_rows=64, threads=1
     ),
     "gpu": ManipulationSettings(
         games=300_000,
