@@ -126,9 +126,7 @@ PROFILES = {
         threads=1,
         validation_games=60,
     ),
-    "record": ManipulationSettings(
-        games=20_000, behavior_epochs=1.25, value_epochs=0.5, batch_rows=64, threads=1
-    ),
+    "record": ManipulationSettings(games=10_000, format="state", value_epochs=0.6, threads=1),
     "gpu": ManipulationSettings(
         games=300_000,
         layers=4,
