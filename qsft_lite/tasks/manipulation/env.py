@@ -1,7 +1,8 @@
 r"""A robot at a table, text in and text out, with a picture of each state.
 
 The contract is COG's (Singh et al., 2020): a picture of 48 x 48, a state of 10 numbers, an action
-of 8, a reward of 1 on success and else 0. The simulator is ours (see table.py), or Meta-World's.
+of 8, a reward of 1 on success and else 0. The simulator is ours (see table.py), Meta-World's or
+COG's own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from qsft_lite.tasks.manipulation.text import (
 )
 
 FORMATS = ("image", "state")
-SIMULATORS = ("numpy", "metaworld")
+SIMULATORS = ("numpy", "metaworld", "roboverse")
 
 
 class Manipulation(gymnasium.Env):
@@ -39,7 +40,8 @@ class Manipulation(gymnasium.Env):
 
     task: "tray" (put a block on the tray; 60 steps), "drawer" (open the drawer and take a block
     out; 80), "shut_drawer" (the upper drawer is open and must be shut before; 80); with
-    simulator="metaworld" (an extra) one of `metaworld.METAWORLD_TASKS`. start: where an episode
+    simulator="metaworld" (an extra) one of `metaworld.METAWORLD_TASKS`; with "roboverse" (your own
+    checkout) the same three in COG's simulator. start: where an episode
     starts unless reset says so, "prior" (the whole task) or "task" (half way), see starts.py.
     format: "image", a state is the gripper's own, the instruction and a picture, "X12 Y07 Z19 A+1
     B-2 C+0 open put the red block on the tray <image>\n"; "state", the words say what a picture
@@ -70,7 +72,7 @@ class Manipulation(gymnasium.Env):
         bins: ActionBins | None = None,
         size: int = SIZE,
         max_steps: int | None = None,
-        simulator: Literal["numpy", "metaworld"] = "numpy",
+        simulator: Literal["numpy", "metaworld", "roboverse"] = "numpy",
     ) -> None:
         check_choice(simulator, SIMULATORS, "simulator")
         check_choice(format, FORMATS, "format")
@@ -85,7 +87,11 @@ class Manipulation(gymnasium.Env):
         if simulator == "metaworld":
             from qsft_lite.tasks.manipulation.metaworld import MetaWorldTable
 
-            self.table: OneTable | MetaWorldTable = MetaWorldTable(task)
+            self.table: OneTable | MetaWorldTable | RoboverseTable = MetaWorldTable(task)
+        elif simulator == "roboverse":
+            from qsft_lite.tasks.manipulation.roboverse import RoboverseTable
+
+            self.table = RoboverseTable(task)
         else:
             check_choice(task, HORIZONS, "task")
             self.table = OneTable(task)

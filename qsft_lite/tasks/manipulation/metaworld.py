@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qsft_lite.tasks.checks import check_choice
-from qsft_lite.tasks.manipulation.text import IMAGE, LETTERS
+from qsft_lite.tasks.manipulation.text import IMAGE, place_words
 
 # Of each task its name there, and what the robot is told.
 METAWORLD_TASKS = {
@@ -26,7 +26,6 @@ METAWORLD_TASKS = {
 }
 HORIZON = 150
 LOW, HIGH = np.array([-0.5, 0.4, 0.0]), np.array([0.5, 1.0, 0.5])  # of places in words
-PLACES = 25
 
 
 class MetaWorldTable:
@@ -88,7 +87,8 @@ class MetaWorldTable:
 
     def text(self, format: str) -> str:
         """The state as text: the place of the hand, and those of thing and goal, or a picture."""
-        hand, thing, goal = (self._place(self.observation[at : at + 3]) for at in (0, 4, 36))
+        places = (self.observation[at : at + 3] for at in (0, 4, 36))
+        hand, thing, goal = (place_words(place, LOW, HIGH) for place in places)
         grip = "open" if self.observation[3] > 0.5 else "shut"
         if format == "image":
             return f"{hand} {grip} {self.instruction()} {IMAGE}\n"
@@ -115,7 +115,3 @@ class MetaWorldTable:
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         return renderer.render()[::-1].copy()  # that camera stands on its head
-
-    def _place(self, point: np.ndarray) -> str:
-        bins = ((point - LOW) / (HIGH - LOW) * PLACES).astype(int).clip(0, PLACES - 1)
-        return " ".join(f"{k.upper()}{bin:02d}" for k, bin in zip(LETTERS, bins, strict=False))

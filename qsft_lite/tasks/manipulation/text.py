@@ -76,6 +76,12 @@ def gripper_texts(tables: Tables) -> list[str]:
     ]
 
 
+def place_words(point: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    """A place (3,) between low and high in words, "X12 Y07 Z19"; for other simulators than ours."""
+    share = (point - np.asarray(low)) / np.subtract(high, low)
+    return "X{:02d} Y{:02d} Z{:02d}".format(*(share * PLACES).astype(int).clip(0, PLACES - 1))
+
+
 def image_texts(task: str, tables: Tables) -> list[str]:
     """The state of each table, whose blocks and drawers a picture shows."""
     told = zip(gripper_texts(tables), instructions(task, tables), strict=True)
