@@ -69,7 +69,7 @@ class KeypointTower(_Tower):
     """
 
     config_class = KeypointTowerConfig
-    SIDE = 16  # of a map, at least
+    SIDE = 16  # places along a map, as near as whole pixels allow; fewer in smaller pictures
 
     def __init__(self, config: KeypointTowerConfig):
         super().__init__(config)
