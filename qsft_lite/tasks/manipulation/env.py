@@ -129,10 +129,8 @@ class Manipulation(gymnasium.Env):
         super().reset(seed=seed)
         self.table.reset(start or self.start, self.np_random)
         self._under_way, self._steps = True, 0
-        info = self._info(valid=True)
-        if self._pictures:
-            info["image"] = self.table.image(self.size)
-        return self.table.text(self.format), info
+        [(text, info)] = self.table.see_all([self.table], self.format, self._shown_size())
+        return text, {**info, "valid": True}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Act; ResetNeeded when no episode is under way, TypeError for what is no text."""
@@ -141,45 +139,45 @@ class Manipulation(gymnasium.Env):
 
     @staticmethod
     def step_together(envs: Sequence[Manipulation], actions: Sequence[str]) -> list[tuple]:
-        """What `step` of each environment gives; their pictures are drawn together, much faster."""
-        found = [env._step(action) for env, action in zip(envs, actions, strict=True)]
-        shown = [place for place, env in enumerate(envs) if env._pictures]
-        ours = all(isinstance(envs[place].table, OneTable) for place in shown)
-        if shown and ours and len({envs[place].size for place in shown}) == 1:
-            tables = Tables.joined([envs[place].table.tables for place in shown])
-            images = render(tables, envs[shown[0]].size)
-        else:
-            images = [envs[place].table.image(envs[place].size) for place in shown]
-        for place, image in zip(shown, images, strict=True):
-            found[place][-1]["image"] = image
-        return found
+        """What `step` of each environment gives; tables of one kind are stepped at once."""
+        if len({env._kind() for env in envs}) > 1:
+            return [env.step(action) for env, action in zip(envs, actions, strict=True)]
+        for env, action in zip(envs, actions, strict=True):
+            if not env._under_way:
+                raise gymnasium.error.ResetNeeded("the episode is over or not started: call reset")
+            check_action(action)
+        chosen = [env.bins.read(action) for env, action in zip(envs, actions, strict=True)]
+        able = [place for place, bins in enumerate(chosen) if bins is not None]
+        tables = [env.table for env in envs]
+        if able:
+            moves = [envs[place].bins.decode(chosen[place][None])[0] for place in able]
+            tables[0].step_all([tables[place] for place in able], np.stack(moves))
+        seen = tables[0].see_all(tables, envs[0].format, envs[0]._shown_size())
+        return [env._answer(*each) for env, *each in zip(envs, seen, chosen, strict=True)]
 
-    def _step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """`step` without the picture."""
-        if not self._under_way:
-            raise gymnasium.error.ResetNeeded("the episode is over or not started: call reset")
-        check_action(action)
-        bins = self.bins.read(action)
-        if bins is not None:
-            self.table.step(self.bins.decode(bins[None])[0])
+    def _kind(self) -> tuple[Any, ...]:
+        """What environments have in common that can be stepped at once."""
+        return type(self.table), self.task, self.format, self._shown_size()
+
+    def _shown_size(self) -> int | None:
+        """Of the picture in info; None for none."""
+        return self.size if self._pictures else None
+
+    def _answer(
+        self, seen: tuple[str, dict[str, Any]], bins: np.ndarray | None
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """What `step` gives; seen: see `see_all`, after the action; bins: its, None for no action."""
         self._steps += 1
-        info = self._info(valid=bins is not None)
+        text, info = seen
         success = info["success"]
         truncated = not success and self._steps >= self.max_steps
         self._under_way = not (success or truncated)
-        return self.table.text(self.format), float(success), success, truncated, info
+        info["valid"] = bins is not None
+        return text, float(success), success, truncated, info
 
     def render(self, size: int = 192) -> np.ndarray:
         """(size, size, 3) uint8, a picture for people."""
         return self.table.image(size)
-
-    def _info(self, valid: bool) -> dict[str, Any]:
-        return {
-            "success": self.table.success(),
-            "valid": valid,
-            "instruction": self.table.instruction(),
-            "state": self.table.state(),
-        }
 
 
 class OneTable:
@@ -202,25 +200,33 @@ class OneTable:
         """Set the table."""
         self.tables = start_tables(self.task, start, 1, rng)
 
-    def step(self, action: np.ndarray) -> None:
-        """One step; action: (8,)."""
-        self.tables.step(action[None])
+    @staticmethod
+    def step_all(tables: Sequence[OneTable], actions: np.ndarray) -> None:
+        """One step of each; actions: (tables, 8)."""
+        joined = Tables.joined([table.tables for table in tables])
+        joined.step(actions)
+        for place, table in enumerate(tables):
+            table.tables = joined.take([place])
 
-    def success(self) -> bool:
-        """Whether the goal is reached."""
-        return bool(is_success(self.task, self.tables)[0])
+    @staticmethod
+    def see_all(
+        tables: Sequence[OneTable], format: str, size: int | None
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Of each table of one task its state as text, and what info says of it.
 
-    def instruction(self) -> str:
-        """What the robot is told."""
-        return instructions(self.task, self.tables)[0]
-
-    def text(self, format: str) -> str:
-        """The state as text."""
-        return (image_texts if format == "image" else state_texts)(self.task, self.tables)[0]
-
-    def state(self) -> np.ndarray:
-        """(10,) see `Tables.state`."""
-        return self.tables.state()[0]
+        size: of the picture in info; None for none.
+        """
+        task, joined = tables[0].task, Tables.joined([table.tables for table in tables])
+        infos: dict[str, Sequence[Any]] = {
+            "success": is_success(task, joined).tolist(),
+            "instruction": instructions(task, joined),
+            "state": joined.state(),
+        }
+        if size is not None:
+            infos["image"] = render(joined, size)
+        write = image_texts if format == "image" else state_texts
+        told = [dict(zip(infos, each, strict=True)) for each in zip(*infos.values(), strict=True)]
+        return list(zip(write(task, joined), told, strict=True))
 
     def image(self, size: int) -> np.ndarray:
         """(size, size, 3) uint8."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from qsft_lite.tasks.checks import check_choice
+from qsft_lite.tasks.manipulation.simulator import SimulatorTable
 from qsft_lite.tasks.manipulation.text import IMAGE, place_words
 
 # Of each task its name there, and what the robot is told.
@@ -28,13 +29,13 @@ HORIZON = 150
 LOW, HIGH = np.array([-0.5, 0.4, 0.0]), np.array([0.5, 1.0, 0.5])  # of places in words
 
 
-class MetaWorldTable:
-    """One table, with the methods of `env.OneTable`.
+class MetaWorldTable(SimulatorTable):
+    """One table.
 
     Raises ValueError for another task, and ImportError where the extra is not installed.
     """
 
-    horizon = HORIZON
+    simulator, horizon = "metaworld", HORIZON
 
     def __init__(self, task: str):
         check_choice(task, METAWORLD_TASKS, "task of metaworld")
@@ -52,11 +53,6 @@ class MetaWorldTable:
     def clone(self) -> MetaWorldTable:
         """Another table of the same task."""
         return MetaWorldTable(self.task)
-
-    def check_start(self, start: str) -> None:
-        """ValueError for the start "task"."""
-        if start != "prior":
-            raise ValueError(f"metaworld's tasks have the start 'prior' only, not {start!r}")
 
     def reset(self, start: str, rng: np.random.Generator) -> None:
         """Set the table; the seed of Meta-World's own draws is drawn."""

@@ -24,6 +24,7 @@ from PIL import Image
 
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.manipulation.picture import SIZE
+from qsft_lite.tasks.manipulation.simulator import SimulatorTable
 from qsft_lite.tasks.manipulation.text import IMAGE, place_words
 
 # Of each task its name there, what the robot is told, and the steps that COG gives it.
@@ -38,12 +39,13 @@ ROBOVERSE_TASKS = {
 }
 
 
-class RoboverseTable:
-    """One table, with the methods of `env.OneTable`.
+class RoboverseTable(SimulatorTable):
+    """One table.
 
     Raises ValueError for another task, and ImportError where roboverse cannot be imported.
     """
 
+    simulator = "roboverse"
     now: RoboverseTable | None = None  # whose episode the process's simulator is in
 
     def __init__(self, task: str):
@@ -65,11 +67,6 @@ class RoboverseTable:
     def clone(self) -> RoboverseTable:
         """Another table, of the one simulator."""
         return copy.copy(self)
-
-    def check_start(self, start: str) -> None:
-        """ValueError for the start "task"."""
-        if start != "prior":
-            raise ValueError(f"roboverse's tasks have the start 'prior' only, not {start!r}")
 
     def reset(self, start: str, rng: np.random.Generator) -> None:
         """Set the table; its own draws are from numpy's global state, which is left as it was."""

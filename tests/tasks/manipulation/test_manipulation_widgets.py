@@ -93,7 +93,9 @@ def segments(moment, action=None):
 
 def there(env, action):
     """The state that an environment is in, and what is done in it."""
-    return Transcript([(env.table.text(env.format), False), (action, True)])
+    return Transcript(
+        [(env.table.see_all([env.table], env.format, None)[0][0], False), (action, True)]
+    )
 
 
 # The episode again
@@ -621,7 +623,11 @@ def test_words_have_a_map_too():
     x, y, values = gripper_values(Asked(policy, env), player.env.table.tables, 3)
     other = player.env.clone()
     other.table.tables.position[0, :2] = x[2], y[0]
-    told = policy.values(Transcript([(other.table.text("state"), False), ("x00 ", True)]))
+    told = policy.values(
+        Transcript(
+            [(other.table.see_all([other.table], "state", None)[0][0], False), ("x00 ", True)]
+        )
+    )
     assert values[0, 2] == pytest.approx(told["V"].iloc[-1], abs=1e-5)
 
 
