@@ -166,7 +166,7 @@ class Manipulation(gymnasium.Env):
     def _answer(
         self, seen: tuple[str, dict[str, Any]], bins: np.ndarray | None
     ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """What `step` gives; seen: see `see_all`, after the action; bins: its, None for no action."""
+        """What `step` gives; seen: of `see_all`, afterwards; bins: None for no action."""
         self._steps += 1
         text, info = seen
         success = info["success"]
