@@ -30,6 +30,7 @@ def vision_model(seed=0, width=32, context=64):
         seed=seed,
         image_size=SIZE,
         keypoints=16,
+        image_tokens=4,
     )
 
 

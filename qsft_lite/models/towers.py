@@ -20,15 +20,15 @@ __all__ = ["EfficientNetLite0", "EfficientNetLite0Config", "KeypointTower", "Key
 
 
 class KeypointTowerConfig(PreTrainedConfig):
-    """Of a KeypointTower: pictures of image_size x image_size, keypoints in image_tokens parts."""
+    """Of a KeypointTower: pictures of image_size x image_size, and image_tokens of 64 features."""
 
     model_type = "qsft_keypoint_tower"
 
     def __init__(
-        self, image_size: int = 48, keypoints: int = 32, image_tokens: int = 4, **options: Any
+        self, image_size: int = 48, keypoints: int = 32, image_tokens: int = 8, **options: Any
     ):
         self.image_size, self.keypoints, self.image_tokens = image_size, keypoints, image_tokens
-        self.hidden_size = 3 * keypoints // image_tokens
+        self.hidden_size = 64
         super().__init__(**options)
 
 
@@ -63,9 +63,9 @@ class KeypointTower(_Tower):
 
     A keypoint is the mean place of a map under a softmax over the places (Levine et al., 2016, End
     to end training of deep visuomotor policies): numbers that move with the thing that the map has
-    learned to find. With its own value there, each map says three numbers; an image token has those
-    of keypoints / image_tokens maps. A network of two layers reads them at once, where it would
-    have to learn first which of many patches to look at.
+    learned to find. With its own value there, each map says three numbers. An image token is a
+    linear function of all of them, with weights and a bias of its own. So it can come to stand for
+    one thing, and a word can find it: by the bias, for nothing else tells one token from another.
     """
 
     config_class = KeypointTowerConfig
@@ -73,10 +73,6 @@ class KeypointTower(_Tower):
 
     def __init__(self, config: KeypointTowerConfig):
         super().__init__(config)
-        if config.keypoints % config.image_tokens:
-            raise ValueError(
-                f"image_tokens = {config.image_tokens} must divide keypoints = {config.keypoints}"
-            )
         stride = max(config.image_size // self.SIDE, 1)
         self.convolutions = nn.ModuleList(
             [
@@ -86,26 +82,37 @@ class KeypointTower(_Tower):
             ]
         )
         self.sharpness = nn.Parameter(torch.full((config.keypoints, 1), 2.0))
+        self.mix = nn.Linear(3 * config.keypoints, config.image_tokens * config.hidden_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.normal_(module.bias)
         elif module is self:
             nn.init.constant_(self.sharpness, 2.0)
 
-    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, image_tokens)."""
+    def keypoints(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, keypoints, 3): of each how far right and down it is, and its value.
+
+        Places run from -3 to 3, and the value is scaled, for all to spread as hidden states do.
+        """
         first, second, last = self.convolutions
         maps = last(second(first(2 * pixel_values - 1).relu()).relu())
-        across, down = (torch.linspace(-1, 1, n).to(maps) for n in (maps.shape[3], maps.shape[2]))
+        across, down = (torch.linspace(-3, 3, n).to(maps) for n in (maps.shape[3], maps.shape[2]))
         values = self.sharpness * maps.flatten(2)
         weights = values.softmax(2)  # over the places of each map
         shares = weights.view(maps.shape)
-        found = [shares.sum(2) @ across, shares.sum(3) @ down, (weights * values).sum(2) / 12]
-        # Places run from -1 to 1; all three are brought to about the spread of a hidden state.
-        return 3 * torch.stack(found, 2).reshape(len(maps), self.config.image_tokens, -1).mT
+        found = [shares.sum(2) @ across, shares.sum(3) @ down, (weights * values).sum(2) / 4]
+        return torch.stack(found, 2)
+
+    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, image_tokens)."""
+        told = self.mix(self.keypoints(pixel_values).flatten(1))
+        return told.unflatten(1, (self.config.image_tokens, -1)).mT
 
 
 # Of each stage of EfficientNet-B0, which Lite0 shares: blocks, kernel, stride of the first block,

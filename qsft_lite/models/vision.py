@@ -33,7 +33,7 @@ def small_vision_model(
     seed: int,
     image_size: int = 48,
     keypoints: int = 32,
-    image_tokens: int = 4,
+    image_tokens: int = 8,
 ) -> LlavaForConditionalGeneration:
     """A new model that sees: a KeypointTower, a projector, and the transformer of small_model.
 
@@ -42,7 +42,7 @@ def small_vision_model(
         layers, width, heads, context, seed: as of ``small_model``.
         image_size: height and width of every picture.
         keypoints: places that it learns to find in a picture.
-        image_tokens: tokens of a picture, which share the keypoints out; a divisor of them.
+        image_tokens: tokens of a picture.
     """
     shape = {"layers": layers, "width": width, "heads": heads, "context": context}
     model = small_model(tokenizer, **shape, seed=seed)

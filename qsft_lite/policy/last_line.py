@@ -36,14 +36,23 @@ class LastLine:
         Where there are pictures, an action is played again: the line may be the same, and not what
         is seen.
         """
-        texts = [one if isinstance(one, str) else Transcript(one) for one in as_list(histories)]
-        lines = [text[:-1].rpartition("\n")[2] + text[-1:] for text in texts]
+        texts, lines = as_texts(histories), last_lines(histories)
         if images is None:
             return self.policy.act(lines, refused=[_without_effect(text) for text in texts])
         last = [
             own[len(own) - line.count(IMAGE) :] for own, line in zip(images, lines, strict=True)
         ]
         return self.policy.act(lines, images=last)
+
+
+def as_texts(histories: Sequence[str | Sequence[Segment]]) -> list[str]:
+    """Histories as texts."""
+    return [one if isinstance(one, str) else Transcript(one) for one in as_list(histories)]
+
+
+def last_lines(histories: Sequence[str | Sequence[Segment]]) -> list[str]:
+    """The last line of each history, with the newline that ends it."""
+    return [text[:-1].rpartition("\n")[2] + text[-1:] for text in as_texts(histories)]
 
 
 def _without_effect(history: str) -> list[str]:

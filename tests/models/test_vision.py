@@ -115,10 +115,6 @@ def test_pictures_that_the_model_does_not_see_are_refused():
         rule([np.zeros((8, 8, 3))])
     with pytest.raises(ValueError, match=r"a picture is uint8 \(8, 8\), not uint8"):
         rule([np.zeros((8, 8), np.uint8)])
-    with pytest.raises(ValueError, match="image_tokens = 5 must divide keypoints = 32"):
-        models.small_vision_model(
-            TOKENIZER, layers=1, width=16, heads=2, context=32, seed=0, image_tokens=5
-        )
     with pytest.raises(ValueError, match="has no token <image>"):
         models.small_vision_model(
             models.word_tokenizer(["a\n"]), layers=1, width=16, heads=2, context=32, seed=0
@@ -244,8 +240,8 @@ def test_smollm2_with_a_frozen_efficientnet():
 def test_keypoints_are_where_a_naive_loop_finds_them(size, side):
     tower = KeypointTower(KeypointTowerConfig(size, keypoints=6, image_tokens=3)).double()
     pixels = torch.rand(2, 3, size, size, dtype=torch.float64)
-    found = tower(pixels).last_hidden_state
-    assert found.shape == (2, 3, 6)
+    found = tower.keypoints(pixels)
+    assert found.shape == (2, 6, 3)
     maps = 2 * pixels - 1
     for number, convolution in enumerate(tower.convolutions):
         maps = convolution(maps if number == 0 else maps.clamp(min=0))
@@ -256,10 +252,13 @@ def test_keypoints_are_where_a_naive_loop_finds_them(size, side):
         places = np.linspace(-1, 1, side)
         across = sum(share[i, j] * places[j] for i in range(side) for j in range(side))
         down = sum(share[i, j] * places[i] for i in range(side) for j in range(side))
-        token, first = divmod(point, 2)
-        numbers = found[shown, token, 3 * first : 3 * first + 3]
         expected = [3 * across, 3 * down, (share * values).sum() / 4]
-        np.testing.assert_allclose(numbers, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[shown, point], expected, rtol=1e-5, atol=1e-6)
+    tokens = tower(pixels).last_hidden_state
+    assert tokens.shape == (2, 3, 64)
+    weight, bias = tower.mix.weight.numpy(), tower.mix.bias.numpy()
+    told = (found.reshape(2, 18).numpy() @ weight.T + bias).reshape(2, 3, 64)
+    np.testing.assert_allclose(tokens, told, rtol=1e-6, atol=1e-9)
 
 
 @torch.no_grad()
@@ -275,6 +274,6 @@ def test_a_keypoint_follows_a_spot():
     for x, y in ((9, 12), (30, 12), (30, 39)):
         shown = black.clone()
         shown[0, 0, y : y + 3, x : x + 3] = 1  # a spot of red, one place of a map
-        across, down, _ = tower(shown).last_hidden_state[0, 0] / 3
+        across, down, _ = tower.keypoints(shown)[0, 0] / 3
         assert float(across) == pytest.approx(-1 + 2 * (x / 3) / 15, abs=0.03)
         assert float(down) == pytest.approx(-1 + 2 * (y / 3) / 15, abs=0.03)

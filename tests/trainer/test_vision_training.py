@@ -198,7 +198,7 @@ def test_pictures_and_models_that_do_not_fit_are_refused_before_training(tmp_pat
     shape = {"layers": 1, "width": 16, "heads": 2, "context": 64, "seed": 0}
     with pytest.raises(ValueError, match="have pictures, and LlamaForCausalLM sees none"):
         trainer(models.small_model(TOKENIZER, **shape), rows)
-    large = models.small_vision_model(TOKENIZER, **shape, image_size=16)
+    large = models.small_vision_model(TOKENIZER, **shape, image_size=16, image_tokens=4)
     with pytest.raises(ValueError, match="of 8 x 8 pixels, where the model sees 16 x 16"):
         trainer(large, rows)
     with pytest.raises(ValueError, match=r"6 image tokens, and \w+ has 4 for each"):

@@ -72,12 +72,17 @@ def generate_manipulation(
         print(_estimate(n, recipe, processes))
     settings = recipe.settings()
     if path is None and format == "image":
-        key = json.dumps([settings, int(n), int(seed), BLOCK], sort_keys=True).encode()
-        name = f"{task}-{n}-{seed}-{hashlib.sha256(key).hexdigest()[:12]}"
-        path = Path(platformdirs.user_cache_dir("qsft_lite")) / "manipulation" / name
+        path = cache_folder(task, settings, n, seed, BLOCK)
     folder = None if path is None else Path(path).absolute()
     play = partial(_play_block, recipe, folder)
     return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
+
+
+def cache_folder(name: str, settings: dict[str, Any], n: int, seed: int, block: int) -> Path:
+    """Where in the user's cache so many episodes of these settings and this seed belong."""
+    key = json.dumps([settings, int(n), int(seed), block], sort_keys=True).encode()
+    name = f"{name}-{n}-{seed}-{hashlib.sha256(key).hexdigest()[:12]}"
+    return Path(platformdirs.user_cache_dir("qsft_lite")) / "manipulation" / name
 
 
 @dataclass

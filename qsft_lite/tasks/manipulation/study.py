@@ -18,10 +18,10 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.baselines import TrainedMethod
+from qsft_lite.baselines import TrainedMethod, train
 from qsft_lite.baselines.choosing import GREEDY_BETA
 from qsft_lite.data import RewardScale, cut_turns, encode
-from qsft_lite.evaluate import Evaluation, episode_seed, evaluate
+from qsft_lite.evaluate import Evaluation, Policy, episode_seed, evaluate
 from qsft_lite.models import (
     add_dummy,
     image_tokens,
@@ -33,7 +33,7 @@ from qsft_lite.models import (
     smollm2_vision,
     word_tokenizer,
 )
-from qsft_lite.policy import LastLine
+from qsft_lite.policy import CachedPolicy, LastLine
 from qsft_lite.study import ROWS as SHARED_ROWS
 from qsft_lite.study import Settings, Task
 from qsft_lite.study.rows import Q_TRANSFORMER
@@ -41,7 +41,7 @@ from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import measure_actions
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.manipulation.bins import ActionBins
-from qsft_lite.tasks.manipulation.data import generate_manipulation
+from qsft_lite.tasks.manipulation.data import cache_folder, generate_manipulation
 from qsft_lite.tasks.manipulation.env import Manipulation
 from qsft_lite.tasks.manipulation.picture import SIZE
 from qsft_lite.tasks.manipulation.players import (
@@ -53,6 +53,12 @@ from qsft_lite.tasks.manipulation.players import (
     is_half_way,
     noisy,
 )
+from qsft_lite.tasks.manipulation.reader import (
+    SCENE_WORDS,
+    Reader,
+    description_texts,
+    generate_descriptions,
+)
 from qsft_lite.tasks.manipulation.starts import is_success
 from qsft_lite.tasks.manipulation.table import Tables
 from qsft_lite.tasks.manipulation.text import parts
@@ -62,6 +68,7 @@ __all__ = ["PROFILES", "ROWS", "TASK", "ManipulationSettings", "ManipulationTask
 PARTS = {"behavior": 0, "values": 1, "held out": 2}  # of the games, each drawn by its own seed
 ACTION_WORDS = 8
 FITTED_ON = 500  # episodes
+READER_EPOCHS, READER_ROWS = 2.0, 16
 ROWS = {**SHARED_ROWS, Q_TRANSFORMER.key: Q_TRANSFORMER}
 # Where the halves meet, most of the data wait: what leads on is one action in ten, or less.
 AXES = {"relative_support": (0.0, 0.02, 0.1, 0.3), "beta": (0.0, 2.0, 8.0, 32.0, GREEDY_BETA)}
@@ -76,8 +83,10 @@ class ManipulationSettings(Settings):
     noise: of the data's actions. gamma: discount of a step. longest_game: steps after which a game
     is cut off, 0 for the task's own. model: "scratch", "smollm2", or the id or folder of any
     pretrained one, for pictures one that sees. keypoints, image_tokens: of a network from scratch
-    that sees, see models.small_vision_model. context: most tokens of a turn that such a network
-    reads. measured_games: those that networks are measured on.
+    that sees, see models.small_vision_model. reader: with the format "state", descriptions that
+    another such network learns from, for test games to be played from pictures, see reader.py; 0
+    for games in words. context: most tokens of a turn that a network from scratch reads.
+    measured_games: those that networks are measured on.
     """
 
     task: str = "tray"
@@ -89,7 +98,8 @@ class ManipulationSettings(Settings):
     longest_game: int = 0
     model: str = "scratch"
     keypoints: int = 32
-    image_tokens: int = 4
+    image_tokens: int = 8
+    reader: int = 0
     context: int = 64
     measured_games: int = 40
     row_tokens: int = 230
@@ -151,6 +161,8 @@ class ManipulationTask(Task):
     def __init__(self, settings: ManipulationSettings, seed: int):
         super().__init__(settings, seed)
         check_choice(settings.bin_kind, ("uniform", "quantiles"), "kind of bins")
+        if settings.reader and settings.format != "state":
+            raise ValueError("a reader is for policies by words: reader needs format=state")
         self.bins = ActionBins.uniform(settings.bins)
         if settings.bin_kind == "quantiles":
             self.bins = ActionBins.fit(self._script_actions(), settings.bins)
@@ -199,23 +211,52 @@ class ManipulationTask(Task):
         return model, tokenizer
 
     def new_model(self) -> PreTrainedModel:
-        """See Task.new_model; bins of one dimension that are near each other begin as similar."""
-        settings = self.settings
+        """See Task.new_model."""
         if not self._from_scratch:
             return self._pretrained[0]
+        return self._new_network(self.tokenizer, self._sees)
+
+    def _new_network(self, tokenizer: PreTrainedTokenizerBase, sees: bool) -> PreTrainedModel:
+        """A network from scratch; bins of one dimension that are near each other begin alike."""
+        settings = self.settings
         names = ("layers", "width", "heads", "context")
         shape = {name: getattr(settings, name) for name in names} | {"seed": self.seed}
-        if self._sees:
+        if sees:
             seeing = {name: getattr(settings, name) for name in ("keypoints", "image_tokens")}
-            model = small_vision_model(self.tokenizer, **shape, image_size=SIZE, **seeing)
+            model = small_vision_model(tokenizer, **shape, image_size=SIZE, **seeing)
         else:
-            model = small_model(self.tokenizer, **shape)
-        special = self.tokenizer.all_special_tokens
-        words = {word: parts(word) for word in self.tokenizer.get_vocab() if word not in special}
+            model = small_model(tokenizer, **shape)
+        special = tokenizer.all_special_tokens
+        words = {word: parts(word) for word in tokenizer.get_vocab() if word not in special}
         # Words that begin large drown what the first steps see of a picture.
-        scale = 0.02 if self._sees else 0.1
-        share_embeddings(model, self.tokenizer, words, seed=self.seed, scale=scale)
+        share_embeddings(model, tokenizer, words, seed=self.seed, scale=0.02 if sees else 0.1)
         return model
+
+    @cached_property
+    def describer(self) -> CachedPolicy:
+        """The network that puts pictures into words for games; it is trained once, and kept."""
+        settings, seed = self.settings, 1_000 * self.seed
+        tokenizer = word_tokenizer(description_texts(settings.task), images=True)
+        games = generate_descriptions(settings.reader, seed, task=settings.task)
+        options = {"memory": "turn", "image_tokens": settings.image_tokens}
+        turns = encode(games, tokenizer, scale=RewardScale(0, 1, "step"), **options)
+        # A run that goes on with more seeds, or with other values, has the same reader.
+        others = ("seeds", "games", "value", "behavior", "validation", "test", "measured")
+        own = dataclasses.asdict(settings).items()
+        own = {name: value for name, value in own if not name.startswith(others)}
+        folder = cache_folder(f"{settings.task}-reader", own, settings.reader, seed, READER_ROWS)
+        changes = {"num_train_epochs": READER_EPOCHS, "per_device_train_batch_size": READER_ROWS}
+        trained = train(
+            "bc",
+            self._new_network(tokenizer, sees=True),
+            tokenizer,
+            cut_turns(turns, settings.row_tokens),
+            None,
+            self.config("behavior", folder, **changes),
+            length=settings.row_tokens,
+            resume=True,
+        )
+        return trained.policy(greedy=True, max_new_tokens=SCENE_WORDS)
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded; halves of the task, as many of the one as of the other."""
@@ -246,6 +287,14 @@ class ManipulationTask(Task):
     def policy(self, trained: TrainedMethod, **options: Any) -> LastLine:
         """See Task.policy."""
         return _LastState(super().policy(trained, **options))
+
+    def play(self, policy: Policy, test: bool) -> Evaluation:
+        """See Task.play; with a reader test games are played from pictures, others in words."""
+        if not (test and self.settings.reader):
+            return super().play(policy, test)
+        policy, starts = Reader(self.describer, policy), self.starts(test=True)
+        table = self._table("image")
+        return evaluate(policy, table, len(starts), TEST_SEED, batch=len(starts), options=starts)
 
     def starts(self, test: bool) -> list[dict[str, Any]]:
         """The start of the whole task; the seeds of the games say which table it is."""

@@ -52,6 +52,8 @@ INSTRUCTIONS = {
 PLACE = r"X\d\d Y\d\d Z\d\d"
 WAY = r"u[+-]\d+ v[+-]\d+ w[+-]\d+"
 BLOCK = rf"({'|'.join(COLORS)}) (hidden|{WAY})"
+GRIPPER_WORDS = 7
+SCENE_WORD = rf"{'|'.join(COLORS)}|hidden|[uvw][+-]\d+|(lower|upper)\d\d"
 STATE = re.compile(
     rf"(?P<hand>{PLACE}) (?P<angles>A[+-]\d+ B[+-]\d+ C[+-]\d+) (?P<grip>open|shut|full) "
     rf"(?P<blocks>(?:{BLOCK} )+)lower(?P<lower>\d\d) upper(?P<upper>\d\d) "
@@ -90,18 +92,37 @@ def image_texts(task: str, tables: Tables) -> list[str]:
 
 def state_texts(task: str, tables: Tables) -> list[str]:
     """The state of each table in words."""
+    told = gripper_texts(tables), scene_texts(tables), instructions(task, tables)
+    return [f"{' '.join(parts)}\n" for parts in zip(*told, strict=True)]
+
+
+def scene_texts(tables: Tables) -> list[str]:
+    """What a picture of each table would show: blocks, the named one first, and drawers."""
     ways = signed_steps(tables.blocks - tables.position[:, None]).tolist()
     opened = np.rint(tables.drawers / OPEN * (OPENINGS - 1)).astype(int).tolist()
-    hidden, grippers = is_hidden(tables).tolist(), gripper_texts(tables)
-    named, colors = tables.named.tolist(), tables.colors.tolist()
+    hidden, named, colors = (
+        is_hidden(tables).tolist(),
+        tables.named.tolist(),
+        tables.colors.tolist(),
+    )
     texts = []
-    for i, told in enumerate(instructions(task, tables)):
-        words = [grippers[i]]
+    for i in range(len(tables)):
+        words = []
         for block in sorted(range(len(colors[i])), key=lambda block: block != named[i]):
             way = "u{:+d} v{:+d} w{:+d}".format(*ways[i][block])
             words += [COLORS[colors[i][block]], "hidden" if hidden[i][block] else way]
-        texts.append(" ".join([*words, "lower{:02d} upper{:02d}".format(*opened[i]), told]) + "\n")
+        texts.append(" ".join([*words, "lower{:02d} upper{:02d}".format(*opened[i])]))
     return texts
+
+
+def described_line(line: str, scene: str) -> str:
+    """The line of a state in words, of the line of one with a picture and what that shows.
+
+    Words of the scene that no scene has are left out.
+    """
+    words = line.removesuffix(f" {IMAGE}\n").split()
+    known = [word for word in scene.split() if re.fullmatch(SCENE_WORD, word)]
+    return " ".join([*words[:GRIPPER_WORDS], *known, *words[GRIPPER_WORDS:]]) + "\n"
 
 
 def signed_steps(numbers: np.ndarray) -> np.ndarray:
@@ -178,15 +199,20 @@ def is_hidden(tables: Tables) -> np.ndarray:
 def state_words(format: str) -> tuple[str, ...]:
     """Every word of a state but the instruction's, with the space that ends it."""
     words = [f"{letter}{number:02d}" for letter in "XYZ" for number in range(PLACES)]
+    words += [*_signed_words("ABC"), "open", "shut", "full"]
+    return tuple(word + " " for word in words) + (scene_words() if format == "state" else ())
+
+
+def scene_words() -> tuple[str, ...]:
+    """Every word of what a picture shows, with the space that ends it."""
+    drawers = [f"{name}{number:02d}" for name in ("lower", "upper") for number in range(OPENINGS)]
+    return tuple(word + " " for word in (*_signed_words("uvw"), *drawers, "hidden", *COLORS))
+
+
+def _signed_words(letters: str) -> list[str]:
+    """Words of these letters with every step of `signed_steps`."""
     steps = [0, *(sign * step for step in range(1, len(SIGNED) + 1) for sign in (1, -1))]
-    words += [f"{letter}{step:+d}" for letter in "ABC" for step in steps]
-    words += ["open", "shut", "full"]
-    if format == "state":
-        words += [f"{letter}{step:+d}" for letter in "uvw" for step in steps]
-        drawers = ("lower", "upper")
-        words += [f"{name}{number:02d}" for name in drawers for number in range(OPENINGS)]
-        words += ["hidden", *COLORS]
-    return tuple(word + " " for word in words)
+    return [f"{letter}{step:+d}" for letter in letters for step in steps]
 
 
 def instruction_words() -> tuple[str, ...]:
