@@ -45,6 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.manipulation.asking": ("policy",),
     "tasks.manipulation.scene": ("policy", "viz"),
     "tasks.manipulation.value_map": ("policy", "viz"),
+    "tasks.manipulation.reader": ("data", "evaluate", "files", "policy"),
     "tasks.endgames": ("data", "evaluate", "files", "tasks.chess"),
     "tasks": ("checks", "data", "evaluate", "files", "tabular"),
     "envs": ("tasks.checks",),  # and a task by its name, when it is asked for
