@@ -40,7 +40,7 @@ from qsft_lite.tasks.manipulation.text import (
 )
 
 BLOCK = 2_000  # descriptions of a file
-SCENE_WORDS = 3 * 4 + 2  # the most words of a description
+LONGEST_SCENE = 3 * 4 + 2  # words: three blocks and two drawers
 
 
 def generate_descriptions(

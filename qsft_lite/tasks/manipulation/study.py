@@ -54,7 +54,7 @@ from qsft_lite.tasks.manipulation.players import (
     noisy,
 )
 from qsft_lite.tasks.manipulation.reader import (
-    SCENE_WORDS,
+    LONGEST_SCENE,
     Reader,
     description_texts,
     generate_descriptions,
@@ -256,7 +256,7 @@ class ManipulationTask(Task):
             length=settings.row_tokens,
             resume=True,
         )
-        return trained.policy(greedy=True, max_new_tokens=SCENE_WORDS)
+        return trained.policy(greedy=True, max_new_tokens=LONGEST_SCENE)
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded; halves of the task, as many of the one as of the other."""
