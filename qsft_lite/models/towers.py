@@ -65,7 +65,7 @@ class KeypointTower(_Tower):
     to end training of deep visuomotor policies): numbers that move with the thing that the map has
     learned to find. With its own value there, each map says three numbers. An image token is a
     linear function of all of them, with weights and a bias of its own. So it can come to stand for
-    one thing, and a word can find it: by the bias, for nothing else tells one token from another.
+    one thing, and a word can find it by the bias; without, tokens differ by their place alone.
     """
 
     config_class = KeypointTowerConfig

@@ -41,7 +41,7 @@ from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import measure_actions
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.manipulation.bins import ActionBins
-from qsft_lite.tasks.manipulation.data import cache_folder, generate_manipulation
+from qsft_lite.tasks.manipulation.data import VERSION, cache_folder, generate_manipulation
 from qsft_lite.tasks.manipulation.env import Manipulation
 from qsft_lite.tasks.manipulation.picture import SIZE
 from qsft_lite.tasks.manipulation.players import (
@@ -244,6 +244,7 @@ class ManipulationTask(Task):
         others = ("seeds", "games", "value", "behavior", "validation", "test", "measured")
         own = dataclasses.asdict(settings).items()
         own = {name: value for name, value in own if not name.startswith(others)}
+        own["version"] = VERSION  # of the texts and pictures that it learns from
         folder = cache_folder(f"{settings.task}-reader", own, settings.reader, seed, READER_ROWS)
         changes = {"num_train_epochs": READER_EPOCHS, "per_device_train_batch_size": READER_ROWS}
         trained = train(
