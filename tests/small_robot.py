@@ -2,8 +2,11 @@
 
 from qsft_lite import models
 from qsft_lite.baselines.trained import ClonedPolicy
+from qsft_lite.evaluate import evaluate
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.manipulation.env import Manipulation
+from qsft_lite.tasks.manipulation.players import StatePlayer
+from qsft_lite.tasks.manipulation.replay import starts_of
 
 
 def robot_policy(env: Manipulation, values: bool = True, **options):
@@ -22,3 +25,10 @@ def robot_policy(env: Manipulation, values: bool = True, **options):
     if not values:
         return ClonedPolicy(pi, tokenizer, **options)
     return QSFTPolicy(pi, p, tokenizer, 5.0, "paired", **options)
+
+
+def robot_episode():
+    """An environment, its policy, the start of an episode that a script played, and the episode."""
+    env = Manipulation("tray", format="state")
+    found = evaluate(StatePlayer("tray", noise=0.1), env, 1, 1, max_steps=6)
+    return env, robot_policy(env), starts_of(found)[0], found.transcripts[0]

@@ -16,9 +16,12 @@ import psutil
 import pytest
 from places import ROOT
 from small_games import endgames, questions_policy, transcript, values_of, wordle_policy
+from small_robot import robot_episode
 
 from qsft_lite.tasks.chess import widgets as chess_widgets
 from qsft_lite.tasks.gridworld import widgets as gridworld_widgets
+from qsft_lite.tasks.manipulation import widgets as robot_widgets
+from qsft_lite.tasks.manipulation.asking import Asked
 from qsft_lite.tasks.twenty_questions import widgets as twenty_questions_widgets
 from qsft_lite.tasks.wordle import widgets as wordle_widgets
 from qsft_lite.viz import explorers as widgets
@@ -55,6 +58,10 @@ CELLS = [
     "policy, rules = questions_policy()\n"
     "texts = transcript(rules, rules.names[3], range(4))\n"
     "twenty_questions_widgets.game_explorer(policy, rules, [{'text': texts}], asked=1)",
+    "from qsft_lite.tasks.manipulation import widgets as robot_widgets\n"
+    "from small_robot import robot_episode\n"
+    "env, policy, start, episode = robot_episode()\n"
+    "robot_widgets.scene_explorer(policy, env, [start], [episode])",
 ]
 PATIENCE = 60  # seconds, for a slow machine
 
@@ -74,7 +81,8 @@ def lab(tmp_path):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}},
     )
     nbformat.write(notebook, folder / "explorers.ipynb")
-    shutil.copy(ROOT / "tests" / "small_games.py", folder)
+    for name in ("small_games.py", "small_robot.py"):
+        shutil.copy(ROOT / "tests" / name, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -206,6 +214,16 @@ def questions_at(asked: float):
     return twenty_questions_widgets.draw_game(policy, rules, texts, int(asked))
 
 
+def scene_at(step: float):
+    """What the explorer of the robot's episodes shows."""
+    env, policy, start, episode = robot_episode()
+    asked, moments = Asked(policy, env), robot_widgets.moments_of(env, start, episode)
+    actions, turn = episode["text"][1::2], int(step)
+    action = actions[turn] if turn < len(actions) else None
+    values = asked.values(moments)
+    return robot_widgets.draw_scene(asked, moments, turn, values=values, action=action)
+
+
 def test_a_dragged_slider_redraws_the_picture(page):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -215,6 +233,7 @@ def test_a_dragged_slider_redraws_the_picture(page):
         (1, "y(a)", lambda y: simplex.draw_simplex(target=(y, 0.9, 0.6))),
         (3, "turn", boards_at),
         (4, "turn", questions_at),
+        (5, "turn", scene_at),
     )
     for index, description, draw in cases:
         explorer = explorers.nth(index)

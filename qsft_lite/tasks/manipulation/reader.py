@@ -14,6 +14,7 @@ picture shows before it sees a robot.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,10 @@ from qsft_lite.tasks.manipulation.players import BEHAVIOR, NOISE, Script, draw_p
 from qsft_lite.tasks.manipulation.starts import HORIZONS, start_tables
 from qsft_lite.tasks.manipulation.table import FRONT, HIGH, LOW, NOTHING, Tables
 from qsft_lite.tasks.manipulation.text import (
+    COLORS,
     described_line,
     image_texts,
+    known_words,
     scene_texts,
     scene_words,
 )
@@ -124,6 +127,35 @@ def _describe_block(
         "done": [True] * n,
         "images": [[f"{file}#{row}"] for row in range(n)],
     }
+
+
+def read_shares(describer: Policy, task: str, n: int, seed: int) -> dict[str, float]:
+    """Of n fresh `shown_tables`, how much a describer reads within one step, by kind of word.
+
+    "u", "v", "w": ways to blocks; "hidden": blocks out of sight, if there are any; "lower",
+    "upper": the drawers.
+    """
+    tables = shown_tables(task, n, np.random.default_rng(seed))
+    scenes = describer.act(image_texts(task, tables), images=[[one] for one in render(tables)])
+    right = defaultdict(list)
+    for true, said in zip(scene_texts(tables), scenes, strict=True):
+        read = _numbers_of(said)
+        for name, number in _numbers_of(true).items():
+            right[name.split()[-1]].append(abs(read.get(name, np.inf) - number) <= 1)
+    return {kind: float(np.mean(each)) for kind, each in right.items()}
+
+
+def _numbers_of(scene: str) -> dict[str, int]:
+    """{"red u": -5, ..., "blue hidden": 0, "lower": 3}, of the words that scenes have."""
+    found, color = {}, ""
+    for word in known_words(scene):
+        if word in COLORS:
+            color = word
+            continue
+        name = word.rstrip("+-0123456789")
+        of_block = "" if name in ("lower", "upper") else f"{color} "
+        found[of_block + name] = int(word[len(name) :] or 0)
+    return found
 
 
 class Reader:

@@ -58,6 +58,7 @@ from qsft_lite.tasks.manipulation.reader import (
     Reader,
     description_texts,
     generate_descriptions,
+    read_shares,
 )
 from qsft_lite.tasks.manipulation.starts import is_success
 from qsft_lite.tasks.manipulation.table import Tables
@@ -369,8 +370,11 @@ class ManipulationTask(Task):
         return measure_actions(trained, self.encoded(games))
 
     def raw(self) -> dict[str, Any]:
-        """The bins of an action."""
-        return {"bins": self.bins.as_dict()}
+        """The bins of an action; what the describer of this seed reads of fresh pictures."""
+        if not self.settings.reader:
+            return {"bins": self.bins.as_dict()}
+        read = read_shares(self.describer, self.settings.task, self.settings.test_games, TEST_SEED)
+        return {"bins": self.bins.as_dict(), "read within one step": read}
 
     def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Print how games of the policy went, one a line."""

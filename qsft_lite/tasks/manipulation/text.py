@@ -121,8 +121,12 @@ def described_line(line: str, scene: str) -> str:
     Words of the scene that no scene has are left out.
     """
     words = line.removesuffix(f" {IMAGE}\n").split()
-    known = [word for word in scene.split() if re.fullmatch(SCENE_WORD, word)]
-    return " ".join([*words[:GRIPPER_WORDS], *known, *words[GRIPPER_WORDS:]]) + "\n"
+    return " ".join([*words[:GRIPPER_WORDS], *known_words(scene), *words[GRIPPER_WORDS:]]) + "\n"
+
+
+def known_words(scene: str) -> list[str]:
+    """The words of a description, without those that none has."""
+    return [word for word in scene.split() if re.fullmatch(SCENE_WORD, word)]
 
 
 def signed_steps(numbers: np.ndarray) -> np.ndarray:

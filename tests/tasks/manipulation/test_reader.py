@@ -15,6 +15,7 @@ from qsft_lite.tasks.manipulation.reader import (
     Reader,
     description_texts,
     generate_descriptions,
+    read_shares,
     shown_tables,
 )
 from qsft_lite.tasks.manipulation.starts import HORIZONS
@@ -131,6 +132,33 @@ def test_with_true_descriptions_a_script_by_words_plays_as_it_does_by_words():
     shown = evaluate(Reader(Known(scenes), StatePlayer("tray", **bins)), Shown(**bins), 10, 3)
     assert shown.returns.tolist() == told.returns.tolist() and told.mean > 0.5
     assert shown.lengths.tolist() == told.lengths.tolist()
+
+
+def test_how_much_is_read():
+    tables = shown_tables("drawer", 60, np.random.default_rng(3))
+    truth = scene_texts(tables)
+    shown = [picture.tobytes() for picture in render(tables)]
+    kinds = {"u", "v", "w", "hidden", "lower", "upper"}
+    assert read_shares(Known(dict(zip(shown, truth, strict=True))), "drawer", 60, 3) == (
+        dict.fromkeys(kinds, 1.0)
+    )
+    # A color is left out.
+    odd = [text.replace("red ", "", 1).replace("upper", "upper0") for text in truth]
+    some = read_shares(Known(dict(zip(shown, odd, strict=True))), "drawer", 60, 3)
+    assert some["upper"] == 1.0 and 0.2 < some["u"] < 0.9
+
+    def moved(text, steps):
+        words = [
+            f"u{int(word[1:]) + steps:+d}" if word[0] == "u" and word[1] in "+-" else word
+            for word in text.split()
+        ]
+        return " ".join(words)
+
+    for steps, share in ((1, 1.0), (2, 0.0)):
+        off = {key: moved(text, steps) for key, text in zip(shown, truth, strict=True)}
+        assert read_shares(Known(off), "drawer", 60, 3)["u"] == share
+    nothing = read_shares(Known(dict.fromkeys(shown, "u- lower")), "drawer", 60, 3)
+    assert nothing["u"] == nothing["hidden"] == 0.0
 
 
 def test_a_study_plays_from_pictures_and_keeps_its_reader():
