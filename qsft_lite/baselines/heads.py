@@ -13,7 +13,7 @@ from torch import nn
 
 from qsft_lite.baselines.losses import cql_losses, ilql_losses
 from qsft_lite.models import HeadedModel, check_packing
-from qsft_lite.trainer.networks import move_average
+from qsft_lite.models.networks import move_average
 from qsft_lite.trainer.stages import Stage
 from qsft_lite.trainer.step import action_positions, head_precision, next_states, token_states
 

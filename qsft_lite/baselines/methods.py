@@ -36,8 +36,8 @@ from qsft_lite.baselines.trained import TrainedMethod
 from qsft_lite.data import pack
 from qsft_lite.data.transcripts import DUMMY
 from qsft_lite.models import output_head
+from qsft_lite.models.networks import separate
 from qsft_lite.trainer import QSFTConfig, QSFTTrainer, StageTrainer
-from qsft_lite.trainer.networks import separate
 from qsft_lite.trainer.runs import lock_folder
 
 __all__ = ["TrainedMethod", "train"]

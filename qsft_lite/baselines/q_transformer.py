@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from qsft_lite.baselines.heads import two_layers
 from qsft_lite.loss.q_sft import unsupported
 from qsft_lite.models import HeadedModel, check_packing, output_head
-from qsft_lite.trainer.networks import move_average, twin
+from qsft_lite.models.networks import move_average, twin
 from qsft_lite.trainer.stages import Stage
 from qsft_lite.trainer.step import (
     Batch,

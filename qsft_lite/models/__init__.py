@@ -4,6 +4,7 @@ Some of the models see: `vision`. Everything here is a plain transformers model 
 """
 
 from qsft_lite.models.heads import HeadedModel, NewHead
+from qsft_lite.models.networks import share_base
 from qsft_lite.models.pixels import image_tokens, pixel_rule, set_image_rule
 from qsft_lite.models.pretrained import (
     add_dummy,
@@ -50,6 +51,7 @@ __all__ = [
     "pixel_rule",
     "refuse_missing",
     "set_image_rule",
+    "share_base",
     "share_embeddings",
     "small_model",
     "small_vision_model",

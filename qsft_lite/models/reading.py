@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from qsft_lite.models.networks import active
+
 # Layers that a mask can keep to one episode: transformers' names, and GPT-Neo's last.
 MASKED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "global", "local"}
 
@@ -63,6 +65,18 @@ def final_hidden(
     same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     length = input_ids.shape[1]
     not_later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
+    with active(model) as running:
+        return _hidden(running, input_ids, position_ids, same_segment & not_later, further)
+
+
+def _hidden(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    allowed: torch.Tensor,
+    further: dict[str, Any],
+) -> torch.Tensor:
+    """``final_hidden`` of a model that is no Adapter; allowed: (B, 1, L, L), bool."""
     decoder = _decoder(model)
     if further:
         known = inspect.signature(getattr(decoder, "forward", decoder)).parameters
@@ -70,7 +84,7 @@ def final_hidden(
         further = {name: value for name, value in further.items() if name in known}
     hidden = decoder(
         input_ids=input_ids,
-        attention_mask=attention_mask(model, same_segment & not_later, position_ids, position_ids),
+        attention_mask=attention_mask(model, allowed, position_ids, position_ids),
         position_ids=position_ids,
         use_cache=False,
         **further,

@@ -34,6 +34,7 @@ from qsft_lite.models import (
     pixel_rule,
     text_config,
 )
+from qsft_lite.models.networks import Adapter
 from qsft_lite.policy.constraints import ActionList
 from qsft_lite.policy.refusal import Prefixes, Refusal
 from qsft_lite.policy.row_cache import RowCache
@@ -114,6 +115,7 @@ class CachedPolicy:
             )
         for model in self.models:
             model.eval()
+        self._adapters = adapters_of_one_base(self.models)
         self.device = next(self.models[0].parameters()).device
         self.chat_template = chat_template
         rules = [getattr(model.config, "q_sft_images", None) for model in self.models]
@@ -164,9 +166,11 @@ class CachedPolicy:
         self._unread: list[list[np.ndarray]] = []  # pictures of each row that are not read yet
         # How many of them are in the cache; on the CPU, so that a GPU need not wait for them.
         self._lengths = torch.zeros(0, dtype=torch.long)
-        self._caches = [
-            RowCache(text_config(model).num_hidden_layers, self.device) for model in self.models
-        ]
+        layers = [text_config(model).num_hidden_layers for model in self.models]
+        if self._adapters:
+            self._caches = [RowCache(layers[0], self.device, copies=len(layers))]
+        else:
+            self._caches = [RowCache(count, self.device) for count in layers]
 
     @torch.inference_mode()
     def act(
@@ -443,7 +447,14 @@ class CachedPolicy:
         """Logits (B, len(columns), V) of each model at these columns."""
         outputs = []
         keys = torch.arange(seen.shape[-1], device=self.device)[None]
-        for model, cache in zip(self.models, self._caches, strict=True):
+        models, options = self.models, {}
+        if self._adapters:  # one pass, in which each row comes once for each of them
+            models, copies = [self.models[0].shared], len(self.models)
+            options["adapter_names"] = [n for n in self._adapters for _ in range(len(input_ids))]
+            input_ids, position_ids = input_ids.repeat(copies, 1), position_ids.repeat(copies, 1)
+            seen = seen.repeat(copies, 1, 1, 1)
+            pixels = None if pixels is None else pixels.repeat(copies, 1, 1, 1)
+        for model, cache in zip(models, self._caches, strict=True):
             logits = model(
                 input_ids=input_ids,
                 attention_mask=attention_mask(model, seen, position_ids, keys),
@@ -452,9 +463,11 @@ class CachedPolicy:
                 use_cache=True,
                 logits_to_keep=columns,
                 **image_inputs(model, pixels),
+                **options,
             ).logits
             # A model may give the logits of all columns all the same.
-            outputs.append(logits if logits.shape[1] == len(columns) else logits[:, columns])
+            logits = logits if logits.shape[1] == len(columns) else logits[:, columns]
+            outputs += logits.chunk(len(self.models) // len(models))
         return outputs
 
     def _choose(self, log_weights: torch.Tensor) -> torch.Tensor:
@@ -539,6 +552,17 @@ class CachedPolicy:
             raise ContextError(
                 f"An episode has {max(lengths)} tokens, but the models' context is {context}.", long
             )
+
+
+def adapters_of_one_base(models: Sequence[Any]) -> list[str]:
+    """The names of the adapters where all models are adapters of one base, else none."""
+    if len(models) < 2 or not all(isinstance(model, Adapter) for model in models):
+        return []
+    base = models[0].shared
+    if any(model.shared is not base for model in models):
+        return []
+    base.eval()
+    return [model.name for model in models]
 
 
 def as_list(histories: Sequence[History]) -> list[History]:

@@ -31,6 +31,7 @@ from qsft_lite.models import (
     text_config,
 )
 from qsft_lite.models.heads import HEADS_FILE
+from qsft_lite.models.networks import Adapter, separate
 from qsft_lite.policy.cached import (
     CachedPolicy,
     History,
@@ -425,6 +426,8 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     """
     if isinstance(model, HeadedModel):
         return model
+    if isinstance(model, Adapter):
+        model = separate(model)
     adapted = any(hasattr(module, "base_layer") for module in model.modules())
     if isinstance(model, PreTrainedModel) and not adapted:
         return model

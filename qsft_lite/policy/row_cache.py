@@ -65,27 +65,38 @@ class _RowLayer(CacheLayerMixin):
 
 
 class RowCache(Cache):
-    """A key-value cache whose rows have lengths of their own; a call may concern some of them."""
+    """A key-value cache whose rows have lengths of their own; a call may concern some of them.
 
-    def __init__(self, layers: int, device: torch.device):
+    copies: how often each row is there, where several adapters read it in one pass: first all rows
+    for the one adapter, then all for the next. Calls then have as many rows.
+    """
+
+    def __init__(self, layers: int, device: torch.device, copies: int = 1):
         super().__init__(layers=[_RowLayer(self) for _ in range(layers)])
         self.device = device
-        self.rows = 0
+        self.copies = copies
+        self.rows = 0  # of all copies
 
     def select(self, index: torch.Tensor) -> None:
         """Keep the rows of the index (n,), in its order."""
+        index = self._of_copies(index).to(self.device)
         self.rows = len(index)
-        index = index.to(self.device)
         for layer in self.layers:
             if layer.is_initialized:
                 layer.keys, layer.values = layer.keys[index], layer.values[index]
 
     def aim(self, index: torch.Tensor | None, places: torch.Tensor) -> None:
         """Say where the next call writes: rows (n,), None for all, and columns (n, T)."""
+        places = places.repeat(self.copies, 1)
         first = places[:, 0]
         self.whole = index is None
         self.end = int(places.max()) + 1
         # A block of columns is much quicker to write than scattered ones.
         self.start = int(first[0]) if self.whole and bool((first == first[0]).all()) else None
-        self.index = (torch.arange(self.rows) if index is None else index).to(self.device)
-        self.places = places.to(self.device)
+        index = torch.arange(self.rows) if index is None else self._of_copies(index)
+        self.index, self.places = index.to(self.device), places.to(self.device)
+
+    def _of_copies(self, index: torch.Tensor) -> torch.Tensor:
+        """The rows of an index in each copy."""
+        each = self.rows // self.copies
+        return torch.cat([index + copy * each for copy in range(self.copies)])

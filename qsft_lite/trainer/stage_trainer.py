@@ -32,10 +32,10 @@ from qsft_lite.data import collate
 from qsft_lite.data.packing import check_packed
 from qsft_lite.files import named_if_damaged, replace_folder
 from qsft_lite.models import NewHead, check_packing, dummy_id, output_head, pixel_rule
+from qsft_lite.models.networks import saved_names, separate, twin
 from qsft_lite.trainer import runs
 from qsft_lite.trainer.behavior_cache import cache_rows
 from qsft_lite.trainer.config import STAGES, QSFTConfig
-from qsft_lite.trainer.networks import saved_names, separate, twin
 from qsft_lite.trainer.optimizer import MuonAdamW
 from qsft_lite.trainer.stages import (
     BehaviorStage,

@@ -24,8 +24,8 @@ from qsft_lite.models import (
     output_head,
     pixel_rule,
 )
+from qsft_lite.models.networks import move_average, twin
 from qsft_lite.trainer.config import QSFTConfig
-from qsft_lite.trainer.networks import move_average, twin
 from qsft_lite.trainer.paired_step import behavior_columns, paired_step
 from qsft_lite.trainer.step import behavior_step, q_sft_step
 

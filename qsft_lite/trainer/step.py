@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from qsft_lite.data.packing import BEHAVIOR, PACKED, SUPPORT
 from qsft_lite.loss import Backup, linear_cross_entropy, linear_q_sft_loss, linear_state_value
 from qsft_lite.models import final_hidden, output_head
-from qsft_lite.trainer.networks import active
 
 __all__ = ["behavior_step", "bellman_targets", "q_sft_step"]
 
@@ -189,8 +188,7 @@ def token_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     known = {*PACKED.names, *BEHAVIOR, *SUPPORT}
     further = {name: column for name, column in batch.items() if name not in known}
     place = (batch["input_ids"], batch["position_ids"], batch["segment_ids"])
-    with active(model) as running:
-        return final_hidden(running, *place, **further).flatten(0, 1)
+    return final_hidden(model, *place, **further).flatten(0, 1)
 
 
 def action_positions(batch: Batch) -> torch.Tensor:

@@ -12,8 +12,9 @@ from transformers import TrainerCallback
 
 from qsft_lite import data, models
 from qsft_lite.baselines import TrainedMethod, train
+from qsft_lite.models import networks
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.trainer import QSFTTrainer, networks, stage_trainer, stages, train_q_sft
+from qsft_lite.trainer import QSFTTrainer, stage_trainer, stages, train_q_sft
 from qsft_lite.trainer.config import QSFTConfig
 
 peft = pytest.importorskip("peft")

@@ -17,10 +17,10 @@ from qsft_lite.baselines import TrainedMethod, train
 from qsft_lite.data import RewardScale, encode, load_trajectories, pack
 from qsft_lite.evaluate import evaluate
 from qsft_lite.loss import Backup
+from qsft_lite.models.networks import separate
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.trainer import QSFTTrainer, StageTrainer, behavior_cache, runs
 from qsft_lite.trainer.behavior_cache import cache_rows
-from qsft_lite.trainer.networks import separate
 from qsft_lite.trainer.optimizer import layer_matrices
 from qsft_lite.trainer.paired_step import behavior_columns
 from qsft_lite.trainer.step import token_states

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Adapter", "active", "move_average", "saved_names", "separate", "twin"]
+__all__ = ["Adapter", "active", "move_average", "saved_names", "separate", "share_base", "twin"]
 
 
 class Adapter(nn.Module):
@@ -83,7 +83,7 @@ def twin(model: nn.Module, name: str) -> nn.Module:
     A model of transformers is copied; of one of peft the active adapter is, by this name, unless
     weights of its base are trained as well.
     """
-    if not _is_peft(model) or _base(model, trained=True):
+    if not _is_peft(model) or any(w.requires_grad for w in map(model.get_parameter, _base(model))):
         return copy.deepcopy(model)
     trained = {key: weight.requires_grad for key, weight in model.named_parameters()}
     config = copy.deepcopy(model.peft_config[model.active_adapter])
@@ -111,6 +111,37 @@ def separate(network: nn.Module) -> nn.Module:
     return whole
 
 
+@torch.no_grad()
+def share_base(first: nn.Module, second: nn.Module) -> tuple[Adapter, Adapter]:
+    """Two models of peft with adapters of one kind on equal bases, as adapters of one base.
+
+    The base is the first one's, whose adapter stays as it is; the second model is left alone, so
+    that its base can be forgotten. At play both are then run in one pass.
+
+    ValueError where one has no adapters, or adapters or bases differ.
+    """
+    if not (_is_peft(first) and _is_peft(second)):
+        raise ValueError("share_base takes two models of peft, each with adapters")
+    configs = [copy.copy(model.peft_config[model.active_adapter]) for model in (first, second)]
+    for config in configs:
+        config.init_lora_weights = True  # how an adapter began says nothing of what it is
+    bases = [
+        {name: model.get_parameter(name) for name in _base(model)} for model in (first, second)
+    ]
+    if configs[0] != configs[1] or bases[0].keys() != bases[1].keys():
+        raise ValueError("the two models have adapters of different kinds, or different bases")
+    for name, weight in bases[0].items():
+        if not torch.equal(weight, bases[1][name]):
+            raise ValueError(f"the bases differ in {name}: adapters of one base alone can share it")
+    new = twin(first, "second")
+    if not isinstance(new, Adapter):
+        raise ValueError("the base of the first model is trained, too: it cannot be shared")
+    _copy_weights(Adapter(second, second.active_adapter), new)
+    if hasattr(second.config, "q_sft_prior"):
+        first.config.q_sft_prior = second.config.q_sft_prior
+    return Adapter(first, first.active_adapter).eval(), new.eval()
+
+
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:
     for weight, own in zip(source.parameters(), target.parameters(), strict=True):
         own.data = weight.data.clone()
@@ -136,13 +167,13 @@ def saved_names(module: nn.Module) -> list[str]:
         f"{prefix}.{name}".lstrip(".")
         for prefix, part in module.named_modules()
         if _is_peft(part) and not isinstance(part, Adapter)
-        for name in _base(part, trained=False)
+        for name in _base(part)
+        if not part.get_parameter(name).requires_grad
     }
     return [name for name in module.state_dict() if name not in base]
 
 
-def _base(model: nn.Module, *, trained: bool) -> set[str]:
-    """Names of the weights under the adapters of a model of peft that are trained, or are not."""
+def _base(model: nn.Module) -> set[str]:
+    """Names of the weights under the adapters of a model of peft."""
     weights = model.named_parameters(remove_duplicate=False)  # a tied one has two names
-    names = {name for name, weight in weights if weight.requires_grad == trained}
-    return {name for name in names if not {*model.peft_config} & {*name.split(".")}}
+    return {name for name, _ in weights if not {*model.peft_config} & {*name.split(".")}}

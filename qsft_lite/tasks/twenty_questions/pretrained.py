@@ -1,0 +1,331 @@
+"""What a pretrained model brings to Q-SFT, and what training leaves of it: chapter 13's tables.
+
+python -m qsft_lite.tasks.twenty_questions.pretrained retention --seeds 0 1 2
+python -m qsft_lite.tasks.twenty_questions.pretrained low_data --seeds 0 1 2
+
+The problem is a choice between two objects (tasks.twenty_questions.which_one), whose values are
+known exactly and of which a third of the objects are met in tests alone. Each row is one training:
+where it began (SmolLM2, or a small network from scratch with the same tokens), what of it is
+trained (LoRA's adapters, or all weights), and the method. Finished rows are kept, and read when the
+command is called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from qsft_lite.baselines import METHODS, TrainedMethod, train
+from qsft_lite.data import RewardScale, encode, start_id
+from qsft_lite.files import replace_file
+from qsft_lite.models import HeadedModel, load_model, small_model, smollm2
+from qsft_lite.results import markdown_table, project_root, start
+from qsft_lite.study.retention import measure_retention
+from qsft_lite.study.tables import interval
+from qsft_lite.tasks.twenty_questions.which_one import (
+    OFFERED,
+    Choice,
+    choices,
+    episodes,
+    seen_and_unseen,
+)
+from qsft_lite.trainer import QSFTConfig
+
+__all__ = [
+    "Plan",
+    "asked_of",
+    "begin_with",
+    "language_model",
+    "measure",
+    "measure_choices",
+    "recorded_choices",
+    "train_method",
+    "with_adapters",
+]
+
+TEST_SEED = 1_000
+# An episode has one decision, so its reward is the target: nothing is there to back up.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bc": {},
+    "filtered_bc": {"fraction": 1 / OFFERED},  # those that were paid
+    "q_sft": {"backup": "returns", "returns_first": 0.0},
+    "q_sft_new_head": {"backup": "returns", "returns_first": 0.0},
+    "ilql": {},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One training.
+
+    model: "smollm2", "scratch", or the folder or id of a causal language model. rank: of LoRA's
+    adapters, which go into all linear layers but the head; 0 to train all weights. episodes:
+    recorded choices, each met ``passes`` times. rate: of AdamW. asked: choices of each test.
+    """
+
+    model: str = "smollm2"
+    rank: int = 16
+    episodes: int = 400
+    passes: float = 1.0
+    rate: float = 1e-3
+    batch_rows: int = 2
+    row_tokens: int = 64
+    layers: int = 2
+    width: int = 64
+    asked: int = 200
+
+
+def begin_with(plan: Plan, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The network before any training, without adapters, and its tokenizer.
+
+    One from scratch has SmolLM2's tokenizer, so that both read the same tokens.
+    """
+    if plan.model == "scratch":
+        _, tokenizer = smollm2()
+        shape = {"layers": plan.layers, "width": plan.width, "heads": 4, "context": 64}
+        return small_model(tokenizer, **shape, seed=seed), tokenizer
+    return smollm2() if plan.model == "smollm2" else load_model(plan.model)
+
+
+def with_adapters(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedModel:
+    """A copy with new adapters of LoRA in all linear layers but the head; a plain one for rank 0.
+
+    Raises ModuleNotFoundError, which says what to install, where peft is not.
+    """
+    model = copy.deepcopy(model)
+    if not rank:
+        return model
+    try:
+        import peft
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('LoRA needs peft: pip install "qsft-lite[lora]"') from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        return peft.get_peft_model(model, config)
+
+
+def recorded_choices(plan: Plan, tokenizer: PreTrainedTokenizerBase, seed: int) -> datasets.Dataset:
+    """The episodes that all methods of a seed learn from, as tokens: seen objects alone."""
+    seen, _ = seen_and_unseen()
+    asked = choices(plan.episodes, [seed, 0], seen)
+    return encode(episodes(asked, [seed, 1]), tokenizer, scale=RewardScale(0, 1))
+
+
+def asked_of(plan: Plan) -> dict[str, list[Choice]]:
+    """The test: choices among objects of the training data, and among others; for all seeds."""
+    parts = zip(("seen", "unseen"), seen_and_unseen(), strict=True)
+    return {
+        name: choices(plan.asked, [TEST_SEED, place], things)
+        for place, (name, things) in enumerate(parts)
+    }
+
+
+def train_method(
+    method: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: datasets.Dataset,
+    plan: Plan,
+    seed: int,
+) -> TrainedMethod:
+    """One of OPTIONS, from these weights, which stay as they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        args = QSFTConfig(
+            output_dir=folder,
+            stage="behavior" if method == "bc" else "values",
+            seed=seed,
+            num_train_epochs=plan.passes,
+            per_device_train_batch_size=plan.batch_rows,
+            learning_rate=plan.rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=10,
+            logging_steps=0.1,
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        options = OPTIONS[method]
+        return train(method, model, tokenizer, data, None, args, length=plan.row_tokens, **options)
+
+
+def measure_choices(trained: TrainedMethod, asked: Sequence[Choice]) -> dict[str, Any]:
+    """How a method chooses, by what it says of the first token of each object on offer.
+
+    right: 1 for each choice (N,) of the object that pays, by the largest value, or for a method
+    without values by the largest pi; a tie counts as a guess. mass: what pi gives to the objects on
+    offer, a mean. error: with values, mean of |q - Q*| over all objects on offer.
+    """
+    tokenizer = trained.tokenizer
+    prefixes = [[start_id(tokenizer), *tokenizer(one.prompt).input_ids] for one in asked]
+    first = [[tokenizer(action).input_ids[0] for action in one.actions] for one in asked]
+    log_pi, values = trained.values_of(prefixes, first)
+    found: dict[str, Any] = {"mass": float(np.exp(np.stack(log_pi)).sum(1).mean())}
+    score = np.stack(log_pi if values is None else values)
+    paid = np.eye(OFFERED)[[one.right for one in asked]]
+    best = score == score.max(1, keepdims=True)
+    found["right"] = ((best * paid).sum(1) / best.sum(1)).tolist()
+    if values is not None:
+        found["error"] = float(np.abs(score - paid).mean())
+    return found
+
+
+def language_model(trained: TrainedMethod, pretrained: PreTrainedModel) -> PreTrainedModel:
+    """The network that was trained last, as a language model.
+
+    New heads write no text, so the pretrained head is put on the transformer beneath them.
+    """
+    network = trained.values or trained.behavior
+    if not isinstance(network, HeadedModel):
+        return network
+    whole = copy.deepcopy(pretrained)
+    setattr(whole, whole.base_model_prefix, network.backbone)
+    return whole.eval()
+
+
+def measure(
+    trained: TrainedMethod, pretrained: PreTrainedModel | None, plan: Plan
+) -> dict[str, Any]:
+    """Both tests, and of a pretrained model what is left of it (study.retention)."""
+    found = {
+        f"{name}_{test}": value
+        for test, asked in asked_of(plan).items()
+        for name, value in measure_choices(trained, asked).items()
+    }
+    if pretrained is None:
+        return found
+    left = measure_retention(language_model(trained, pretrained), pretrained, trained.tokenizer)
+    return found | left._asdict()
+
+
+# What is recorded
+
+# Of the rates tried (see docs/results/pretrained.md), on seed 100 and its own choices.
+LORA_RATE, ALL_RATE, SCRATCH_RATE = 1e-3, 1e-4, 3e-3
+FULL_DATA = 1_000
+Plans = dict[str, tuple[Plan, tuple[str, ...]]]
+
+
+def plans_of(kind: str) -> Plans:
+    """The trainings of a table, by name, and the methods that go on from their clones."""
+    if kind == "retention":
+        methods = ("bc", "filtered_bc", "q_sft")
+        return {
+            "LoRA": (Plan(rate=LORA_RATE), methods),
+            "all weights": (Plan(rank=0, rate=ALL_RATE), methods),
+        }
+    found: Plans = {}
+    for share in (0.03, 0.1, 0.3, 1.0):
+        count = round(share * FULL_DATA)
+        # Few data are met more than once, as anyone would; from scratch steps cost next to nothing.
+        passes = max(1, 300 // count)
+        plan = Plan(episodes=count, passes=passes, rate=LORA_RATE)
+        scratch = {"model": "scratch", "rank": 0, "rate": SCRATCH_RATE, "passes": 10.0 * passes}
+        found[f"pretrained, {count}"] = plan, ("bc", "filtered_bc", "q_sft")
+        found[f"scratch, {count}"] = (
+            dataclasses.replace(plan, **scratch),
+            ("bc", "filtered_bc", "q_sft"),
+        )
+    return found
+
+
+def run_plan(
+    name: str, plan: Plan, methods: Sequence[str], seed: int, folder: Path
+) -> list[dict[str, Any]]:
+    """A row for each method: read where it is finished, otherwise worked out."""
+    said = {"name": name, "seed": seed, "plan": dataclasses.asdict(plan)}
+    slug = name.replace(",", "").replace(" ", "_")
+    paths = {method: folder / f"{slug}_{method}_{seed}.json" for method in methods}
+    rows = {method: _finished(path, said) for method, path in paths.items()}
+    if None in rows.values():
+        pretrained, tokenizer = begin_with(plan, seed)
+        model = with_adapters(pretrained, plan.rank, seed)
+        data = recorded_choices(plan, tokenizer, seed)
+        begun = time.perf_counter()
+        trained = clone = train_method("bc", model, tokenizer, data, plan, seed)
+        for method in [method for method, row in rows.items() if row is None]:
+            if method != "bc":
+                begun = time.perf_counter()
+                trained = train_method(method, clone.behavior, tokenizer, data, plan, seed)
+            seconds = time.perf_counter() - begun
+            kept = None if plan.model == "scratch" else pretrained
+            row = {**said, "method": method, "seconds": seconds, **measure(trained, kept, plan)}
+            replace_file(paths[method], json.dumps(row).encode())
+            print({n: v for n, v in row.items() if not isinstance(v, (list, dict))}, flush=True)
+            rows[method] = row
+    return [rows[method] for method in methods]
+
+
+def _finished(path: Path, said: dict[str, Any]) -> dict[str, Any] | None:
+    row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return row if said.items() <= row.items() else None
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each name and method; intervals are over seeds and choices, see ``interval``."""
+    found = []
+    for name, method in dict.fromkeys((row["name"], row["method"]) for row in rows):
+        same = [row for row in rows if (row["name"], row["method"]) == (name, method)]
+        line: dict[str, Any] = {"training": name, "method": METHODS[method].title}
+        line |= {
+            f"right, {test} objects": interval(np.array([row[f"right_{test}"] for row in same]))
+            for test in ("seen", "unseen")
+        }
+        for key in ("error_seen", "error_unseen", "text", "kl", "facts", "grammar", "seconds"):
+            known = [row[key] for row in same if key in row]
+            line[key.replace("_", ", ")] = float(np.mean(known)) if known else None
+        found.append(line | {"seeds": len(same)})
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    command = argparse.ArgumentParser(prog="python -m qsft_lite.tasks.twenty_questions.pretrained")
+    command.add_argument("kind", choices=("retention", "low_data"))
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = command.parse_args(arguments)
+    told = f"python -m qsft_lite.tasks.twenty_questions.pretrained {shlex.join(arguments)}"
+    os.environ.setdefault("QSFT_COMMAND", told)
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    plans = plans_of(options.kind)
+    settings = {name: dataclasses.asdict(plan) for name, (plan, _) in plans.items()}
+    profiles = dict.fromkeys(("smoke", "laptop", "record", "gpu"), {"plans": settings})
+    name = f"pretrained_{options.kind}"
+    recorder = start(name, profile="record", seed=0, settings=profiles, threads=1)
+    folder = project_root() / "build" / "runs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        row
+        for seed in options.seeds
+        for plan_name, (plan, methods) in plans.items()
+        for row in run_plan(plan_name, plan, methods, seed, folder)
+    ]
+    table = table_of(sorted(rows, key=lambda row: [*plans].index(row["name"])))
+    headline = {
+        f"{line['training']}: {line['method']}": line["right, unseen objects"] for line in table
+    }
+    recorder.record(headline=headline, tables={name: table}, raw={"rows": rows})
+    print(markdown_table(table))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
