@@ -21,6 +21,7 @@ import shlex
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,9 @@ def with_adapters(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedMod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        return peft.get_peft_model(model, config)
+        with warnings.catch_warnings():  # of peft, about a name of transformers' that will go
+            warnings.simplefilter("ignore", FutureWarning)
+            return peft.get_peft_model(model, config)
 
 
 def recorded_choices(plan: Plan, tokenizer: PreTrainedTokenizerBase, seed: int) -> datasets.Dataset:
