@@ -27,7 +27,7 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parents[1]
 # The order in which pages of docs/ are read; a page not named here comes after them.
 READING_ORDER = (
-    *("install", "paper", "tasks", "architecture"),
+    *("install", "paper", "tasks", "leaderboard", "architecture"),
     *("full_scale", "troubleshooting", "log"),
 )
 

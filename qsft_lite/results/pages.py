@@ -1,8 +1,8 @@
 """The marked tables of Markdown pages, rendered from ``data/results/*.json``.
 
 A marked table stands between the lines ``<!-- table:NAME -->`` and ``<!-- /table -->``. NAME is
-``notebooks`` (the map of the notebooks), or a name in the ``tables`` of a result at the profile
-laptop or record.
+``notebooks`` (the map of the notebooks), ``leaderboard`` (of ``data/leaderboard``), or a name in
+the ``tables`` of a result at the profile laptop or record.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qsft_lite.files import replace_file
+from qsft_lite.results import leaderboard
 from qsft_lite.results.provenance import repository
 from qsft_lite.results.record import PROFILES, load_results, name_of
 from qsft_lite.results.tables import markdown_table
@@ -71,6 +72,8 @@ def render(text: str, root: Path, folder: Path | None = None) -> str:
     def block(match: re.Match[str]) -> str:
         if match[1] == "notebooks":
             body = _notebook_map(root, folder or root, results)
+        elif match[1] == "leaderboard":
+            body = leaderboard.table(root)
         else:
             body = _named_table(match[1], results)
         return f"<!-- table:{match[1]} -->\n{body}\n<!-- /table -->"
@@ -84,7 +87,9 @@ def _named_table(name: str, results: list[dict[str, Any]]) -> str:
     if len(found) != 1:
         known = sorted({table for result in shown for table in result["tables"]})
         count = "no result holds" if not found else f"{len(found)} results hold"
-        raise ValueError(f"table {name!r}: {count} it; known are 'notebooks' and {known}")
+        raise ValueError(
+            f"table {name!r}: {count} it; known are 'notebooks', 'leaderboard' and {known}"
+        )
     (result,) = found
     commit = result["commit"][:7] + (" with local changes" if result["dirty"] else "")
     source = (
