@@ -1,0 +1,97 @@
+"""Chapter 13's trainings, with a tiny network in the place of SmolLM2."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from qsft_lite.models import character_tokenizer, small_model
+from qsft_lite.study import retention
+from qsft_lite.tasks.twenty_questions import pretrained as study
+
+pytest.importorskip("peft")
+
+LETTERS = "".join(chr(code) for code in range(33, 127))
+PLAN = study.Plan(model="tiny", rank=4, episodes=24, asked=10, batch_rows=4, row_tokens=128)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    """A tiny pretrained model by letters, whatever is asked for."""
+    tokenizer = character_tokenizer(LETTERS)
+    model = small_model(tokenizer, layers=1, width=16, heads=2, context=512, seed=0).eval()
+    monkeypatch.setattr(study, "load_model", lambda name: (model, tokenizer))
+    monkeypatch.setattr(study, "smollm2", lambda: (model, tokenizer))
+    monkeypatch.setattr(retention, "passages", lambda count: ["It rains."])  # of known letters
+    return model
+
+
+def test_all_methods_are_trained_and_measured(tiny, tmp_path, capsys):
+    methods = tuple(study.OPTIONS)
+    rows = study.run_plan("LoRA", PLAN, methods, 0, tmp_path)
+    assert [row["method"] for row in rows] == [*methods]
+    for row in rows:
+        assert len(row["right_unseen"]) == PLAN.asked and set(row["right_seen"]) <= {0, 0.5, 1}
+        assert ("error_unseen" in row) == (row["method"] not in ("bc", "filtered_bc"))
+        assert row["kl"] > -1e-6 and row["text"] > 0
+    again = study.run_plan("LoRA", PLAN, methods, 0, tmp_path)
+    assert again == json.loads(json.dumps(rows))  # read, not trained
+    (tmp_path / "LoRA_ilql_0.json").unlink()
+    redone = study.run_plan("LoRA", PLAN, methods, 0, tmp_path)[-1]
+    same = {name: value for name, value in redone.items() if name != "seconds"}
+    assert same.items() <= rows[-1].items()
+
+    table = study.table_of(rows)
+    assert [line["method"] for line in table][0] == "Behavior cloning"
+    assert all(0 <= line["right, unseen objects"]["mean"] <= 1 for line in table)
+
+
+def test_a_plan_that_changed_is_trained_again(tmp_path, capsys):
+    study.run_plan("LoRA", PLAN, ("bc",), 0, tmp_path)
+    other = study.dataclasses.replace(PLAN, rank=0)
+    [row] = study.run_plan("LoRA", other, ("bc",), 0, tmp_path)
+    assert row["plan"]["rank"] == 0
+
+
+def test_a_new_head_says_the_prior_of_what_was_never_taken():
+    whole, tokenizer = study.begin_with(PLAN, 0)
+    model = study.with_adapters(whole, 4, 0)
+    data = study.recorded_choices(PLAN, tokenizer, 0)
+    clone = study.train_method("bc", model, tokenizer, data, PLAN, 0)
+    head = study.train_method("q_sft_new_head", clone.behavior, tokenizer, data, PLAN, 0)
+    taken = {
+        token
+        for ids, mask in zip(data["input_ids"], data["action_mask"], strict=True)
+        for token, action in zip(ids, mask, strict=True)
+        if action
+    }
+    never = [token for token in range(len(tokenizer)) if token not in taken]
+    assert not head.values.output.weight[never].any()
+    assert head.values.output.weight[sorted(taken)].any()
+    [values] = head.values_of([[1, 5, 6]], [never])[1]
+    assert np.allclose(values, 0.5)
+
+
+def test_the_adapters_leave_the_pretrained_weights_and_can_be_switched_off():
+    whole, tokenizer = study.begin_with(PLAN, 0)
+    before = {name: weight.clone() for name, weight in whole.named_parameters()}
+    data = study.recorded_choices(PLAN, tokenizer, 0)
+    clone = study.train_method("bc", study.with_adapters(whole, 4, 0), tokenizer, data, PLAN, 0)
+    ours = study.train_method("q_sft", clone.behavior, tokenizer, data, PLAN, 0)
+    assert all(torch.equal(weight, before[name]) for name, weight in whole.named_parameters())
+    row = torch.tensor([[1, 5, 6, 7]])
+    with torch.no_grad():
+        expected = whole(row).logits
+        assert not torch.allclose(ours.values(row).logits, expected)
+        with ours.values.disable_adapter():
+            assert torch.equal(ours.values(row).logits, expected)
+
+
+def test_few_data_are_met_more_often_and_the_test_is_one_for_all():
+    plans = study.plans_of("low_data")
+    assert {plan.asked for plan, _ in plans.values()} == {study.Plan().asked}
+    met = [p.episodes * p.passes for name, (p, _) in plans.items() if name.startswith("pre")]
+    assert met == sorted(met) and met[0] >= 270
+    tests = study.asked_of(PLAN)
+    assert tests == study.asked_of(PLAN) and tests["seen"] != tests["unseen"]
