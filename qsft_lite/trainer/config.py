@@ -140,7 +140,7 @@ class QSFTConfig(TrainingArguments):
                 "fully_shard=True divides the networks among processes, and there is one: start "
                 "several with torchrun --nproc_per_node, or leave it out"
             )
-        for name in ("muon", "fp16", "torch_compile", "auto_find_batch_size"):
+        for name in ("fp16", "torch_compile", "auto_find_batch_size"):
             if getattr(self, name):
                 raise ValueError(f"{name} does not go with fully_shard=True: leave one of them out")
 

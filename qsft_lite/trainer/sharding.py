@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["DividedStage", "divided_state", "whole_tensors"]
+__all__ = ["DividedStage", "divided_like", "divided_state", "whole_tensors"]
 
 
 class DividedStage:
@@ -60,7 +60,7 @@ class DividedStage:
         parts = dict(self.divided.named_parameters())
         with torch.no_grad():
             for name, weight in self.whole.named_parameters():
-                parts[name].copy_(_divided_like(weight, parts[name]))
+                parts[name].copy_(divided_like(weight, parts[name]))
 
     def allocate(self) -> None:
         """Give the whole stage room for its weights, to be read into."""
@@ -82,7 +82,7 @@ def _layers(stage: nn.Module) -> list[nn.Module]:
     return [part for part in stage.modules() if type(part).__name__ in names]
 
 
-def _divided_like(value: torch.Tensor, part: DTensor) -> DTensor:
+def divided_like(value: torch.Tensor, part: DTensor) -> DTensor:
     """A tensor that all processes have whole, divided as another one of its shape is."""
     value = value.detach().to(part.device)
     return distribute_tensor(value, part.device_mesh, part.placements, src_data_rank=None)
@@ -104,7 +104,7 @@ def divided_state(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> di
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     kept = {
         index: {
-            name: _divided_like(value, weights[index])
+            name: divided_like(value, weights[index])
             if torch.is_tensor(value) and value.shape == weights[index].shape
             else value
             for name, value in of_weight.items()

@@ -9,6 +9,8 @@ import copy
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +138,10 @@ class StageTrainer(Trainer):
         loss = loss * share * self._processes
         return (loss, found) if return_outputs else loss
 
+    def _defer_fsdp_gradient_reduction(self):
+        """Not put off till the last batch of a step: gradients stay divided in between, too."""
+        return nullcontext()
+
     def _logs_next(self) -> bool:
         every = self.state.logging_steps
         return bool(every) and (self.state.global_step + 1) % every == 0
@@ -154,6 +160,10 @@ class StageTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if rows is None:
             raise ValueError("evaluation needs an eval_dataset")
+        if len(rows) < self._processes:
+            raise ValueError(
+                f"{len(rows)} evaluation rows are too few for {self._processes} processes"
+            )
         share = Subset(rows, range(self.args.process_index, len(rows), self._processes))
         size = self.args.eval_batch_size
         return DataLoader(share, batch_size=size, collate_fn=self.data_collator)
@@ -168,7 +178,7 @@ class StageTrainer(Trainer):
         module.eval()
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.args.bf16):
-            for batch in dataloader:
+            for batch in self._in_step(dataloader):
                 batch = self._prepare_inputs(batch)
                 count = batch["action_mask"].sum()
                 sums["count"] += count
@@ -184,6 +194,21 @@ class StageTrainer(Trainer):
         del means["count"]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         return EvalLoopOutput(None, None, metrics, len(dataloader.dataset) * self._processes)
+
+    def _in_step(self, dataloader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches; with fully_shard as many for every process, the last perhaps of no action.
+
+        A divided layer is put together by all processes or by none.
+        """
+        if not self._shards:
+            yield from dataloader
+            return
+        own = torch.tensor(len(dataloader), device=self.args.device)
+        most = int(self.accelerator.gather(own).max())
+        yield from dataloader
+        for _ in range(most - len(dataloader)):
+            batch = self.data_collator([dataloader.dataset[0]])
+            yield {**batch, "action_mask": torch.zeros_like(batch["action_mask"])}
 
     # Checkpoints: weights as safetensors, tied ones once; the same files with fully_shard
 
