@@ -62,12 +62,6 @@ class DividedStage:
             for name, weight in self.whole.named_parameters():
                 parts[name].copy_(divided_like(weight, parts[name]))
 
-    def allocate(self) -> None:
-        """Give the whole stage room for its weights, to be read into."""
-        parts = dict(self.divided.named_parameters())
-        for name, weight in self.whole.named_parameters():
-            weight.data = weight.new_empty(parts[name].shape)
-
     def empty(self) -> None:
         """Free the weights of the whole stage."""
         for weight in self.whole.parameters():

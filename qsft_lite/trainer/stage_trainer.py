@@ -227,7 +227,7 @@ class StageTrainer(Trainer):
             if not self._shards:
                 _load_weights(self.model, Path(resume_from_checkpoint))
                 return
-            self._shards.allocate()
+            self._shards.gather()  # of a frozen base the checkpoint has nothing
             _load_weights(self._shards.whole, Path(resume_from_checkpoint))
         self._shards.scatter()
         self._shards.empty()
