@@ -72,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        # Of a divided matrix (``sharding``) every process works out the whole step, and keeps a part.
+        # Of a divided matrix (``sharding``) each process works out the whole step, keeps a part.
         whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
         step = orthogonalize(whole) * max(parameter.shape) ** 0.5
         return divided_like(step, ahead) if isinstance(ahead, DTensor) else step

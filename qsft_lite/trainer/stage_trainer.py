@@ -289,6 +289,10 @@ class StageTrainer(Trainer):
         return self._train_on(resume_from_checkpoint, **options)
 
     def _train_on(self, checkpoint, **options):
+        """Train; with fully_shard a division of the model, whose weights it has again in the end.
+
+        It stays where it was then, which for a model that does not fit on a GPU is the CPU.
+        """
         if not self.args.fully_shard:
             self._cache_rows()
             return super().train(checkpoint, **options)
@@ -298,8 +302,11 @@ class StageTrainer(Trainer):
         self.is_distributed_loading_by_transformers = True
         found = super().train(checkpoint, **options)
         self._shards.gather()
-        self.model = self.model_wrapped = self._shards.whole.to(self.args.device)
+        self.model = self.model_wrapped = self._shards.whole
         self.optimizer = self.lr_scheduler = self._shards = None
+        for name in ("model", "optimizer", "lr_scheduler"):
+            setattr(self.callback_handler, name, getattr(self, name))
+        self.accelerator.free_memory()
         return found
 
     def _cache_rows(self) -> None:

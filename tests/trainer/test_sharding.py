@@ -16,14 +16,13 @@ from qsft_lite.trainer import QSFTConfig, train_q_sft
 
 # Of each form the settings of both stages, and those of stage two.
 FORMS = {
-    "paired": ({"optim": "adamw_torch", "learning_rate": 3e-3}, {"backup": "recorded"}),
+    "paired": (
+        {"optim": "adamw_torch", "learning_rate": 3e-3, "activation_checkpointing": True},
+        {"backup": "recorded"},
+    ),
     "muon": (
         {"muon": True, "learning_rate": 1e-2, "gradient_accumulation_steps": 2},
         {"backup": "behavior"},
-    ),
-    "dummy": (
-        {"activation_checkpointing": True},
-        {"leftover": "dummy", "backup": "support", "train_behavior": True},
     ),
     "lora": ({}, {"backup": "support"}),
 }
