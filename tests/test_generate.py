@@ -31,7 +31,7 @@ def some_shards(draw):
     return games, draw(st.permutations(range(1, count + 1)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(some_shards(), st.integers(0, 2**40))
 def test_shards_together_are_the_games_made_at_once(chosen, seed):
     games, order = chosen

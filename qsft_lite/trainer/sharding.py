@@ -4,9 +4,10 @@ Each process holds a part of every weight, of its gradient and of what the optim
 layer is put together when it is run, and divided again after it. The stage itself is the root, so
 that what it reads outside of its models' own forward, such as a head's weight, is whole meanwhile.
 
-Why not by the options fsdp and fsdp_config of transformers: in mixed precision they round the
-head's weight too, of which the step reads differences of single logits, and their checkpoints can
-not be gone on with by one process alone. Ours are the same files as without FSDP2.
+Why not by the options fsdp and fsdp_config of transformers: on CPUs accelerate (1.15) divides
+nothing by them and does not say so; in mixed precision they round the head's weight, too, of which
+the step reads differences of single logits; and their checkpoints cannot be gone on with by one
+process alone. Ours are the same files as without FSDP2.
 """
 
 from __future__ import annotations

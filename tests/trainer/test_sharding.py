@@ -11,6 +11,8 @@ import torch
 from test_torchrun import run_together
 from test_trainer import TOKENIZER, config, model, random_rows
 from test_trainer_resume import Kill, Killed
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from qsft_lite.trainer import QSFTConfig, train_q_sft
 
@@ -27,6 +29,16 @@ FORMS = {
     "lora": ({}, {"backup": "support"}),
 }
 KILLED = "paired"
+
+
+class CheckDivided(TrainerCallback):
+    """Of each weight the process holds a part, about half of all."""
+
+    def on_step_end(self, args, state, control, model=None, **others):
+        weights = list(model.parameters())
+        assert all(isinstance(weight, DTensor) for weight in weights)
+        own = sum(weight.to_local().numel() for weight in weights)
+        assert 0.4 < own / sum(weight.numel() for weight in weights) < 0.6
 
 
 def network(form: str):
@@ -62,7 +74,7 @@ def train(folder: Path, form: str, *, processes: int, callbacks=()) -> None:
         rows[20:],
         config(folder / "one", "behavior", **best, **options),
         config(folder / "two", support=0.03, target_rate=0.3, **values, **options),
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, *([CheckDivided()] if processes > 1 else [])],
     )
     if int(os.environ.get("RANK", 0)) == 0:
         for name in ("behavior", "q_model"):
