@@ -46,8 +46,9 @@ def make(name: str, **options: Any) -> gymnasium.Env:
 def generate(name: str, n: int, seed: int, **options: Any) -> Dataset:
     """n trajectories of a task's behavior policy; `generate_<task>` in its data.py has the options.
 
-    All take processes (the result is the same for any number) and path, a folder to write JSON
-    lines to, where a run that was killed resumes.
+    All take processes (the result is the same for any number), path, a folder to write JSON lines
+    to, where a run that was killed resumes, and shard, (i, k) for the i-th of k parts of the same
+    trajectories, see ``data.recording.record``.
 
     Returns columns text list[str], is_action list[bool], reward list[float] (in the task's own
     units, one a text, 0 for observations) and done bool (False when the episode was cut off).

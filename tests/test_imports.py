@@ -50,6 +50,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.endgames": ("data", "evaluate", "files", "tasks.chess"),
     "tasks": ("checks", "data", "evaluate", "files", "tabular"),
     "envs": ("tasks.checks",),  # and a task by its name, when it is asked for
+    "generate": ("data", "envs", "tasks.checks"),
     "study": (*STUDY, "envs"),  # which task is where
     "notebook": (*METHOD, "evaluate", "policy", "results", "trainer"),
 }

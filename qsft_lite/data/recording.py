@@ -31,6 +31,7 @@ from qsft_lite.data.trajectories import (
 )
 
 BLOCK = 10_000
+SETTINGS = "settings.json"
 FEATURES = Features.from_arrow_schema(EPISODES)
 LEFTOVER = r"\.(\d{5,}\.jsonl|settings\.json|images-\d{5,}\.npy)\.(\d+)"  # name and process
 
@@ -46,6 +47,7 @@ def record(
     *,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
     block_size: int | None = None,
 ) -> Dataset:
     """n episodes of play(number of episodes, seed of the block) -> columns.
@@ -53,17 +55,21 @@ def record(
     processes: how many work at once; the episodes are the same for any number. A script that asks
     for several needs `if __name__ == "__main__":`, as always with multiprocessing. path: a folder
     for JSON lines, one file a block, and settings.json; blocks found there are kept, so the same
-    call resumes. Without it the episodes stay in memory. block_size: smaller where an episode takes
-    long; other sizes give other episodes.
+    call resumes. Without it the episodes stay in memory. shard: (i, k), of (1, k) to (k, k), for
+    every k-th block of the same episodes, from the i-th on: so k machines make them together, in
+    one folder, or in folders whose files are then put into one. The call without it makes whatever
+    is missing there, and returns all. block_size: smaller where an episode takes long; other sizes
+    give other episodes.
 
-    Raises ValueError for n or processes below 1, and for a folder with other settings.
+    Raises ValueError for n or processes below 1, for a shard that there is none of, and for a
+    folder with other settings.
     """
     for name, value in (("n", n), ("processes", processes)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     n, seed = operator.index(n), operator.index(seed)  # numpy's may overflow below
     size = block_size or BLOCK
-    blocks = range(-(-n // size))
+    blocks = _of_shard(range(-(-n // size)), size, shard)
     block = partial(_play_block, play, n, seed, size)
     if path is None:
         parts = _in_processes(block, blocks, processes)
@@ -72,10 +78,40 @@ def record(
     folder = Path(path)
     _claim_folder(folder, {**settings, "n": n, "seed": seed, "block": size})
     _remove_leftovers(folder)
-    names = [folder / f"{index:05d}.jsonl" for index in blocks]
-    missing = [index for index in blocks if not names[index].exists()]
-    _in_processes(partial(_write_block, block, names), missing, processes)
-    return load_trajectories(names)
+    missing = [index for index in blocks if not _file(folder, index).exists()]
+    _in_processes(partial(_write_block, block, folder), missing, processes)
+    return load_trajectories([_file(folder, index) for index in blocks])
+
+
+def missing_files(folder: str | Path) -> list[Path]:
+    """The files that shards, or a killed run, have not yet written into a folder of `record`.
+
+    Raises ValueError where the folder holds no settings.json of `record`.
+    """
+    folder = Path(folder)
+    settings = _settings_of(folder) if (folder / SETTINGS).exists() else {}
+    if not {"n", "block"} <= settings.keys():
+        raise ValueError(f"{folder} holds no recorded episodes: it has no {SETTINGS} of theirs")
+    names = [_file(folder, index) for index in range(-(-settings["n"] // settings["block"]))]
+    return [name for name in names if not name.exists()]
+
+
+def _file(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.jsonl"
+
+
+def _of_shard(blocks: range, size: int, shard: tuple[int, int] | None) -> range:
+    """Every k-th block, from the i-th on."""
+    if shard is None:
+        return blocks
+    i, k = map(operator.index, shard)
+    if not 1 <= i <= k:
+        raise ValueError(f"no shard is called {i}/{k}: they are 1/{k} to {k}/{k}, and k at least 1")
+    if k > len(blocks):
+        raise ValueError(
+            f"{k} shards are too many: the episodes are {len(blocks)} files of up to {size:,}"
+        )
+    return blocks[i - 1 :: k]
 
 
 def _play_block(play: PlayBlock, n: int, seed: int, size: int, index: int) -> Episodes:
@@ -83,8 +119,8 @@ def _play_block(play: PlayBlock, n: int, seed: int, size: int, index: int) -> Ep
     return play(min(size, n - index * size), block_seed)
 
 
-def _write_block(block: Callable[[int], Episodes], names: Sequence[Path], index: int) -> None:
-    save_trajectories(_dataset(block(index)), names[index])
+def _write_block(block: Callable[[int], Episodes], folder: Path, index: int) -> None:
+    save_trajectories(_dataset(block(index)), _file(folder, index))
 
 
 def _dataset(episodes: Episodes) -> Dataset:
@@ -119,21 +155,26 @@ def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
 
     Of several processes that come at once, one writes; all of them then compare.
     """
-    file = folder / "settings.json"
+    file = folder / SETTINGS
     settings = json.loads(json.dumps(settings, default=operator.index))  # numpy's integers too
     lines = any(folder.glob("*.jsonl"))  # before the look at settings.json, which comes before them
     if not file.exists():
         if lines:
             raise ValueError(f"{folder} holds JSON lines of another origin: choose a new folder")
         _write_if_absent(file, (json.dumps(settings, indent=1) + "\n").encode())
-    try:
-        found = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): remove {folder}") from error
+    found = _settings_of(folder)
     for key in sorted({*found, *settings}):
         if found.get(key) != settings.get(key):
             there, asked = found.get(key), settings.get(key)
             raise ValueError(f"{folder} holds episodes with {key}={there!r}, not {asked!r}")
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    file = folder / SETTINGS
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): remove {folder}") from error
 
 
 def _write_if_absent(file: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 __all__ = ["Adapter", "active", "move_average", "saved_names", "separate", "share_base", "twin"]
 
@@ -158,7 +159,13 @@ def move_average(average: nn.Module, current: nn.Module, rate: float) -> None:
     """theta_bar <- (1 - rate) theta_bar + rate theta, for a network and its twin."""
     if isinstance(average, Adapter):  # the base is one and the same
         current = Adapter(current, current.active_adapter)
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), rate)
+    torch._foreach_lerp_(_own_parts(average), _own_parts(current), rate)
+
+
+def _own_parts(network: nn.Module) -> list[torch.Tensor]:
+    """The weights; of divided ones (``sharding``) what this process has of them."""
+    weights = network.parameters()
+    return [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
 
 
 def saved_names(module: nn.Module) -> list[str]:

@@ -62,6 +62,11 @@ def _options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings")
     command.add_argument("--output", type=Path, help="the folder of all studies: build/runs")
     command.add_argument("--label", help="record the result as TASK_LABEL, whatever the seeds")
+    command.add_argument(
+        "--fully-shard",
+        action="store_true",
+        help="divide the networks among the processes of torchrun (FSDP2)",
+    )
     command.add_argument("--estimate", action="store_true", help="say what it would cost, and stop")
 
 
@@ -87,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             kind=options.study,
             output=options.output,
             label=options.label,
+            fully_shard=options.fully_shard,
         )
         if options.command != "watch" and not options.estimate:
             check_settings(study)

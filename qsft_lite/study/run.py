@@ -60,6 +60,7 @@ class Study:
     seeds: tuple[int, ...]
     folder: Path
     label: str | None = None  # of its result, see ``of``
+    fully_shard: bool = False
 
     @classmethod
     def of(
@@ -73,6 +74,7 @@ class Study:
         kind: str = "methods",
         output: str | Path | None = None,
         label: str | None = None,
+        fully_shard: bool = False,
     ) -> Study:
         """A study, with everything checked before anything is done.
 
@@ -87,9 +89,11 @@ class Study:
             label: what the result is called after its task, small letters, digits and "_". With one
                 it is recorded whatever the seeds; without, as the task's usual one, and only if all
                 seeds of the profile were run.
+            fully_shard: divide the networks among the processes of torchrun while they are trained
+                (FSDP2). It is no setting: the folder and the result are the same.
 
         Raises:
-            ValueError: an unknown name, with those that there are.
+            ValueError: an unknown name, with those that there are; fully_shard with one process.
         """
         module = module_of(task)
         if label is not None and not re.fullmatch("[a-z0-9_]+", label):
@@ -104,6 +108,11 @@ class Study:
         for key in chosen:
             if (teacher := known[key].teacher) not in (None, *chosen):
                 raise ValueError(f"{key} learns from {teacher}: name {teacher} among the methods")
+        if fully_shard and int(os.environ.get("WORLD_SIZE", 1)) < 2:
+            raise ValueError(
+                "--fully-shard divides the networks among processes, and there is one: start "
+                "several with torchrun --nproc_per_node"
+            )
         other = f".{_hash(settings)}" if settings != module.PROFILES[profile] else ""
         folder = Path(output or project_root() / "build" / "runs")
         return cls(
@@ -115,6 +124,7 @@ class Study:
             tuple(range(settings.seeds) if seeds is None else seeds),
             folder / f"{task}_{kind}.{profile}{other}",
             label,
+            fully_shard,
         )
 
     @property
@@ -130,19 +140,18 @@ class Study:
 
     def of_seed(self, seed: int) -> Task:
         """The task of one seed; its data are made when they are asked for."""
-        return module_of(self.task).TASK(self.settings, seed)
+        task = module_of(self.task).TASK(self.settings, seed)
+        task.fully_shard = self.fully_shard
+        return task
 
     def row_folder(self, seed: int, key: str) -> Path:
         """Where all of a row with one seed is kept."""
         return self.folder / f"seed{seed}" / key
 
     def trained(self, seed: int, key: str) -> TrainedMethod:
-        """The networks of a finished row, on the GPU if there is one."""
+        """The networks of a finished row, on the GPU if there is one and they are not divided."""
         found = TrainedMethod.from_pretrained(self.row_folder(seed, key) / "policy")
-        if torch.cuda.is_available():
-            for model in filter(None, (found.behavior, found.values)):
-                model.to("cuda")
-        return found
+        return found if self.fully_shard else _on_gpu(found)
 
 
 def has_study(task: str) -> bool:
@@ -229,7 +238,7 @@ def run_row(study: Study, task: Task, row: Row, say: Any = print) -> dict[str, A
     trained = train_row(study, task, row)
     say(f"seed {task.seed}: {row.title}, trained in {time.perf_counter() - started:.0f} s")
     if is_first():
-        found = {"kind": kind, **score_row(study, task, trained, row, say)}
+        found = {"kind": kind, **score_row(study, task, _on_gpu(trained), row, say)}
         found["seconds"] = time.perf_counter() - started
         replace_file(path, json.dumps(found).encode())
     while not (found := finished()):  # the first process plays, the others wait for it
@@ -328,6 +337,14 @@ def check_settings(study: Study) -> None:
             )
     elif is_first():
         replace_file(path, (json.dumps(own, indent=1) + "\n").encode())
+
+
+def _on_gpu(trained: TrainedMethod) -> TrainedMethod:
+    """The same, its networks on the GPU if there is one."""
+    if torch.cuda.is_available():
+        for model in filter(None, (trained.behavior, trained.values)):
+            model.to("cuda")
+    return trained
 
 
 def is_first() -> bool:

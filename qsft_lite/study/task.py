@@ -50,6 +50,7 @@ class Task:
     env: Any
     tokenizer: PreTrainedTokenizerBase
     acts: dict[str, Any]
+    fully_shard: bool = False  # divide networks among processes, see trainer.QSFTConfig
 
     def __init__(self, settings: Settings, seed: int):
         self.settings, self.seed = settings, seed
@@ -144,6 +145,7 @@ class Task:
                 "target_rate": settings.target_rate,
                 "logging_steps": 0.05,  # of all steps
                 "disable_tqdm": True,
+                "fully_shard": self.fully_shard,
                 "bf16": settings.bf16 and gains_by_bf16(),
                 "use_cpu": not torch.cuda.is_available(),
                 **(muon if settings.muon else {}),

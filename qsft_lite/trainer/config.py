@@ -54,6 +54,8 @@ class QSFTConfig(TrainingArguments):
     clamp: whether to clamp targets to [0, 1]; otherwise one outside stops the training. Each
         sampled target is clamped by itself: where those of one action lie on both sides of 1, their
         mean falls below the clamped mean, which is what ``tabular.q_sft`` has.
+    fully_shard: divide the networks among the processes (FSDP2), see ``trainer.sharding``; for
+        models that do not fit on one GPU. The numbers are the same, up to rounding.
     muon: Muon for the layers' matrices (``optimizer.MuonAdamW``) in place of AdamW throughout;
         for small models from scratch.
     early_stopping_patience: end stage one after so many evaluations (each ``eval_steps``) without
@@ -73,6 +75,7 @@ class QSFTConfig(TrainingArguments):
     train_behavior: bool = False
     cache_behavior: bool = True
     clamp: bool = True
+    fully_shard: bool = False
     muon: bool = False
     early_stopping_patience: int | None = None
 
@@ -99,6 +102,8 @@ class QSFTConfig(TrainingArguments):
         if not 0 <= self.returns_first <= 1:
             raise ValueError(f"returns_first must lie in [0, 1], not {self.returns_first}")
         self._check_whole_numbers()
+        if self.fsdp or self.fsdp_config:
+            raise ValueError("fsdp is not supported here: give fully_shard=True, which is FSDP2")
         refused = ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel")
         for name in (*refused, "save_only_model"):  # whose checkpoints no run can go on from
             if getattr(self, name, None):
@@ -116,10 +121,28 @@ class QSFTConfig(TrainingArguments):
         super().__post_init__()
         if self.fp16 and self.device.type == "cpu":
             raise ValueError("fp16 does nothing on a CPU: take bf16=True, or neither")
+        if self.fully_shard:
+            self._check_sharding()
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """Not of a model that is divided: each process moves its part. None: as transformers do."""
+        return False if self.fully_shard else None
 
     def as_backup(self) -> Backup:
         """The backup that these settings name. ValueError for one that cannot be."""
         return Backup(self.backup, self.support, self.beta, self.score)
+
+    def _check_sharding(self) -> None:
+        """ValueError for what does not go with fully_shard."""
+        if self.world_size < 2:
+            raise ValueError(
+                "fully_shard=True divides the networks among processes, and there is one: start "
+                "several with torchrun --nproc_per_node, or leave it out"
+            )
+        for name in ("fp16", "torch_compile", "auto_find_batch_size"):
+            if getattr(self, name):
+                raise ValueError(f"{name} does not go with fully_shard=True: leave one of them out")
 
     def _check_form(self) -> None:
         """ValueError for settings that the form of the loss does not have."""

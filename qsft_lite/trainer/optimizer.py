@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from qsft_lite.trainer.sharding import divided_like
 
 __all__ = ["MuonAdamW", "layer_matrices", "orthogonalize"]
 
@@ -69,7 +72,10 @@ class MuonAdamW(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        return orthogonalize(ahead) * max(parameter.shape) ** 0.5
+        # Of a divided matrix (``sharding``) each process works out the whole step, keeps a part.
+        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
+        step = orthogonalize(whole) * max(parameter.shape) ** 0.5
+        return divided_like(step, ahead) if isinstance(ahead, DTensor) else step
 
     def _adam(self, parameter: torch.Tensor, beta1: float, beta2: float) -> torch.Tensor:
         """Adam's step (Kingma and Ba, 2015)."""

@@ -9,6 +9,8 @@ import copy
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +39,7 @@ from qsft_lite.trainer import runs
 from qsft_lite.trainer.behavior_cache import cache_rows
 from qsft_lite.trainer.config import STAGES, QSFTConfig
 from qsft_lite.trainer.optimizer import MuonAdamW
+from qsft_lite.trainer.sharding import DividedStage, divided_state, whole_tensors
 from qsft_lite.trainer.stages import (
     BehaviorStage,
     PairedStage,
@@ -94,6 +97,7 @@ class StageTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         self._found: dict[str, torch.Tensor] = {}
         self._processes = args.world_size
+        self._shards: DividedStage | None = None  # while it trains with fully_shard
         rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         options = {"processing_class": processing_class, "callbacks": callbacks, **rows}
         super().__init__(stage, args, collator, **options)
@@ -134,6 +138,10 @@ class StageTrainer(Trainer):
         loss = loss * share * self._processes
         return (loss, found) if return_outputs else loss
 
+    def _defer_fsdp_gradient_reduction(self):
+        """Not put off till the last batch of a step: gradients stay divided in between, too."""
+        return nullcontext()
+
     def _logs_next(self) -> bool:
         every = self.state.logging_steps
         return bool(every) and (self.state.global_step + 1) % every == 0
@@ -152,6 +160,10 @@ class StageTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if rows is None:
             raise ValueError("evaluation needs an eval_dataset")
+        if len(rows) < self._processes:
+            raise ValueError(
+                f"{len(rows)} evaluation rows are too few for {self._processes} processes"
+            )
         share = Subset(rows, range(self.args.process_index, len(rows), self._processes))
         size = self.args.eval_batch_size
         return DataLoader(share, batch_size=size, collate_fn=self.data_collator)
@@ -159,12 +171,14 @@ class StageTrainer(Trainer):
     @torch.no_grad()
     def evaluation_loop(self, dataloader, *_, metric_key_prefix="eval", **others):
         """Loss and statistics, each a mean over the action tokens of all rows."""
-        module, device = self.model.to(self.args.device), self.args.device
+        module, device = self.model, self.args.device
+        if not self._shards:
+            module.to(device)
         was_training = module.training
         module.eval()
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.args.bf16):
-            for batch in dataloader:
+            for batch in self._in_step(dataloader):
                 batch = self._prepare_inputs(batch)
                 count = batch["action_mask"].sum()
                 sums["count"] += count
@@ -181,24 +195,66 @@ class StageTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         return EvalLoopOutput(None, None, metrics, len(dataloader.dataset) * self._processes)
 
-    # Checkpoints: weights as safetensors, tied ones once
+    def _in_step(self, dataloader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches; with fully_shard as many for every process, the last perhaps of no action.
+
+        A divided layer is put together by all processes or by none.
+        """
+        if not self._shards:
+            yield from dataloader
+            return
+        own = torch.tensor(len(dataloader), device=self.args.device)
+        most = int(self.accelerator.gather(own).max())
+        yield from dataloader
+        for _ in range(most - len(dataloader)):
+            batch = self.data_collator([dataloader.dataset[0]])
+            yield {**batch, "action_mask": torch.zeros_like(batch["action_mask"])}
+
+    # Checkpoints: weights as safetensors, tied ones once; the same files with fully_shard
 
     def _save(self, output_dir=None, state_dict=None):
+        if self._shards:
+            self._shards.gather(keep=self.args.should_save)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            _save_weights(self.model, folder)
+            _save_weights(self._shards.whole if self._shards else self.model, folder)
+        if self._shards:
+            self._shards.empty()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with _whole(resume_from_checkpoint):
-            _load_weights(self.model, Path(resume_from_checkpoint))
+            if not self._shards:
+                _load_weights(self.model, Path(resume_from_checkpoint))
+                return
+            self._shards.gather()  # of a frozen base the checkpoint has nothing
+            _load_weights(self._shards.whole, Path(resume_from_checkpoint))
+        self._shards.scatter()
+        self._shards.empty()
 
     def _load_best_model(self):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if not self._shards:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = whole_tensors(self.optimizer.state_dict())
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _whole(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if not self._shards or checkpoint is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            state, schedule = (
+                torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+                for name in ("optimizer.pt", "scheduler.pt")
+            )
+            self.optimizer.load_state_dict(divided_state(state, self.optimizer))
+            self.lr_scheduler.load_state_dict(schedule)
 
     def _load_rng_state(self, checkpoint):
         with _whole(checkpoint):
@@ -216,8 +272,7 @@ class StageTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = runs.last_checkpoint(Path(self.args.output_dir))
         if not resume_from_checkpoint:
-            self._cache_rows()
-            return super().train(None, **options)
+            return self._train_on(None, **options)
         state = runs.whole_state(Path(resume_from_checkpoint))
         if state is None:
             raise ValueError(
@@ -231,8 +286,28 @@ class StageTrainer(Trainer):
             best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
             self._load_from_checkpoint(best or resume_from_checkpoint)
             return None
-        self._cache_rows()
-        return super().train(resume_from_checkpoint, **options)
+        return self._train_on(resume_from_checkpoint, **options)
+
+    def _train_on(self, checkpoint, **options):
+        """Train; with fully_shard a division of the model, whose weights it has again in the end.
+
+        It stays where it was then, which for a model that does not fit on a GPU is the CPU.
+        """
+        if not self.args.fully_shard:
+            self._cache_rows()
+            return super().train(checkpoint, **options)
+        self._shards = DividedStage(self.model, self.args.device)
+        self.model = self.model_wrapped = self._shards.divided
+        # What transformers calls a model that looks after its own division.
+        self.is_distributed_loading_by_transformers = True
+        found = super().train(checkpoint, **options)
+        self._shards.gather()
+        self.model = self.model_wrapped = self._shards.whole
+        self.optimizer = self.lr_scheduler = self._shards = None
+        for name in ("model", "optimizer", "lr_scheduler"):
+            setattr(self.callback_handler, name, getattr(self, name))
+        self.accelerator.free_memory()
+        return found
 
     def _cache_rows(self) -> None:
         """Keep what the stage says is the same whenever a row is met, if rows are met again."""

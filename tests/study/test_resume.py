@@ -24,9 +24,12 @@ def arguments(folder, method):
     return [*found, "--set", *SETTINGS]
 
 
-def started(tmp_path, name, method, **options):
+def started(tmp_path, name, method, *further, **options):
     return command(
-        *arguments(tmp_path / name, method), QSFT_RESULTS=tmp_path / name / "results", **options
+        *arguments(tmp_path / name, method),
+        *further,
+        QSFT_RESULTS=tmp_path / name / "results",
+        **options,
     )
 
 
@@ -83,10 +86,11 @@ def test_a_study_that_is_killed_goes_on_to_the_same_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_the_first_one_writes(tmp_path):
+@pytest.mark.parametrize("further", [[], ["--fully-shard"]])
+def test_two_processes_train_as_one_and_the_first_one_writes(further, tmp_path):
     alone = started(tmp_path, "alone", "mc_returns")
     ended(alone)
-    ended(started(tmp_path, "together", "mc_returns", processes=2))
+    ended(started(tmp_path, "together", "mc_returns", *further, processes=2))
     one, two = (folder_of(tmp_path, name, "mc_returns") for name in ("alone", "together"))
     for key in ("bc", "mc_returns"):
         log = [line for line in read_log(two.parent / key / "log.jsonl") if "loss" in line]

@@ -219,6 +219,7 @@ def test_a_table_is_computed_anew_from_its_scores(small, tmp_path):
         (["chess", "--methods", "filtered_bc"], "no method is called 'filtered_bc'"),
         (["gridworld", "--study", "ablation", "--methods", "cql"], "no method is called 'cql'"),
         (["gridworld", "--seeds", "one"], "one"),
+        (["gridworld", "--fully-shard"], "torchrun"),
         (["gridworld", "--set", "games"], "'games' is no setting: write name=value"),
         (["gridworld", "--set", "game=3"], "did you mean 'games'"),
         (["watch", "gridworld", "--set", "games=x"], "games must be of type int"),

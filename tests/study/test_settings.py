@@ -1,12 +1,14 @@
 """Settings: their profiles, and changes of them by name and from a command line."""
 
 import dataclasses
+import re
 import typing
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
 from qsft_lite.models import text_config
 from qsft_lite.study import TASKS, Study, changed, has_study, module_of
@@ -140,6 +142,14 @@ class NoEngine:
         from qsft_lite.tasks.chess.text import game_words
 
         self.texts = game_words()
+
+
+def test_the_page_of_full_scale_runs_has_every_gpu_profile():
+    page = (ROOT / "docs" / "full_scale.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([\d,]+) \| (\d+) \|", page, re.MULTILINE)
+    said = {task: (int(games.replace(",", "")), int(seeds)) for task, games, seeds in rows}
+    profiles = {task: module_of(task).PROFILES["gpu"] for task in STUDIED}
+    assert said == {task: (one.games, one.seeds) for task, one in profiles.items()}
 
 
 @pytest.mark.parametrize("task", [task for task in STUDIED if task != "chess"])

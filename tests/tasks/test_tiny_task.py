@@ -110,9 +110,9 @@ from qsft_lite.tasks.guessing import RandomPlayer, play_games, to_episodes
 from .rules import GuessRules
 
 
-def generate_guess_number(n, seed, *, processes=1, path=None):
+def generate_guess_number(n, seed, *, processes=1, path=None, shard=None):
     settings = {"task": "guess_number"}
-    return record(_play_block, n, seed, settings, processes=processes, path=path)
+    return record(_play_block, n, seed, settings, processes=processes, path=path, shard=shard)
 
 
 def _play_block(n, seed):

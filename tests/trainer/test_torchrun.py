@@ -75,26 +75,24 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    train_all(tmp_path / "alone", rows_per_process=4)
+def run_together(script: str, folder: Path) -> None:
+    """The script with the folder, in two processes started by torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", __file__]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", script, str(folder)]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
-    done = subprocess.run(
-        [*command, str(tmp_path / "together")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    train_all(tmp_path / "alone", rows_per_process=4)
+    run_together(__file__, tmp_path / "together")
     for form in FORMS:
         alone, together = (
             safetensors.torch.load_file(tmp_path / name / form / "q.safetensors")

@@ -33,13 +33,14 @@ def generate_alfworld(
     fumbles: float = 0.4,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Games of the native engine, each of one player, drawn with the weights of behavior.
 
     behavior: weights of players, see PLAYERS. split, rooms, games, format and max_steps are those
     of `ALFWorld`; games are drawn evenly. fumbles: how many of the players' slips are commands that
-    mostly fail (see `Player`): .4 makes about one command in twelve fail, 0 hardly any. processes
-    and path are those of `record`. A game that ran out of steps is not done.
+    mostly fail (see `Player`): .4 makes about one command in twelve fail, 0 hardly any. processes,
+    path and shard are those of `record`. A game that ran out of steps is not done.
     """
     ExpertPlayer(fumbles=fumbles)  # checks
     shares = check_weights(behavior, "behavior", PLAYERS)
@@ -55,7 +56,8 @@ def generate_alfworld(
         "fumbles": fumbles,
     }
     play = partial(_play_block, shares, split, rooms, games, format, max_steps, fumbles)
-    return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
+    how = {"processes": processes, "path": path, "shard": shard, "block_size": BLOCK}
+    return record(play, n, seed, settings, **how)
 
 
 def _play_block(

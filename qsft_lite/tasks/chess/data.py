@@ -33,14 +33,15 @@ def generate_chess(
     max_moves: int = MAX_MOVES,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Full games, White an engine of mixed strengths, Black one of strength elo.
 
     strengths: weights of the Elos (or "floor", "full") of which each game draws one for White, and
     random is the share of White's moves that are any legal move; the defaults win about as many
     games as LMRL-Gym's data. nodes limits every search, so the games depend on the seed and the
-    engine's version only. engine is that of `Engine`, max_moves that of `ChessGame`, processes and
-    path are those of `record`.
+    engine's version only. engine is that of `Engine`, max_moves that of `ChessGame`, processes,
+    path and shard are those of `record`.
     """
     probabilities = check_weights(strengths, "strengths")
     if not 0 <= random <= 1:
@@ -63,7 +64,8 @@ def generate_chess(
     }
     options = {"engine": engine, "nodes": nodes}
     play = partial(_play_block, probabilities, random, elo, options, max_moves)
-    return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
+    how = {"processes": processes, "path": path, "shard": shard, "block_size": BLOCK}
+    return record(play, n, seed, settings, **how)
 
 
 def _play_block(

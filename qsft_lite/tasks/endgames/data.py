@@ -169,12 +169,13 @@ def generate_endgames(
     max_moves: int = MAX_MOVES,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Endgames of a mixture of perfect and random moves, from positions drawn evenly.
 
     behavior: weights of "perfect" and "random", drawn anew at each move; the default wins about as
     many games as LMRL-Gym's data. materials, format and max_moves are those of `Endgames`; held-out
-    positions are no starts. processes and path are those of `record`.
+    positions are no starts. processes, path and shard are those of `record`.
     """
     check_choice(opponent, ("perfect", "random"), "opponent")
     check_choice(format, Endgames.formats, "format")
@@ -191,7 +192,7 @@ def generate_endgames(
         "max_moves": max_moves,
     }
     play = partial(_play_block, shares, opponent, materials, format, max_moves)
-    return record(play, n, seed, settings, processes=processes, path=path)
+    return record(play, n, seed, settings, processes=processes, path=path, shard=shard)
 
 
 def _play_block(

@@ -28,12 +28,13 @@ def generate_gridworld(
     max_steps: int = MAX_STEPS,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Episodes of a tabular behavior policy, each at most max_steps long.
 
     behavior: see `behavior_policy`. starts: (S,) distribution of the first state, the MDP's own
-    when None. An episode cut off by max_steps has done False. processes and path are those of
-    `record`.
+    when None. An episode cut off by max_steps has done False. processes, path and shard are
+    those of `record`.
     """
     env = Gridworld(maze, max_steps)
     mdp = env.mdp
@@ -48,7 +49,7 @@ def generate_gridworld(
         "max_steps": max_steps,
     }
     play = partial(_play_block, env, behavior, starts)
-    return record(play, n, seed, settings, processes=processes, path=path)
+    return record(play, n, seed, settings, processes=processes, path=path, shard=shard)
 
 
 def _play_block(

@@ -52,6 +52,7 @@ def generate_manipulation(
     size: int = SIZE,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Episodes of a task's scripts, each at most as long as its part's horizon.
 
@@ -59,8 +60,9 @@ def generate_manipulation(
     `players.BEHAVIOR`. noise: standard deviation of what is added to each number of an action; the
     sum is cut to [-0.9, 0.9], and the center of its bin is what moves the table, so that an episode
     is exactly what `Manipulation` answers to its texts. format, bins and size are those of
-    `Manipulation`. processes and path are those of `record`; pictures lie beside the JSON lines,
-    in files images-00000.npy of uint8 (N, size, size, 3), and the column `images` refers to them.
+    `Manipulation`. processes, path and shard are those of `record`; pictures lie beside the JSON
+    lines, in files images-00000.npy of uint8 (N, size, size, 3), and the column `images` refers to
+    them.
     Without a path, episodes with pictures go to a folder of the user's cache, named by the
     settings, and others stay in memory. For more than MANY episodes `estimate` is printed first.
 
@@ -75,7 +77,8 @@ def generate_manipulation(
         path = cache_folder(task, settings, n, seed, BLOCK)
     folder = None if path is None else Path(path).absolute()
     play = partial(_play_block, recipe, folder)
-    return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
+    how = {"processes": processes, "path": path, "shard": shard, "block_size": BLOCK}
+    return record(play, n, seed, settings, **how)
 
 
 def cache_folder(name: str, settings: dict[str, Any], n: int, seed: int, block: int) -> Path:

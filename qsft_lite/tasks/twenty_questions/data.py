@@ -46,16 +46,18 @@ def generate_twenty_questions(
     objects: str | Path | Iterable[Thing] | None = None,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Games of scripted players with objects drawn evenly from the list; the table answers.
 
-    weights: of `PLAYERS`, of which each game has one. processes and path are those of `record`.
+    weights: of `PLAYERS`, of which each game has one. processes, path and shard are those of
+    `record`.
     """
     weights = check_weights(weights, "weights", PLAYERS)
     rules = TwentyQuestionsRules(objects)
     settings = {"task": "twenty_questions", "weights": weights, "rules": rules.sha256}
     play = partial(_play_block, rules.things, weights)
-    return record(play, n, seed, settings, processes=processes, path=path)
+    return record(play, n, seed, settings, processes=processes, path=path, shard=shard)
 
 
 def _play_block(

@@ -34,11 +34,12 @@ def generate_webshop(
     max_steps: int = MAX_STEPS,
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Visits of scripted players, with goals drawn evenly from a split.
 
     weights: of `PLAYERS`, of which each episode has one. products, goals, split, format and
-    max_steps are those of `WebShop`. processes and path are those of `record`.
+    max_steps are those of `WebShop`. processes, path and shard are those of `record`.
     """
     weights = check_weights(weights, "weights", PLAYERS)
     check_choice(format, FORMATS, "format")
@@ -59,7 +60,8 @@ def generate_webshop(
     }
     options = {"goals": goals, "split": split, "format": format, "max_steps": max_steps}
     play = partial(_play_block, weights, products, options)
-    return record(play, n, seed, settings, processes=processes, path=path, block_size=BLOCK)
+    how = {"processes": processes, "path": path, "shard": shard, "block_size": BLOCK}
+    return record(play, n, seed, settings, **how)
 
 
 def _play_block(

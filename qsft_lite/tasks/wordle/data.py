@@ -27,11 +27,12 @@ def generate_wordle(
     format: WordFormat = "letters",
     processes: int = 1,
     path: str | Path | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Dataset:
     """Games of a scripted player with secrets drawn evenly from the word list.
 
     policy: "mixture" (with probability p any consistent word, else any word, as LMRL-Gym's data),
-    or another of `PLAYERS`. processes and path are those of `record`.
+    or another of `PLAYERS`. processes, path and shard are those of `record`.
     """
     check_choice(policy, PLAYERS, "policy")
     table = WordleRules(rules, word_list, format)
@@ -48,7 +49,7 @@ def generate_wordle(
         player_options = {"p": p}
     PLAYERS[policy](table, 0, **player_options)  # bad options fail here, not in a worker
     play = partial(_play_block, table, policy, player_options)
-    return record(play, n, seed, settings, processes=processes, path=path)
+    return record(play, n, seed, settings, processes=processes, path=path, shard=shard)
 
 
 def _play_block(
