@@ -34,7 +34,16 @@ from qsft_lite.study.run import module_of
 from qsft_lite.study.settings import changed
 from qsft_lite.study.task import Task
 
-__all__ = ["LEARNERS", "PROFILES", "Learner", "OnlineSettings", "online_rounds", "table", "task_of"]
+__all__ = [
+    "LEARNERS",
+    "PROFILES",
+    "Learner",
+    "OnlineSettings",
+    "first_methods",
+    "online_rounds",
+    "table",
+    "task_of",
+]
 
 PLAY_SEED = 4_000  # of the games that are added: round k of seed s has PLAY_SEED + 100 s + k
 RANK = "rank correlation with the return"  # as guessing games measure it
@@ -66,15 +75,15 @@ class OnlineSettings:
     it. clone_steps: of the first pi; pi_steps, value_steps: of a round. beta, relative_support: by
     which methods with values play the games that are added; clones play at temperature 1. fraction:
     of all games so far, the best ones, that are cloned. validation_games, test_games: of each
-    evaluation; they are not learned from.
+    evaluation; they are not learned from. learners: keys of LEARNERS.
     """
 
     words: int = 20
     first_games: int = 2_000
     rounds: int = 5
-    games: int = 500
-    clone_steps: int = 250
-    pi_steps: int = 60
+    games: int = 800
+    clone_steps: int = 200
+    pi_steps: int = 40
     value_steps: int = 150
     batch_rows: int = 8
     beta: float = 32.0
@@ -83,11 +92,17 @@ class OnlineSettings:
     seeds: int = 3
     validation_games: int = 100
     test_games: int = 400
+    learners: tuple[str, ...] = tuple(LEARNERS)
 
 
 TINY = OnlineSettings(6, 100, 1, 40, 4, 3, 4, seeds=1, validation_games=12, test_games=12)
-PROFILES = {"smoke": TINY, "laptop": OnlineSettings(rounds=1, seeds=1)}
-PROFILES |= {"record": OnlineSettings(), "gpu": OnlineSettings(rounds=10, seeds=5)}
+SHORT = OnlineSettings(rounds=1, clone_steps=150, value_steps=80, seeds=1, learners=("distil",))
+PROFILES = {
+    "smoke": TINY,
+    "laptop": SHORT,
+    "record": OnlineSettings(rounds=3, learners=("frozen", "distil", "ilql", "own_best")),
+    "gpu": OnlineSettings(rounds=10, value_steps=300, seeds=5),
+}
 
 
 def task_of(settings: OnlineSettings, seed: int) -> Task:
@@ -100,8 +115,22 @@ def task_of(settings: OnlineSettings, seed: int) -> Task:
     return wordle.TASK(changed(wordle.PROFILES["record"], changes), seed)
 
 
+def first_methods(task: Task, settings: OnlineSettings) -> dict[str, TrainedMethod]:
+    """Round 0, offline: behavior cloning, and from it the methods of the learners, by their keys.
+
+    Learners of one method begin with the same networks.
+    """
+    cloned = _train(task, "bc", task.model, task.episodes, settings.clone_steps)
+    found = {"bc": cloned}
+    for method in {LEARNERS[key].method: None for key in settings.learners}:
+        if method != "bc":
+            steps = settings.value_steps
+            found[method] = _train(task, method, cloned.behavior, task.episodes, steps)
+    return found
+
+
 def online_rounds(
-    task: Task, learner: Learner, settings: OnlineSettings, cloned: TrainedMethod
+    task: Task, learner: Learner, settings: OnlineSettings, first: TrainedMethod
 ) -> list[dict[str, Any]]:
     """All rounds of one learner with one seed.
 
@@ -109,7 +138,7 @@ def online_rounds(
         task: see ``task_of``.
         learner: how it goes on.
         settings: for how long.
-        cloned: behavior cloning of round 0's games, the same for all learners.
+        first: its method in round 0, of ``first_methods``.
 
     Returns:
         A dict a round: "round"; "games" it has learned from; "played", mean score of the games that
@@ -118,9 +147,7 @@ def online_rounds(
         and "stale", the same of the earlier network of q read against the new pi (None where there
         is no such thing).
     """
-    episodes, trained, found = task.episodes, cloned, []
-    if learner.method != "bc":
-        trained = _train(task, learner.method, cloned.behavior, episodes, settings.value_steps)
+    episodes, trained, found = task.episodes, first, []
     for number in range(settings.rounds + 1):
         played = stale = None
         if number:
@@ -220,16 +247,16 @@ def run(profile: str, output: Path) -> None:
     settings = PROFILES[profile]
     profiles = {name: dataclasses.asdict(one) for name, one in PROFILES.items()}
     recorder = start("wordle_online", profile=profile, seed=0, threads=1, settings=profiles)
-    found: dict[str, list[list[dict[str, Any]]]] = {one.title: [] for one in LEARNERS.values()}
+    learners = {key: LEARNERS[key] for key in settings.learners}
+    found: dict[str, list[list[dict[str, Any]]]] = {one.title: [] for one in learners.values()}
     for seed in range(settings.seeds):
         task = task_of(settings, seed)
-        cloned = None
-        for key, learner in LEARNERS.items():
+        first: dict[str, TrainedMethod] = {}
+        for key, learner in learners.items():
             path = output / f"{profile}.seed{seed}.{key}.json"
             if not path.exists():
-                if cloned is None:
-                    cloned = _train(task, "bc", task.model, task.episodes, settings.clone_steps)
-                rounds = online_rounds(task, learner, settings, cloned)
+                first = first or first_methods(task, settings)
+                rounds = online_rounds(task, learner, settings, first[learner.method])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(path, json.dumps(rounds).encode())
             found[learner.title].append(json.loads(path.read_text(encoding="utf-8")))
