@@ -45,6 +45,8 @@ __all__ = [
     "task_of",
 ]
 
+# A coarse grid that reaches the sharpened clone, too, so that values are no burden in round 0.
+BETAS = {**COARSE_BETAS, "relative_support": (0.2, 0.5, 0.9)}
 PLAY_SEED = 4_000  # of the games that are added: round k of seed s has PLAY_SEED + 100 s + k
 RANK = "rank correlation with the return"  # as guessing games measure it
 
@@ -95,12 +97,13 @@ class OnlineSettings:
     learners: tuple[str, ...] = tuple(LEARNERS)
 
 
-TINY = OnlineSettings(6, 100, 1, 40, 4, 3, 4, seeds=1, validation_games=12, test_games=12)
-SHORT = OnlineSettings(rounds=1, clone_steps=150, value_steps=80, seeds=1, learners=("distil",))
+FEW = {"seeds": 1, "rounds": 1, "learners": ("distil",)}
+TINY = OnlineSettings(6, 100, 1, 40, 4, 3, 4, validation_games=12, test_games=12)
+SHORT = OnlineSettings(clone_steps=150, value_steps=80)
 PROFILES = {
-    "smoke": TINY,
-    "laptop": SHORT,
-    "record": OnlineSettings(rounds=3, learners=("frozen", "distil", "ilql", "own_best")),
+    "smoke": dataclasses.replace(TINY, **FEW),
+    "laptop": dataclasses.replace(SHORT, **FEW),
+    "record": OnlineSettings(rounds=3, seeds=2, learners=("frozen", "distil", "ilql", "own_best")),
     "gpu": OnlineSettings(rounds=10, value_steps=300, seeds=5),
 }
 
@@ -154,7 +157,7 @@ def online_rounds(
             played, newest = _play(task, trained, settings, number)
             episodes = datasets.concatenate_datasets([episodes, newest])
             trained, stale = _learn_on(task, learner, settings, trained, episodes)
-        grid = COARSE_TEMPERATURES if trained.values is None else COARSE_BETAS
+        grid = COARSE_TEMPERATURES if trained.values is None else BETAS
         choice = choose(_Validation(task, trained), grid, widenings=0)
         score = task.play(task.policy(trained, **choice.options), test=True).mean
         rank = task.measure(trained).get(RANK)

@@ -10,7 +10,13 @@ from qsft_lite.results import load_result
 from qsft_lite.study import online
 
 TINY = dataclasses.replace(
-    online.PROFILES["smoke"], words=4, first_games=40, games=20, validation_games=4, test_games=4
+    online.PROFILES["smoke"],
+    words=4,
+    first_games=40,
+    games=20,
+    validation_games=4,
+    test_games=4,
+    learners=tuple(online.LEARNERS),
 )
 
 
