@@ -222,16 +222,17 @@ def _play(
 
 
 def table(found: dict[str, list[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """A row a learner: its score by rounds, mean and 95 % t interval over seeds.
+    """A row a learner: its mean score by rounds, each seed's last one, and what it has gained.
 
-    found: of each learner's title the rounds of each seed.
+    found: of each learner's title the rounds of each seed. The gain, last round less first, has the
+    95 % interval of Student's t over seeds, where there are several.
     """
     rows = []
     for title, seeds in found.items():
         scores = np.array([[one["score"] for one in rounds] for rounds in seeds])
         row: dict[str, Any] = {"learner": title}
-        for number, column in enumerate(scores.T):
-            row[f"round {number}"] = _mean(column)
+        row |= {f"round {number}": float(mean) for number, mean in enumerate(scores.mean(axis=0))}
+        row["last round, each seed"] = ", ".join(f"{score:.2f}" for score in scores[:, -1])
         rows.append(row | {"last less first": _mean(scores[:, -1] - scores[:, 0])})
     return rows
 

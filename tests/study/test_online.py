@@ -86,10 +86,11 @@ def test_values_are_read_against_another_pi(begun):
 def test_a_table_has_the_interval_of_the_seeds():
     rounds = [[{"score": -3.0}, {"score": -2.0}], [{"score": -3.5}, {"score": -1.5}]]
     (row,) = online.table({"A": rounds})
-    assert row["round 0"]["mean"] == -3.25 and row["last less first"]["mean"] == 1.5
-    half = 12.7062 * 0.5 / 2  # Student's t of one degree of freedom; the standard error is .5 / 2
-    assert row["round 0"]["high"] == pytest.approx(-3.25 + half, abs=1e-3)
-    assert online.table({"A": rounds[:1]})[0]["round 1"] == -2.0
+    assert row["round 0"] == -3.25 and row["last round, each seed"] == "-2.00, -1.50"
+    half = 12.7062 * 0.5  # Student's t of one degree of freedom; 1 and 2 are .5 from their mean
+    gain = {"mean": 1.5, "low": 1.5 - half, "high": 1.5 + half}
+    assert row["last less first"] == pytest.approx(gain, abs=1e-3)
+    assert online.table({"A": rounds[:1]})[0]["last less first"] == 1.0
 
 
 def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
