@@ -99,11 +99,11 @@ class OnlineSettings:
 
 FEW = {"seeds": 1, "rounds": 1, "learners": ("distil",)}
 TINY = OnlineSettings(6, 100, 1, 40, 4, 3, 4, validation_games=12, test_games=12)
-SHORT = OnlineSettings(clone_steps=150, value_steps=80)
+SHORT = OnlineSettings(clone_steps=100, pi_steps=20, value_steps=60)
 PROFILES = {
     "smoke": dataclasses.replace(TINY, **FEW),
     "laptop": dataclasses.replace(SHORT, **FEW),
-    "record": OnlineSettings(rounds=3, seeds=2, learners=("frozen", "distil", "ilql", "own_best")),
+    "record": OnlineSettings(rounds=3, seeds=1, learners=("frozen", "distil", "ilql", "own_best")),
     "gpu": OnlineSettings(rounds=10, value_steps=300, seeds=5),
 }
 
