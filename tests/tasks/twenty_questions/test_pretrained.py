@@ -1,4 +1,4 @@
-"""Chapter 13's trainings, with a tiny network in the place of SmolLM2."""
+"""Trainings from a pretrained model, with a tiny network in the place of SmolLM2."""
 
 import json
 
