@@ -103,7 +103,7 @@ SHORT = OnlineSettings(clone_steps=100, pi_steps=20, value_steps=60)
 PROFILES = {
     "smoke": dataclasses.replace(TINY, **FEW),
     "laptop": dataclasses.replace(SHORT, **FEW),
-    "record": OnlineSettings(rounds=3, seeds=1, learners=("frozen", "distil", "ilql", "own_best")),
+    "record": OnlineSettings(rounds=3, seeds=3, learners=("frozen", "distil", "ilql", "own_best")),
     "gpu": OnlineSettings(rounds=10, value_steps=300, seeds=5),
 }
 
