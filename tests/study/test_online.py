@@ -72,7 +72,7 @@ def test_values_are_read_against_another_pi(begun):
     """What "stale" measures: the same network of q with the clone and with another pi."""
     task, firsts = begun
     trained = firsts["q_sft"]
-    moved = online._train(task, "bc", trained.behavior, task.episodes, 2).behavior
+    moved = online._train(task, "bc", firsts["bc"].behavior, task.episodes, 2).behavior
     stale = dataclasses.replace(trained, behavior=moved)
     prefix, ids = [[task.episodes[0]["input_ids"][0]]], [[5, 6, 7]]
     (before,), (after,) = (one.values_of(prefix, ids)[1] for one in (trained, stale))
