@@ -18,6 +18,8 @@ from torch.distributed.tensor import DTensor
 
 __all__ = ["Adapter", "active", "move_average", "saved_names", "separate", "share_base", "twin"]
 
+BASE = "__base__"  # what peft calls a model without any of its adapters
+
 
 class Adapter(nn.Module):
     """A model of peft as it is with another one of its adapters; the weights stay the model's.
@@ -104,6 +106,8 @@ def separate(network: nn.Module) -> nn.Module:
     if not _is_peft(network):
         return network
     whole = network
+    if isinstance(network, Adapter) and network.name == BASE:
+        return copy.deepcopy(network.shared).unload()
     if isinstance(network, Adapter):
         whole = copy.deepcopy(network.shared).train(network.training)
         _copy_weights(network, Adapter(whole, whole.active_adapter))
@@ -113,34 +117,43 @@ def separate(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def share_base(first: nn.Module, second: nn.Module) -> tuple[Adapter, Adapter]:
-    """Two models of peft with adapters of one kind on equal bases, as adapters of one base.
+def share_base(first: nn.Module, *others: nn.Module, bare: bool = False) -> tuple[Adapter, ...]:
+    """Models of peft with adapters of one kind on equal bases, as adapters of one base.
 
-    The base is the first one's, whose adapter stays as it is; the second model is left alone, so
-    that its base can be forgotten. At play both are then run in one pass.
+    The base is the first one's, whose adapter stays as it is; the others are left alone, so that
+    their bases can be forgotten. At play all are then run in one pass. bare: whether the base
+    itself, as it is without adapters, comes last.
 
     ValueError where one has no adapters, or adapters or bases differ.
     """
+    for other in others:
+        _check_same_base(first, other)
+    shared = [Adapter(first, first.active_adapter)]
+    for number, other in enumerate(others):
+        new = twin(first, f"shared{number}")
+        if not isinstance(new, Adapter):
+            raise ValueError("the base of the first model is trained, too: it cannot be shared")
+        _copy_weights(Adapter(other, other.active_adapter), new)
+        shared.append(new)
+        if hasattr(other.config, "q_sft_prior"):
+            first.config.q_sft_prior = other.config.q_sft_prior
+    if bare:
+        shared.append(Adapter(first, BASE))
+    return tuple(each.eval() for each in shared)
+
+
+def _check_same_base(first: nn.Module, second: nn.Module) -> None:
     if not (_is_peft(first) and _is_peft(second)):
-        raise ValueError("share_base takes two models of peft, each with adapters")
+        raise ValueError("share_base takes models of peft, each with adapters")
     configs = [copy.copy(model.peft_config[model.active_adapter]) for model in (first, second)]
     for config in configs:
         config.init_lora_weights = True  # how an adapter began says nothing of what it is
-    bases = [
-        {name: model.get_parameter(name) for name in _base(model)} for model in (first, second)
-    ]
+    bases = [{name: each.get_parameter(name) for name in _base(each)} for each in (first, second)]
     if configs[0] != configs[1] or bases[0].keys() != bases[1].keys():
-        raise ValueError("the two models have adapters of different kinds, or different bases")
+        raise ValueError("the models have adapters of different kinds, or different bases")
     for name, weight in bases[0].items():
         if not torch.equal(weight, bases[1][name]):
             raise ValueError(f"the bases differ in {name}: adapters of one base alone can share it")
-    new = twin(first, "second")
-    if not isinstance(new, Adapter):
-        raise ValueError("the base of the first model is trained, too: it cannot be shared")
-    _copy_weights(Adapter(second, second.active_adapter), new)
-    if hasattr(second.config, "q_sft_prior"):
-        first.config.q_sft_prior = second.config.q_sft_prior
-    return Adapter(first, first.active_adapter).eval(), new.eval()
 
 
 def _copy_weights(source: nn.Module, target: nn.Module) -> None:

@@ -46,7 +46,7 @@ from qsft_lite.policy.constraints import ActionList
 __all__ = ["QSFTPolicy"]
 
 SETTINGS = "policy.json"
-MODELS = ("behavior", "q_model")
+MODELS = ("behavior", "q_model", "reference")
 SAVED = (
     "beta",
     "score",
@@ -96,6 +96,7 @@ class QSFTPolicy(CachedPolicy):
         "p"        p(a|s)                                                       (the paper's)
         "ratio"    p(a|s) / pi(a|s), clamped to [0, 1], as the value is there   (ours)
         "paired"   q(a|s) = sigmoid(z_theta(a|s) - z_phi(a|s) + logit(prior)), the value (ours)
+                   with z_phi the reference's, which is pi where no other is given
 
     Each is of the form of the loss that trained the network: "paired" of leftover="paired".
 
@@ -108,6 +109,9 @@ class QSFTPolicy(CachedPolicy):
         score: one of the above; None for "paired" where the q_model was trained so, else "ratio".
         prior: of "paired", as in training; None for what training has written into the config of
             the q_model (q_sft_prior), or 0.5.
+        reference: of "paired", the network that the q_model began as, where that is not pi: values
+            of a pretrained model are better read against the pretrained model itself, since a clone
+            may have forgotten what it knew.
         scale: how rewards came to [0, 1], if values are to be told in the task's own units, too.
         gamma, data_hash: the discount and the data.data_hash of what values were learned from; they
             are only kept, with all else, by save_pretrained.
@@ -133,6 +137,7 @@ class QSFTPolicy(CachedPolicy):
         relative_support: float = 0.0,
         dummy: int | None = None,
         prior: float | None = None,
+        reference: PreTrainedModel | None = None,
         scale: RewardScale | dict[str, Any] | None = None,
         gamma: float | None = None,
         data_hash: str | None = None,
@@ -146,8 +151,11 @@ class QSFTPolicy(CachedPolicy):
             raise ValueError(f"score must be one of {', '.join(SCORES)}, not {score!r}.")
         if beta > 0 and q_model is None:
             raise ValueError("beta is above 0, so a q_model is needed.")
+        if reference is not None and (score != "paired" or isinstance(q_model, NewHead)):
+            raise ValueError('a reference is for score="paired", of values read from logits.')
         self.behavior = behavior
         self.q_model = q_model
+        self.reference = reference
         self.beta = beta
         self.score = score
         self.temperature = check_temperature(temperature)
@@ -162,7 +170,7 @@ class QSFTPolicy(CachedPolicy):
             prior_logit(self.prior)
         self.scale = RewardScale(**scale) if isinstance(scale, dict) else scale
         self.gamma, self.data_hash = gamma, data_hash
-        models = [behavior, q_model] if beta > 0 else [behavior]
+        models = [behavior, *self._of_values()] if beta > 0 else [behavior]
         super().__init__(models, tokenizer, greedy=greedy, **options)
 
     def log_weights(
@@ -179,9 +187,15 @@ class QSFTPolicy(CachedPolicy):
         return log_weights + self.beta * self._action_values(logits)
 
     def _action_values(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Values of all actions (..., V), of the logits of both models."""
+        """Values of all actions (..., V), of the logits of all models."""
         prior = self.prior if self.score == "paired" else None
-        return action_values(*logits, prior, new_head=isinstance(self.q_model, NewHead))
+        # The last ones: the q_model's, and those of what it is read against.
+        behavior, q_model = (logits[-1], logits[1]) if self.reference is not None else logits
+        return action_values(behavior, q_model, prior, new_head=isinstance(self.q_model, NewHead))
+
+    def _of_values(self) -> list[PreTrainedModel]:
+        """The models that values are read from, beside pi."""
+        return [model for model in (self.q_model, self.reference) if model is not None]
 
     @torch.inference_mode()
     def values(self, transcript: History, images: Images | None = None) -> pd.DataFrame:
@@ -279,7 +293,7 @@ class QSFTPolicy(CachedPolicy):
         for first in range(0, len(actions), CANDIDATES_AT_ONCE):
             part = action_ids[first : first + CANDIDATES_AT_ONCE]
             logits = self._logits([prefix + ids for ids in part], len(prefix), pictures * len(part))
-            log_pi, log_p = (each.log_softmax(-1) for each in logits)
+            log_pi, log_p = (each.log_softmax(-1) for each in logits[:2])
             log_pi_hat = self.log_weights(logits).log_softmax(-1)
             q = self._action_values(logits)
             for row, ids in enumerate(part):
@@ -310,8 +324,8 @@ class QSFTPolicy(CachedPolicy):
 
     def _logits(
         self, sequences: list[list[int]], first: int, pictures: Sequence[Images] = ()
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of pi and p (B, L - first, V), float32, of the tokens from place ``first`` on."""
+    ) -> list[torch.Tensor]:
+        """Logits of all models (B, L - first, V), float32, of the tokens from ``first`` on."""
         if self.q_model is None:
             raise ValueError("This policy has no q_model, and so no values.")
         longest = max(map(len, sequences))
@@ -324,13 +338,13 @@ class QSFTPolicy(CachedPolicy):
         place = input_ids, position_ids, segment_ids
         pixels = self._pixels(pictures)
         found = []
-        for model in (self.behavior, self.q_model):
+        for model in (self.behavior, *self._of_values()):
             hidden = final_hidden(model, *place, pixel_values=pixels)
             logits = output_head(model)(hidden[:, first - 1 :])
             if logits.isnan().any():
                 raise FloatingPointError("A model's logits are NaN: look at its weights.")
             found.append(logits.float())
-        return found[0], found[1]
+        return found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write both models, the tokenizer and the settings, as from_pretrained reads them.
@@ -350,7 +364,7 @@ class QSFTPolicy(CachedPolicy):
         there = {path.name for path in folder.glob("[!.]*")}
         if there and there.isdisjoint([SETTINGS, *MODELS]):
             raise FileExistsError(f"{folder} holds something that is not a policy: name another.")
-        models = {"behavior": self.behavior, "q_model": self.q_model}
+        models = {name: getattr(self, name) for name in MODELS}
         merged = {
             name: merge_adapters(model) for name, model in models.items() if model is not None
         }
@@ -365,8 +379,8 @@ class QSFTPolicy(CachedPolicy):
                 self.tokenizer.save_pretrained(new)
             # Without its settings a folder is no policy, and so nobody loads half of a new one.
             (folder / SETTINGS).unlink(missing_ok=True)
-        if self.q_model is None:
-            shutil.rmtree(folder / "q_model", ignore_errors=True)
+        for name in {*MODELS} - {*merged}:
+            shutil.rmtree(folder / name, ignore_errors=True)
         replace_file(folder / SETTINGS, text.encode())
 
     @classmethod
@@ -408,12 +422,16 @@ class QSFTPolicy(CachedPolicy):
             q_model, its_tokenizer = load_values(folder / "q_model", tokenizer)
             if its_tokenizer.get_vocab() != tokenizer.get_vocab():
                 raise ValueError(f"{folder}: behavior and q_model have different tokenizers.")
-        for model in (behavior, q_model):
+        reference = None
+        if (folder / "reference").exists():
+            reference, _ = load_or_name(folder / "reference")
+        for model in (behavior, q_model, reference):
             if model is not None:
                 model.to(device=device, dtype=dtype)
         where = "" if settings else f"{path}: "
         try:
             options = {**saved, **settings, "constraint": constraint, "seed": seed}
+            options["reference"] = reference
             return cls(behavior, q_model, tokenizer, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}{error}") from error

@@ -70,6 +70,45 @@ def test_a_policy_of_one_base_is_saved_as_whole_models(tmp_path):
     )
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_values_are_read_against_a_reference_where_there_is_one(together, tmp_path):
+    pi, q = adapted(1), adapted(2)
+    reference = models.small_model(TOKENIZER, layers=2, width=32, heads=2, context=64, seed=0)
+    row = torch.tensor([[1, 3, 4, 5]])
+    with torch.no_grad():
+        z_pi, z_q, z_0 = (each.eval()(row).logits[0, -1] for each in (pi, q, reference))
+    expected = (z_q - z_0).sigmoid()
+    if together:
+        pi, q, reference = models.share_base(pi, q, bare=True)
+    policy = QSFTPolicy(pi, q, TOKENIZER, 8.0, "paired", reference=reference, max_new_tokens=6)
+    found = policy._action_values(policy._logits([[1, 3, 4, 5, 0]], 4))[0, 0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    weights = policy.log_weights([z_pi[None], z_q[None], z_0[None]])[0]
+    torch.testing.assert_close(weights, z_pi.log_softmax(0) + 8 * expected)
+    assert policy.act(["ab\n", "c\n"]) and len(policy._caches) == (1 if together else 3)
+
+    policy.save_pretrained(tmp_path)
+    saved = QSFTPolicy.from_pretrained(tmp_path)
+    again = saved._action_values(saved._logits([[1, 3, 4, 5, 0]], 4))[0, 0]
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-5)
+
+
+def test_one_pass_with_a_reference_plays_what_three_models_play():
+    reference = models.small_model(TOKENIZER, layers=2, width=32, heads=2, context=64, seed=0)
+    options = {"score": "paired", "max_new_tokens": 6}
+    apart = QSFTPolicy(adapted(1), adapted(2), TOKENIZER, 8.0, reference=reference, **options)
+    pi, q, base = models.share_base(adapted(1), adapted(2), bare=True)
+    together = QSFTPolicy(pi, q, TOKENIZER, 8.0, reference=base, **options)
+    for texts in (["ab\n", "cde\n"], ["h\n"]):
+        assert together.act(texts) == apart.act(texts)
+
+
+@pytest.mark.parametrize("score", ["p", "ratio"])
+def test_a_reference_is_of_paired_values_alone(score):
+    with pytest.raises(ValueError, match="a reference is for score="):
+        QSFTPolicy(adapted(1), adapted(2), TOKENIZER, 1.0, score, reference=adapted(3))
+
+
 def test_the_base_is_held_once():
     pi, q = models.share_base(adapted(1), adapted(2))
     assert isinstance(pi, Adapter) and pi.shared is q.shared
@@ -84,7 +123,7 @@ def test_the_base_is_held_once():
         (lambda: adapted(2, target_modules=["q_proj"]), "adapters of different kinds"),
         (
             lambda: models.small_model(TOKENIZER, layers=2, width=32, heads=2, context=64, seed=0),
-            "two models of peft",
+            "models of peft",
         ),
     ],
 )

@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -32,7 +32,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qsft_lite.baselines import METHODS, TrainedMethod, train
+from qsft_lite.baselines import TrainedMethod, train
 from qsft_lite.data import RewardScale, encode, start_id
 from qsft_lite.files import replace_file
 from qsft_lite.models import HeadedModel, load_model, small_model, smollm2
@@ -62,12 +62,29 @@ __all__ = [
 
 TEST_SEED = 1_000
 # An episode has one decision, so its reward is the target: nothing is there to back up.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "bc": {},
-    "filtered_bc": {"fraction": 1 / OFFERED},  # those that were paid
-    "q_sft": {"backup": "returns", "returns_first": 0.0},
-    "q_sft_new_head": {"backup": "returns", "returns_first": 0.0},
-    "ilql": {},
+RETURNS = {"backup": "returns", "returns_first": 0.0}
+
+
+class Row(NamedTuple):
+    """A training: its method with its options, and whether it begins with the clone.
+
+    The others begin with the network as it was before cloning. For Q-SFT this is also what values
+    are read against, so that they keep what a clone of a random player forgets.
+    """
+
+    title: str
+    method: str
+    options: dict[str, Any]
+    from_clone: bool = False
+
+
+ROWS = {
+    "bc": Row("Behavior cloning", "bc", {}),
+    "filtered_bc": Row("Filtered cloning", "filtered_bc", {"fraction": 1 / OFFERED}),  # the paid
+    "q_sft": Row("Q-SFT (ours)", "q_sft", RETURNS),
+    "q_sft_from_clone": Row("Q-SFT (ours), from the clone", "q_sft", RETURNS, from_clone=True),
+    "q_sft_new_head": Row("Q-SFT, new head", "q_sft_new_head", RETURNS),
+    "ilql": Row("ILQL", "ilql", {}),
 }
 
 
@@ -141,18 +158,19 @@ def asked_of(plan: Plan) -> dict[str, list[Choice]]:
 
 
 def train_method(
-    method: str,
+    key: str,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: datasets.Dataset,
     plan: Plan,
     seed: int,
 ) -> TrainedMethod:
-    """One of OPTIONS, from these weights, which stay as they are."""
+    """One of ROWS, from these weights, which stay as they are."""
+    row = ROWS[key]
     with tempfile.TemporaryDirectory() as folder:
         args = QSFTConfig(
             output_dir=folder,
-            stage="behavior" if method == "bc" else "values",
+            stage="behavior" if key == "bc" else "values",
             seed=seed,
             num_train_epochs=plan.passes,
             per_device_train_batch_size=plan.batch_rows,
@@ -164,8 +182,8 @@ def train_method(
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
         )
-        options = OPTIONS[method]
-        return train(method, model, tokenizer, data, None, args, length=plan.row_tokens, **options)
+        shared = (model, tokenizer, data, None, args)
+        return train(row.method, *shared, length=plan.row_tokens, **row.options)
 
 
 def measure_choices(trained: TrainedMethod, asked: Sequence[Choice]) -> dict[str, Any]:
@@ -228,7 +246,7 @@ Plans = dict[str, tuple[Plan, tuple[str, ...]]]
 def plans_of(kind: str) -> Plans:
     """The trainings of a table, by name, and the methods that go on from their clones."""
     if kind == "retention":
-        methods = ("bc", "filtered_bc", "q_sft")
+        methods = ("bc", "filtered_bc", "q_sft", "q_sft_from_clone")
         return {
             "LoRA": (Plan(rate=LORA_RATE), methods),
             "all weights": (Plan(rank=0, rate=ALL_RATE), methods),
@@ -260,18 +278,21 @@ def run_plan(
         pretrained, tokenizer = begin_with(plan, seed)
         model = with_adapters(pretrained, plan.rank, seed)
         data = recorded_choices(plan, tokenizer, seed)
-        begun = time.perf_counter()
-        trained = clone = train_method("bc", model, tokenizer, data, plan, seed)
-        for method in [method for method, row in rows.items() if row is None]:
-            if method != "bc":
-                begun = time.perf_counter()
-                trained = train_method(method, clone.behavior, tokenizer, data, plan, seed)
+        clone = None
+        for key in [key for key, row in rows.items() if row is None]:
+            begun = time.perf_counter()
+            if clone is None and (key == "bc" or ROWS[key].from_clone):
+                clone = train_method("bc", model, tokenizer, data, plan, seed)
+            first = clone.behavior if ROWS[key].from_clone else model
+            trained = (
+                clone if key == "bc" else train_method(key, first, tokenizer, data, plan, seed)
+            )
             seconds = time.perf_counter() - begun
             kept = None if plan.model == "scratch" else pretrained
-            row = {**said, "method": method, "seconds": seconds, **measure(trained, kept, plan)}
-            replace_file(paths[method], json.dumps(row).encode())
+            row = {**said, "method": key, "seconds": seconds, **measure(trained, kept, plan)}
+            replace_file(paths[key], json.dumps(row).encode())
             print({n: v for n, v in row.items() if not isinstance(v, (list, dict))}, flush=True)
-            rows[method] = row
+            rows[key] = row
     return [rows[method] for method in methods]
 
 
@@ -285,7 +306,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for name, method in dict.fromkeys((row["name"], row["method"]) for row in rows):
         same = [row for row in rows if (row["name"], row["method"]) == (name, method)]
-        line: dict[str, Any] = {"training": name, "method": METHODS[method].title}
+        line: dict[str, Any] = {"training": name, "method": ROWS[method].title}
         line |= {
             f"right, {test} objects": interval(np.array([row[f"right_{test}"] for row in same]))
             for test in ("seen", "unseen")
