@@ -1,7 +1,9 @@
 """What a pretrained model brings to Q-SFT, and what training leaves of it.
 
+python -m qsft_lite.tasks.twenty_questions.pretrained tune --seeds 100
 python -m qsft_lite.tasks.twenty_questions.pretrained retention --seeds 0 1 2
 python -m qsft_lite.tasks.twenty_questions.pretrained low_data --seeds 0 1 2
+python -m qsft_lite.tasks.twenty_questions.pretrained sizes --seeds 0 1 2
 
 The problem is a choice between two objects (tasks.twenty_questions.which_one), whose values are
 known exactly and of which a third of the objects are met in tests alone. Each row is one training:
@@ -37,8 +39,9 @@ from qsft_lite.data import RewardScale, encode, start_id
 from qsft_lite.files import replace_file
 from qsft_lite.models import HeadedModel, load_model, small_model, smollm2
 from qsft_lite.results import markdown_table, project_root, start
-from qsft_lite.study.retention import measure_retention
+from qsft_lite.study.retention import Retention, measure_retention
 from qsft_lite.study.tables import interval
+from qsft_lite.tasks.twenty_questions.rules import Thing
 from qsft_lite.tasks.twenty_questions.which_one import (
     OFFERED,
     Choice,
@@ -60,7 +63,7 @@ __all__ = [
     "with_adapters",
 ]
 
-TEST_SEED = 1_000
+TEST_SEED, TUNING_SEED = 1_000, 2_000
 # An episode has one decision, so its reward is the target: nothing is there to back up.
 RETURNS = {"backup": "returns", "returns_first": 0.0}
 
@@ -94,7 +97,9 @@ class Plan:
 
     model: "smollm2", "scratch", or the folder or id of a causal language model. rank: of LoRA's
     adapters, which go into all linear layers but the head; 0 to train all weights. episodes:
-    recorded choices, each met ``passes`` times. rate: of AdamW. asked: choices of each test.
+    recorded choices, each met ``passes`` times. rate: of AdamW, for the method and for a clone that
+    it begins with. asked: choices of each test. tuning: the objects of the test stay out of sight,
+    and a third of the others takes their place.
     """
 
     model: str = "smollm2"
@@ -107,6 +112,7 @@ class Plan:
     layers: int = 2
     width: int = 64
     asked: int = 200
+    tuning: bool = False
 
 
 def begin_with(plan: Plan, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -141,18 +147,29 @@ def with_adapters(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedMod
             return peft.get_peft_model(model, config)
 
 
+def objects_of(plan: Plan) -> tuple[list[Thing], list[Thing]]:
+    """The objects of the recorded choices, and those of tests alone."""
+    seen, unseen = seen_and_unseen()
+    return (
+        ([one for one in seen if one not in seen[1::3]], seen[1::3])
+        if plan.tuning
+        else (seen, unseen)
+    )
+
+
 def recorded_choices(plan: Plan, tokenizer: PreTrainedTokenizerBase, seed: int) -> datasets.Dataset:
     """The episodes that all methods of a seed learn from, as tokens: seen objects alone."""
-    seen, _ = seen_and_unseen()
+    seen, _ = objects_of(plan)
     asked = choices(plan.episodes, [seed, 0], seen)
     return encode(episodes(asked, [seed, 1]), tokenizer, scale=RewardScale(0, 1))
 
 
 def asked_of(plan: Plan) -> dict[str, list[Choice]]:
     """The test: choices among objects of the training data, and among others; for all seeds."""
-    parts = zip(("seen", "unseen"), seen_and_unseen(), strict=True)
+    parts = zip(("seen", "unseen"), objects_of(plan), strict=True)
+    seed = TUNING_SEED if plan.tuning else TEST_SEED
     return {
-        name: choices(plan.asked, [TEST_SEED, place], things)
+        name: choices(plan.asked, [seed, place], things)
         for place, (name, things) in enumerate(parts)
     }
 
@@ -191,13 +208,17 @@ def measure_choices(trained: TrainedMethod, asked: Sequence[Choice]) -> dict[str
 
     right: 1 for each choice (N,) of the object that pays, by the largest value, or for a method
     without values by the largest pi; a tie counts as a guess. mass: what pi gives to the objects on
-    offer, a mean. error: with values, mean of |q - Q*| over all objects on offer.
+    offer, a mean; nats: of -log pi of their first tokens, which is what a clone of this player can
+    be judged by. error: with values, mean of |q - Q*| over all objects on offer.
     """
     tokenizer = trained.tokenizer
     prefixes = [[start_id(tokenizer), *tokenizer(one.prompt).input_ids] for one in asked]
     first = [[tokenizer(action).input_ids[0] for action in one.actions] for one in asked]
     log_pi, values = trained.values_of(prefixes, first)
-    found: dict[str, Any] = {"mass": float(np.exp(np.stack(log_pi)).sum(1).mean())}
+    found: dict[str, Any] = {
+        "mass": float(np.exp(np.stack(log_pi)).sum(1).mean()),
+        "nats": float(-np.stack(log_pi).mean()),
+    }
     score = np.stack(log_pi if values is None else values)
     paid = np.eye(OFFERED)[[one.right for one in asked]]
     best = score == score.max(1, keepdims=True)
@@ -223,7 +244,7 @@ def language_model(trained: TrainedMethod, pretrained: PreTrainedModel) -> PreTr
 def measure(
     trained: TrainedMethod, pretrained: PreTrainedModel | None, plan: Plan
 ) -> dict[str, Any]:
-    """Both tests, and of a pretrained model what is left of it (study.retention)."""
+    """Both tests, and of a pretrained model, where it is given, what is left (study.retention)."""
     found = {
         f"{name}_{test}": value
         for test, asked in asked_of(plan).items()
@@ -237,68 +258,70 @@ def measure(
 
 # What is recorded
 
-# First guesses, not tuned yet: see the log of 2026-11-27.
+FULL_DATA = 400
+# Chosen by ``tune``: log of 2026-11-27.
 LORA_RATE, ALL_RATE, SCRATCH_RATE = 1e-3, 1e-4, 3e-3
-FULL_DATA = 1_000
-Plans = dict[str, tuple[Plan, tuple[str, ...]]]
+Trainings = list[tuple[str, str, Plan]]
 
 
-def plans_of(kind: str) -> Plans:
-    """The trainings of a table, by name, and the methods that go on from their clones."""
-    if kind == "retention":
-        methods = ("bc", "filtered_bc", "q_sft", "q_sft_from_clone")
-        return {
-            "LoRA": (Plan(rate=LORA_RATE), methods),
-            "all weights": (Plan(rank=0, rate=ALL_RATE), methods),
-        }
-    found: Plans = {}
-    for share in (0.03, 0.1, 0.3, 1.0):
-        count = round(share * FULL_DATA)
-        # Few data are met more than once, as anyone would; from scratch steps cost next to nothing.
-        passes = max(1, 300 // count)
-        plan = Plan(episodes=count, passes=passes, rate=LORA_RATE)
-        scratch = {"model": "scratch", "rank": 0, "rate": SCRATCH_RATE, "passes": 10.0 * passes}
-        found[f"pretrained, {count}"] = plan, ("bc", "filtered_bc", "q_sft")
-        found[f"scratch, {count}"] = (
-            dataclasses.replace(plan, **scratch),
-            ("bc", "filtered_bc", "q_sft"),
-        )
+def trainings_of(kind: str) -> Trainings:
+    """All rows of a table: name, method, plan."""
+    scratch = Plan(model="scratch", rank=0, rate=SCRATCH_RATE, passes=10.0)
+    learners = ("filtered_bc", "q_sft")
+    adapted = ("bc", *learners, "ilql")
+    found: Trainings = []
+    if kind == "tune":
+        for start_at, plan, rates, methods in (
+            ("LoRA", Plan(), (5e-4, 1e-3, 2e-3), adapted),
+            ("all weights", Plan(rank=0), (5e-5, 1e-4, 2e-4), ("bc", *learners)),
+            ("scratch", scratch, (1e-3, 3e-3, 1e-2), ("bc", *learners)),
+        ):
+            for rate in rates:
+                tuned = dataclasses.replace(plan, rate=rate, tuning=True)
+                found += [(f"{start_at}, {rate:g}", method, tuned) for method in methods]
+    elif kind == "retention":
+        found += [
+            ("LoRA", method, Plan(rate=LORA_RATE)) for method in (*adapted, "q_sft_from_clone")
+        ]
+        whole = Plan(rank=0, rate=ALL_RATE)
+        found += [("all weights", method, whole) for method in ("bc", *learners)]
+    elif kind == "low_data":
+        for count in (4, 12, 40, 120, FULL_DATA, 1_200, 4_000, 12_000):
+            # Few data are met more than once, as anyone would.
+            passes = max(1, 120 // count)
+            plan = Plan(episodes=count, passes=passes, rate=LORA_RATE)
+            if count <= FULL_DATA:  # each more costs minutes
+                found += [(f"SmolLM2, {count}", method, plan) for method in learners]
+            plan = dataclasses.replace(scratch, episodes=count, passes=10.0 * passes)
+            found += [(f"scratch, {count}", method, plan) for method in learners]
+    else:
+        for layers, width in ((1, 16), (2, 32), (2, 64), (4, 128)):
+            plan = dataclasses.replace(scratch, layers=layers, width=width, episodes=4_000)
+            found += [(f"{layers} layers, width {width}", method, plan) for method in learners]
     return found
 
 
-def run_plan(
-    name: str, plan: Plan, methods: Sequence[str], seed: int, folder: Path
-) -> list[dict[str, Any]]:
-    """A row for each method: read where it is finished, otherwise worked out."""
-    said = {"name": name, "seed": seed, "plan": dataclasses.asdict(plan)}
-    slug = name.replace(",", "").replace(" ", "_")
-    paths = {method: folder / f"{slug}_{method}_{seed}.json" for method in methods}
-    rows = {method: _finished(path, said) for method, path in paths.items()}
-    if None in rows.values():
-        pretrained, tokenizer = begin_with(plan, seed)
-        model = with_adapters(pretrained, plan.rank, seed)
-        data = recorded_choices(plan, tokenizer, seed)
-        clone = None
-        for key in [key for key, row in rows.items() if row is None]:
-            begun = time.perf_counter()
-            if clone is None and (key == "bc" or ROWS[key].from_clone):
-                clone = train_method("bc", model, tokenizer, data, plan, seed)
-            first = clone.behavior if ROWS[key].from_clone else model
-            trained = (
-                clone if key == "bc" else train_method(key, first, tokenizer, data, plan, seed)
-            )
-            seconds = time.perf_counter() - begun
-            kept = None if plan.model == "scratch" else pretrained
-            row = {**said, "method": key, "seconds": seconds, **measure(trained, kept, plan)}
-            replace_file(paths[key], json.dumps(row).encode())
-            print({n: v for n, v in row.items() if not isinstance(v, (list, dict))}, flush=True)
-            rows[key] = row
-    return [rows[method] for method in methods]
-
-
-def _finished(path: Path, said: dict[str, Any]) -> dict[str, Any] | None:
+def run_training(name: str, key: str, plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    """A row: read where it is finished, otherwise worked out."""
+    said = {"name": name, "method": key, "seed": seed, "plan": dataclasses.asdict(plan)}
+    path = folder / f"{name.replace(',', '').replace(' ', '_')}_{key}_{seed}.json"
     row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return row if said.items() <= row.items() else None
+    if said.items() <= row.items():
+        return row
+    pretrained, tokenizer = begin_with(plan, seed)
+    model = with_adapters(pretrained, plan.rank, seed)
+    data = recorded_choices(plan, tokenizer, seed)
+    begun = time.perf_counter()
+    if ROWS[key].from_clone:
+        model = train_method("bc", model, tokenizer, data, plan, seed).behavior
+    trained = train_method(key, model, tokenizer, data, plan, seed)
+    seconds = time.perf_counter() - begun
+    weights = sum(weight.numel() for weight in pretrained.parameters())
+    kept = None if plan.model == "scratch" or plan.tuning else pretrained
+    row = {**said, "weights": weights, "seconds": seconds, **measure(trained, kept, plan)}
+    replace_file(path, json.dumps(row).encode())
+    print({n: v for n, v in row.items() if not isinstance(v, (list, dict))}, flush=True)
+    return row
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -311,7 +334,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             f"right, {test} objects": interval(np.array([row[f"right_{test}"] for row in same]))
             for test in ("seen", "unseen")
         }
-        for key in ("error_seen", "error_unseen", "text", "kl", "facts", "grammar", "seconds"):
+        for key in ("nats_unseen", "error_seen", "error_unseen", *Retention._fields, "seconds"):
             known = [row[key] for row in same if key in row]
             line[key.replace("_", ", ")] = float(np.mean(known)) if known else None
         found.append(line | {"seeds": len(same)})
@@ -321,7 +344,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     command = argparse.ArgumentParser(prog="python -m qsft_lite.tasks.twenty_questions.pretrained")
-    command.add_argument("kind", choices=("retention", "low_data"))
+    command.add_argument("kind", choices=("tune", "retention", "low_data", "sizes"))
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = sys.argv[1:] if arguments is None else arguments
     options = command.parse_args(arguments)
@@ -329,20 +352,19 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("QSFT_COMMAND", told)
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    plans = plans_of(options.kind)
-    settings = {name: dataclasses.asdict(plan) for name, (plan, _) in plans.items()}
+    trainings = trainings_of(options.kind)
+    settings = {name: dataclasses.asdict(plan) for name, _, plan in trainings}
     profiles = dict.fromkeys(("smoke", "laptop", "record", "gpu"), {"plans": settings})
     name = f"pretrained_{options.kind}"
     recorder = start(name, profile="record", seed=0, settings=profiles, threads=1)
     folder = project_root() / "build" / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        row
+        run_training(title, method, plan, seed, folder)
         for seed in options.seeds
-        for plan_name, (plan, methods) in plans.items()
-        for row in run_plan(plan_name, plan, methods, seed, folder)
+        for title, method, plan in trainings
     ]
-    table = table_of(sorted(rows, key=lambda row: [*plans].index(row["name"])))
+    table = table_of(rows)
     headline = {
         f"{line['training']}: {line['method']}": line["right, unseen objects"] for line in table
     }

@@ -1,5 +1,6 @@
 """Trainings from a pretrained model, with a tiny network in the place of SmolLM2."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -28,17 +29,16 @@ def tiny(monkeypatch, tmp_path):
 
 
 def test_all_methods_are_trained_and_measured(tiny, tmp_path, capsys):
-    methods = tuple(study.ROWS)
-    rows = study.run_plan("LoRA", PLAN, methods, 0, tmp_path)
-    assert [row["method"] for row in rows] == [*methods]
+    rows = [study.run_training("LoRA", method, PLAN, 0, tmp_path) for method in study.ROWS]
     for row in rows:
         assert len(row["right_unseen"]) == PLAN.asked and set(row["right_seen"]) <= {0, 0.5, 1}
         assert ("error_unseen" in row) == (row["method"] not in ("bc", "filtered_bc"))
         assert row["kl"] > -1e-6 and row["text"] > 0
-    again = study.run_plan("LoRA", PLAN, methods, 0, tmp_path)
-    assert again == json.loads(json.dumps(rows))  # read, not trained
+        assert row["nats_unseen"] > 0 and 0 < row["mass_unseen"] < 1
+    again = study.run_training("LoRA", "ilql", PLAN, 0, tmp_path)
+    assert again == json.loads(json.dumps(rows[-1]))  # read, not trained
     (tmp_path / "LoRA_ilql_0.json").unlink()
-    redone = study.run_plan("LoRA", PLAN, methods, 0, tmp_path)[-1]
+    redone = study.run_training("LoRA", "ilql", PLAN, 0, tmp_path)
     same = {name: value for name, value in redone.items() if name != "seconds"}
     assert same.items() <= rows[-1].items()
 
@@ -48,10 +48,16 @@ def test_all_methods_are_trained_and_measured(tiny, tmp_path, capsys):
 
 
 def test_a_plan_that_changed_is_trained_again(tmp_path, capsys):
-    study.run_plan("LoRA", PLAN, ("bc",), 0, tmp_path)
-    other = study.dataclasses.replace(PLAN, rank=0)
-    [row] = study.run_plan("LoRA", other, ("bc",), 0, tmp_path)
-    assert row["plan"]["rank"] == 0
+    study.run_training("LoRA", "bc", PLAN, 0, tmp_path)
+    other = dataclasses.replace(PLAN, rank=0)
+    assert study.run_training("LoRA", "bc", other, 0, tmp_path)["plan"]["rank"] == 0
+
+
+def test_tuning_never_meets_an_object_of_the_test():
+    tests = {thing.name for thing in study.objects_of(PLAN)[1]}
+    learned, validation = study.objects_of(dataclasses.replace(PLAN, tuning=True))
+    names = [thing.name for thing in [*learned, *validation]]
+    assert learned and validation and len(set(names)) == len(names) and not tests & set(names)
 
 
 def test_a_new_head_says_the_prior_of_what_was_never_taken():
@@ -89,9 +95,16 @@ def test_the_adapters_leave_the_pretrained_weights_and_can_be_switched_off():
 
 
 def test_few_data_are_met_more_often_and_the_test_is_one_for_all():
-    plans = study.plans_of("low_data")
-    assert {plan.asked for plan, _ in plans.values()} == {study.Plan().asked}
-    met = [p.episodes * p.passes for name, (p, _) in plans.items() if name.startswith("pre")]
-    assert met == sorted(met) and met[0] >= 270
+    trainings = study.trainings_of("low_data")
+    assert {plan.asked for _, _, plan in trainings} == {study.Plan().asked}
+    met = [plan.episodes * plan.passes for name, _, plan in trainings if name.startswith("Smol")]
+    assert met == sorted(met) and met[0] >= 100
     tests = study.asked_of(PLAN)
     assert tests == study.asked_of(PLAN) and tests["seen"] != tests["unseen"]
+
+
+@pytest.mark.parametrize("kind", ["tune", "retention", "low_data", "sizes"])
+def test_each_row_of_a_table_has_a_name_of_its_own_and_tuning_is_for_tuning_alone(kind):
+    trainings = study.trainings_of(kind)
+    assert len({(name, method) for name, method, _ in trainings}) == len(trainings)
+    assert {plan.tuning for _, _, plan in trainings} == {kind == "tune"}
