@@ -58,6 +58,7 @@ bench: set-up ## time losses, training steps, and play, each beside a rival
 	$(VENV_PYTHON) -m benchmarks.loss
 	$(VENV_PYTHON) -m benchmarks.step
 	$(VENV_PYTHON) -m benchmarks.decode
+	$(VENV_PYTHON) -m benchmarks.pretrained
 
 book: set-up ## build the website into build/book/html, from the committed outputs
 	@$(VENV_PYTHON) -m tools.book

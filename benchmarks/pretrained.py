@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 import transformers
@@ -108,6 +109,8 @@ def measured(
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
     run = start("pretrained", arguments, SMOKE, LAPTOP, GPU)
     with tempfile.TemporaryDirectory() as folder:

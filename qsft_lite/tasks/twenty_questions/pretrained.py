@@ -82,6 +82,7 @@ class Row(NamedTuple):
 
 
 ROWS = {
+    "none": Row("no training", "none", {}),
     "bc": Row("Behavior cloning", "bc", {}),
     "filtered_bc": Row("Filtered cloning", "filtered_bc", {"fraction": 1 / OFFERED}),  # the paid
     "q_sft": Row("Q-SFT (ours)", "q_sft", RETURNS),
@@ -182,7 +183,7 @@ def train_method(
     plan: Plan,
     seed: int,
 ) -> TrainedMethod:
-    """One of ROWS, from these weights, which stay as they are."""
+    """One of ROWS, but "none", from these weights, which stay as they are."""
     row = ROWS[key]
     with tempfile.TemporaryDirectory() as folder:
         args = QSFTConfig(
@@ -268,7 +269,7 @@ def trainings_of(kind: str) -> Trainings:
     """All rows of a table: name, method, plan."""
     scratch = Plan(model="scratch", rank=0, rate=SCRATCH_RATE, passes=10.0)
     learners = ("filtered_bc", "q_sft")
-    adapted = ("bc", *learners, "ilql")
+    adapted = ("bc", *learners, "q_sft_new_head", "ilql")
     found: Trainings = []
     if kind == "tune":
         for start_at, plan, rates, methods in (
@@ -280,6 +281,7 @@ def trainings_of(kind: str) -> Trainings:
                 tuned = dataclasses.replace(plan, rate=rate, tuning=True)
                 found += [(f"{start_at}, {rate:g}", method, tuned) for method in methods]
     elif kind == "retention":
+        found.append(("as it comes", "none", Plan(rank=0)))
         found += [
             ("LoRA", method, Plan(rate=LORA_RATE)) for method in (*adapted, "q_sft_from_clone")
         ]
@@ -314,7 +316,10 @@ def run_training(name: str, key: str, plan: Plan, seed: int, folder: Path) -> di
     begun = time.perf_counter()
     if ROWS[key].from_clone:
         model = train_method("bc", model, tokenizer, data, plan, seed).behavior
-    trained = train_method(key, model, tokenizer, data, plan, seed)
+    if key == "none":
+        trained = TrainedMethod.cloned(pretrained, tokenizer)
+    else:
+        trained = train_method(key, model, tokenizer, data, plan, seed)
     seconds = time.perf_counter() - begun
     weights = sum(weight.numel() for weight in pretrained.parameters())
     kept = None if plan.model == "scratch" or plan.tuning else pretrained
