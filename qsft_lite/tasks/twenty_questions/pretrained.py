@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -288,9 +289,9 @@ def trainings_of(kind: str) -> Trainings:
         whole = Plan(rank=0, rate=ALL_RATE)
         found += [("all weights", method, whole) for method in ("bc", *learners)]
     elif kind == "low_data":
-        for count in (4, 12, 40, 120, FULL_DATA, 1_200, 4_000, 12_000):
+        for count in (4, 40, 120, FULL_DATA, 1_200, 4_000, 12_000):
             # Few data are met more than once, as anyone would.
-            passes = max(1, 120 // count)
+            passes = max(1.0, 120 / count)
             plan = Plan(episodes=count, passes=passes, rate=LORA_RATE)
             if count <= FULL_DATA:  # each more costs minutes
                 found += [(f"SmolLM2, {count}", method, plan) for method in learners]
@@ -303,10 +304,10 @@ def trainings_of(kind: str) -> Trainings:
     return found
 
 
-def run_training(name: str, key: str, plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
-    """A row: read where it is finished, otherwise worked out."""
-    said = {"name": name, "method": key, "seed": seed, "plan": dataclasses.asdict(plan)}
-    path = folder / f"{name.replace(',', '').replace(' ', '_')}_{key}_{seed}.json"
+def run_training(key: str, plan: Plan, seed: int, folder: Path) -> dict[str, Any]:
+    """What was measured of a training: read where it is finished, otherwise worked out."""
+    said = {"method": key, "seed": seed, "plan": dataclasses.asdict(plan)}
+    path = folder / f"{key}_{seed}_{zlib.crc32(json.dumps(said).encode()):08x}.json"
     row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if said.items() <= row.items():
         return row
@@ -362,10 +363,10 @@ def main(arguments: list[str] | None = None) -> int:
     profiles = dict.fromkeys(("smoke", "laptop", "record", "gpu"), {"plans": settings})
     name = f"pretrained_{options.kind}"
     recorder = start(name, profile="record", seed=0, settings=profiles, threads=1)
-    folder = project_root() / "build" / "runs" / name
+    folder = project_root() / "build" / "runs" / "pretrained"  # tables share rows
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        run_training(title, method, plan, seed, folder)
+        {"name": title, **run_training(method, plan, seed, folder)}
         for seed in options.seeds
         for title, method, plan in trainings
     ]
