@@ -37,7 +37,7 @@ LAPTOP = {
     "models": [
         {"layers": 3, "width": 128, "heads": 4, "vocabulary": 64},  # Wordle by character
         {"layers": 4, "width": 256, "heads": 8, "vocabulary": 2048},
-        {"name": "SmolLM2-135M", "rank": 16},
+        {"name": "SmolLM2-135M", "rank": 16, "repetitions": 4},  # half a minute each
     ],
     "batch": 8,
     "prompt tokens": 32,
@@ -129,8 +129,9 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = run.settings["batch"] * run.settings["new tokens"]
     for shape in run.settings["models"]:
         name = shape.get("name") or f"{shape['layers']} layers, width {shape['width']}"
+        repetitions = shape.get("repetitions", run.settings["repetitions"])
         seconds = raw[name] = interleaved_seconds(
-            sides(shape, run.settings, run.device), run.settings["repetitions"]
+            sides(shape, run.settings, run.device), repetitions
         )
         peer = seconds["two generate() calls"]
         for policy in (one for one in GOALS if one in seconds):
