@@ -262,7 +262,8 @@ def measure(
 
 FULL_DATA = 400
 # Chosen by ``tune``: log of 2026-11-27.
-LORA_RATE, ALL_RATE, SCRATCH_RATE = 1e-3, 1e-4, 3e-3
+LORA_RATE, SCRATCH_RATE = 1e-3, 3e-3
+ALL_RATES = {"bc": 1e-4, "filtered_bc": 2e-4, "q_sft": 1e-4}
 Trainings = list[tuple[str, str, Plan]]
 
 
@@ -275,7 +276,7 @@ def trainings_of(kind: str) -> Trainings:
     if kind == "tune":
         for start_at, plan, rates, methods in (
             ("LoRA", Plan(), (5e-4, 1e-3, 2e-3), adapted),
-            ("all weights", Plan(rank=0), (5e-5, 1e-4, 2e-4), ("bc", *learners)),
+            ("all weights", Plan(rank=0), (5e-5, 1e-4, 2e-4, 4e-4), tuple(ALL_RATES)),
             ("scratch", scratch, (1e-3, 3e-3, 1e-2), ("bc", *learners)),
         ):
             for rate in rates:
@@ -286,10 +287,11 @@ def trainings_of(kind: str) -> Trainings:
         found += [
             ("LoRA", method, Plan(rate=LORA_RATE)) for method in (*adapted, "q_sft_from_clone")
         ]
-        whole = Plan(rank=0, rate=ALL_RATE)
-        found += [("all weights", method, whole) for method in ("bc", *learners)]
+        found += [
+            ("all weights", method, Plan(rank=0, rate=rate)) for method, rate in ALL_RATES.items()
+        ]
     elif kind == "low_data":
-        for count in (4, 40, 120, FULL_DATA, 1_200, 4_000):
+        for count in (4, 40, 120, FULL_DATA, 1_200):
             # Few data are met more than once, as anyone would.
             passes = max(1.0, 120 / count)
             plan = Plan(episodes=count, passes=passes, rate=LORA_RATE)
@@ -299,7 +301,7 @@ def trainings_of(kind: str) -> Trainings:
             found += [(f"scratch, {count}", method, plan) for method in learners]
     else:
         for layers, width in ((1, 16), (2, 32), (2, 64), (4, 128)):
-            plan = dataclasses.replace(scratch, layers=layers, width=width, episodes=1_200)
+            plan = dataclasses.replace(scratch, layers=layers, width=width)
             found += [(f"{layers} layers, width {width}", method, plan) for method in learners]
     return found
 
