@@ -10,20 +10,17 @@ theta, which learns, its moving average, and the clone. The rows are
 
 Weights, gradients and the two moments of AdamW are counted, each tensor once, and given over the
 bytes of one model in float32; what a forward and a backward pass allocate, gradients included, is
-the profiler's peak, and deterministic. Times are medians; a processor without products in bfloat16
-is slow at them.
+the profiler's peak. All are deterministic; times are those of ``benchmarks.step``.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 import transformers
 
@@ -36,8 +33,8 @@ from qsft_lite.tasks.twenty_questions import pretrained as study
 from qsft_lite.trainer.config import QSFTConfig
 from qsft_lite.trainer.stages import PairedStage
 
-SMOKE = {"model": "scratch", "rows": 1, "length": 64, "rank": 4, "repetitions": 1}
-LAPTOP = {"model": "smollm2", "rows": 2, "length": 64, "rank": 16, "repetitions": 3}
+SMOKE = {"model": "scratch", "rows": 1, "length": 64, "rank": 4}
+LAPTOP = {"model": "smollm2", "rows": 2, "length": 64, "rank": 16}
 GPU = {**LAPTOP, "rows": 64, "length": 512}
 TRAININGS = {  # name: (LoRA, checkpointing, type of the base)
     "all weights": (False, False, torch.float32),
@@ -89,20 +86,11 @@ def measured(
         allocated = torch.cuda.max_memory_allocated() - before
     else:
         allocated = peak_bytes(step.differentiate, count_kept=True)
-    seconds = []
-    for _ in range(settings["repetitions"]):
-        begun = time.perf_counter()
-        step.whole()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begun)
-    tokens = settings["rows"] * settings["length"]
     return {
         "training": name,
         "weights / one model": weights / size,
         "gradients and moments / one model": 3 * trained / size,
         "a pass allocates (MB)": allocated / 1e6,
-        "tokens/s": tokens / float(np.median(seconds)),
     }
 
 
