@@ -2,6 +2,7 @@
 
 python -m qsft_lite.tasks.twenty_questions.pretrained tune --seeds 100
 python -m qsft_lite.tasks.twenty_questions.pretrained retention --seeds 0 1 2
+python -m qsft_lite.tasks.twenty_questions.pretrained all_weights --seeds 0 1
 python -m qsft_lite.tasks.twenty_questions.pretrained low_data --seeds 0 1 2
 python -m qsft_lite.tasks.twenty_questions.pretrained sizes --seeds 0 1 2
 
@@ -287,6 +288,7 @@ def trainings_of(kind: str) -> Trainings:
         found += [
             ("LoRA", method, Plan(rate=LORA_RATE)) for method in (*adapted, "q_sft_from_clone")
         ]
+    elif kind == "all_weights":
         found += [
             ("all weights", method, Plan(rank=0, rate=ALL_RATES[method])) for method in learners
         ]
@@ -353,7 +355,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     command = argparse.ArgumentParser(prog="python -m qsft_lite.tasks.twenty_questions.pretrained")
-    command.add_argument("kind", choices=("tune", "retention", "low_data", "sizes"))
+    command.add_argument("kind", choices=("tune", "retention", "all_weights", "low_data", "sizes"))
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = sys.argv[1:] if arguments is None else arguments
     options = command.parse_args(arguments)

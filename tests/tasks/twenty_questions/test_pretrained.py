@@ -105,7 +105,7 @@ def test_few_data_are_met_more_often_and_the_test_is_one_for_all():
     assert tests == study.asked_of(PLAN) and tests["seen"] != tests["unseen"]
 
 
-@pytest.mark.parametrize("kind", ["tune", "retention", "low_data", "sizes"])
+@pytest.mark.parametrize("kind", ["tune", "retention", "all_weights", "low_data", "sizes"])
 def test_each_row_of_a_table_has_a_name_of_its_own_and_tuning_is_for_tuning_alone(kind):
     trainings = study.trainings_of(kind)
     assert len({(name, method) for name, method, _ in trainings}) == len(trainings)
