@@ -84,7 +84,9 @@ def test_edges_of_a_grid():
 def test_recorded_tables_are_those_of_their_scores(tmp_path, capsys):
     """What data/results shows is what its scores say, for every recorded tables."""
     every = sorted((ROOT / "data" / "results").glob("*.record.json"))
-    # Prompted play and rounds of play are recorded beside them, and are no studies.
+    # Prompted play and rounds of play are recorded beside them, and are no studies; trainings of
+    # pretrained models have a test of their own.
+    every = [path for path in every if not path.name.startswith("pretrained_")]
     paths = [path for path in every if "seeds" in json.loads(path.read_text())["raw"]]
     assert len(paths) >= len(every) - 4
     for path in paths:

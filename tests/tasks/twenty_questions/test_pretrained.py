@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
 from qsft_lite.models import character_tokenizer, small_model
 from qsft_lite.study import retention
@@ -110,3 +111,16 @@ def test_each_row_of_a_table_has_a_name_of_its_own_and_tuning_is_for_tuning_alon
     trainings = study.trainings_of(kind)
     assert len({(name, method) for name, method, _ in trainings}) == len(trainings)
     assert {plan.tuning for _, _, plan in trainings} == {kind == "tune"}
+
+
+def test_recorded_tables_are_those_of_their_rows_and_plans():
+    paths = sorted((ROOT / "data/results").glob("pretrained_*.record.json"))
+    assert len(paths) >= 5
+    for path in paths:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows = result["raw"]["rows"]
+        assert result["tables"][result["name"]] == study.table_of(rows), path.name
+        trained = {(row["name"], row["method"]): row["plan"] for row in rows}
+        trainings = study.trainings_of(result["name"].removeprefix("pretrained_"))
+        plans = {(name, key): dataclasses.asdict(plan) for name, key, plan in trainings}
+        assert trained == plans, path.name
