@@ -214,7 +214,7 @@ def _heads(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
 
 def _distilling(job: _Job) -> tuple[StageTrainer, TrainedMethod]:
     """A copy of the cloned network that learns to play as the method it is given."""
-    teacher = job.model.policy(**job.options)
+    teacher = copy.deepcopy(job.model).policy(**job.options)
     student = copy.deepcopy(job.model.behavior).requires_grad_(True)
     ruled_out = no_actions(job.tokenizer, output_head(student).out_features)
     trainer = StageTrainer(

@@ -6,7 +6,9 @@ clone, and Q-SFT's values go on from where they are; "distil", it becomes the po
 played, in one network, and values begin anew from it; "best", pi is all there is, and is cloned on
 from the best games.
 
-python -m qsft_lite.study.online --profile record
+python -m qsft_lite.study.online wordle --profile record
+python -m qsft_lite.study.online endgames --profile record
+python -m qsft_lite.study.online alfworld --profile record
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ __all__ = [
 # A coarse grid that reaches the sharpened clone, too, so that values are no burden in round 0.
 BETAS = {**COARSE_BETAS, "relative_support": (0.2, 0.5, 0.9)}
 PLAY_SEED = 4_000  # of the games that are added: round k of seed s has PLAY_SEED + 100 s + k
-RANK = "rank correlation with the return"  # as guessing games measure it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,9 @@ LEARNERS = {
 
 @dataclasses.dataclass(frozen=True)
 class OnlineSettings:
-    """What the rounds are set by; the task is Wordle, with so many words.
+    """What the rounds are set by.
 
+    task: one with a study; own: what to change of its profile "record", besides the numbers here.
     first_games: of round 0, recorded by the data's player. games: added in each of the rounds after
     it. clone_steps: of the first pi; pi_steps, value_steps: of a round. beta, relative_support: by
     which methods with values play the games that are added; clones play at temperature 1. fraction:
@@ -80,42 +82,77 @@ class OnlineSettings:
     evaluation; they are not learned from. learners: keys of LEARNERS.
     """
 
-    words: int = 20
+    task: str = "wordle"
+    own: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"words": 20, "batch_rows": 8, "even_starts": True}
+    )
     first_games: int = 2_000
     rounds: int = 5
     games: int = 800
-    clone_steps: int = 200
-    pi_steps: int = 40
-    value_steps: int = 150
-    batch_rows: int = 8
+    clone_steps: int = 400
+    pi_steps: int = 400
+    value_steps: int = 300
     beta: float = 32.0
     relative_support: float = 0.2
     fraction: float = 0.2
     seeds: int = 3
     validation_games: int = 100
     test_games: int = 400
-    learners: tuple[str, ...] = tuple(LEARNERS)
+    learners: tuple[str, ...] = ("frozen", "distil", "ilql", "own_best")
 
 
-FEW = {"seeds": 1, "rounds": 1, "learners": ("distil",)}
-TINY = OnlineSettings(6, 100, 1, 40, 4, 3, 4, validation_games=12, test_games=12)
-SHORT = OnlineSettings(clone_steps=100, pi_steps=20, value_steps=60)
-PROFILES = {
-    "smoke": dataclasses.replace(TINY, **FEW),
-    "laptop": dataclasses.replace(SHORT, **FEW),
-    "record": OnlineSettings(rounds=3, seeds=3, learners=("frozen", "distil", "ilql", "own_best")),
-    "gpu": OnlineSettings(rounds=10, value_steps=300, seeds=5),
+WORDLE = OnlineSettings()
+ENDGAMES = OnlineSettings(
+    "endgames",
+    own={
+        "materials": "Q",
+        "width": 64,
+        "batch_rows": 8,
+        "row_tokens": 128,
+        "learning_rate": 5e-3,
+        "longest_recorded": 40,
+        "longest_game": 40,
+    },
+    first_games=8_000,
+    clone_steps=600,
+    pi_steps=600,
+    value_steps=200,
+    validation_games=50,
+    test_games=162,
+)
+ALFWORLD = OnlineSettings(
+    "alfworld",
+    own={"rooms": "bathroom", "wanderers": 0.25},
+    first_games=2_000,
+    games=200,
+    clone_steps=400,
+    pi_steps=100,
+    value_steps=100,
+    validation_games=46,
+    test_games=122,
+)
+ONE = {"rounds": 1, "seeds": 1, "learners": ("distil",)}
+GAMES = {"first_games": 100, "games": 20, "validation_games": 4, "test_games": 8}
+STEPS = {"clone_steps": 4, "pi_steps": 3, "value_steps": 4}
+PROFILES: dict[str, dict[str, OnlineSettings]] = {
+    one.task: {
+        "smoke": dataclasses.replace(one, **GAMES, **STEPS, **ONE),
+        "laptop": dataclasses.replace(one, clone_steps=100, pi_steps=20, value_steps=60, **ONE),
+        "record": one,
+        "gpu": dataclasses.replace(one, rounds=10, seeds=5),
+    }
+    for one in (WORDLE, ENDGAMES, ALFWORLD)
 }
+"""Of each task its profiles."""
 
 
 def task_of(settings: OnlineSettings, seed: int) -> Task:
     """The task of one seed: its games are those of round 0."""
-    wordle = module_of("wordle")
-    names = ("words", "batch_rows", "validation_games", "test_games")
-    changes = {name: getattr(settings, name) for name in names}
-    changes |= {"games": settings.first_games, "even_starts": True, "threads": 1}
+    module = module_of(settings.task)
+    changes = {name: getattr(settings, name) for name in ("validation_games", "test_games")}
+    changes |= {"games": settings.first_games, "threads": 1}
     changes |= {"warmup_steps": 20, "value_warmup_steps": 20}
-    return wordle.TASK(changed(wordle.PROFILES["record"], changes), seed)
+    return module.TASK(changed(module.PROFILES["record"], changes | settings.own), seed)
 
 
 def first_methods(task: Task, settings: OnlineSettings) -> dict[str, TrainedMethod]:
@@ -146,9 +183,9 @@ def online_rounds(
     Returns:
         A dict a round: "round"; "games" it has learned from; "played", mean score of the games that
         it has added (None in round 0); "score" of the test games, with options that validation
-        games chose; "rank" correlation of its values with returns, on games of the data's player;
-        and "stale", the same of the earlier network of q read against the new pi (None where there
-        is no such thing).
+        games chose; "rank", the first rank correlation of its values that the task measures, such
+        as with returns on games of the data's player; and "stale", the same of the earlier network
+        of q read against the new pi (None where there is no such thing).
     """
     episodes, trained, found = task.episodes, first, []
     for number in range(settings.rounds + 1):
@@ -160,9 +197,10 @@ def online_rounds(
         grid = COARSE_TEMPERATURES if trained.values is None else BETAS
         choice = choose(_Validation(task, trained), grid, widenings=0)
         score = task.play(task.policy(trained, **choice.options), test=True).mean
-        rank = task.measure(trained).get(RANK)
         one = {"round": number, "games": len(episodes), "played": played, "score": score}
-        found.append(one | {"rank": rank, "stale": stale, "options": choice.options})
+        found.append(
+            one | {"rank": _rank(task, trained), "stale": stale, "options": choice.options}
+        )
     return found
 
 
@@ -185,11 +223,16 @@ def _learn_on(
         steps = settings.pi_steps
         begin = _train(task, "q_sft_distilled", trained, episodes, steps, **policy).behavior
         if learner.method == "q_sft":
-            stale = task.measure(dataclasses.replace(trained, behavior=begin)).get(RANK)
+            stale = _rank(task, dataclasses.replace(trained, behavior=begin))
     elif learner.method == "q_sft":
         begin, options = trained, {"returns_first": 0.0}
     steps = settings.value_steps
     return _train(task, learner.method, begin, episodes, steps, **options), stale
+
+
+def _rank(task: Task, trained: TrainedMethod) -> float | None:
+    measured = task.measure(trained).items()
+    return next((value for name, value in measured if name.startswith("rank correlation")), None)
 
 
 class _Validation:
@@ -246,40 +289,42 @@ def _mean(values: np.ndarray) -> Any:
     return {"mean": mean, "low": float(mean - reach), "high": float(mean + reach)}
 
 
-def run(profile: str, output: Path) -> None:
+def run(task: str, profile: str, output: Path) -> None:
     """All learners with all seeds, from wherever the last call got to; recorded at the end."""
-    settings = PROFILES[profile]
-    profiles = {name: dataclasses.asdict(one) for name, one in PROFILES.items()}
-    recorder = start("wordle_online", profile=profile, seed=0, threads=1, settings=profiles)
+    settings = PROFILES[task][profile]
+    profiles = {name: dataclasses.asdict(one) for name, one in PROFILES[task].items()}
+    name = f"{task}_online"
+    recorder = start(name, profile=profile, seed=0, threads=1, settings=profiles)
     learners = {key: LEARNERS[key] for key in settings.learners}
     found: dict[str, list[list[dict[str, Any]]]] = {one.title: [] for one in learners.values()}
     for seed in range(settings.seeds):
-        task = task_of(settings, seed)
+        game = task_of(settings, seed)
         first: dict[str, TrainedMethod] = {}
         for key, learner in learners.items():
-            path = output / f"{profile}.seed{seed}.{key}.json"
+            path = output / f"{name}.{profile}.seed{seed}.{key}.json"
             if not path.exists():
-                first = first or first_methods(task, settings)
-                rounds = online_rounds(task, learner, settings, first[learner.method])
+                first = first or first_methods(game, settings)
+                rounds = online_rounds(game, learner, settings, first[learner.method])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(path, json.dumps(rounds).encode())
             found[learner.title].append(json.loads(path.read_text(encoding="utf-8")))
             print(seed, learner.title, [one["score"] for one in found[learner.title][-1]])
-    levels = task.levels()
+    levels = game.levels()
     rows = table(found)
     headline = {**levels, **{row["learner"]: row["last less first"] for row in rows}}
-    recorder.record(headline=headline, tables={"wordle_online": rows}, raw=found)
+    recorder.record(headline=headline, tables={name: rows}, raw=found)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m qsft_lite.study.online")
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="laptop")
+    parser.add_argument("task", choices=sorted(PROFILES))
+    parser.add_argument("--profile", choices=("smoke", "laptop", "record", "gpu"), default="laptop")
     parser.add_argument("--output", type=Path, default=project_root() / "build" / "online")
     options = parser.parse_args(arguments)
-    told = f"python -m qsft_lite.study.online --profile {options.profile}"
+    told = f"python -m qsft_lite.study.online {options.task} --profile {options.profile}"
     os.environ.setdefault("QSFT_COMMAND", told)
-    run(options.profile, options.output)
+    run(options.task, options.profile, options.output)
 
 
 if __name__ == "__main__":

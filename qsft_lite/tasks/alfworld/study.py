@@ -94,7 +94,9 @@ class ALFWorldTask(AgentTask):
     best, longest_action = "Expert", 3
 
     def __init__(self, settings: ALFWorldSettings, seed: int):
-        env = ALFWorld(format=settings.format, max_steps=settings.longest_game)
+        env = ALFWorld(
+            format=settings.format, rooms=settings.rooms, max_steps=settings.longest_game
+        )
         super().__init__(settings, seed, env)
 
     def parts(self, word: str) -> Sequence[tuple]:

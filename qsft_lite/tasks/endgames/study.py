@@ -167,7 +167,13 @@ class EndgameTask(Task):
         )
 
     def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
-        """See Task.encoded; in pieces that fit a row, of one game or several."""
+        """See Task.encoded; in pieces that fit a row, of one game or several.
+
+        The data's player makes no illegal move. In a policy's own games one costs a turn, by which
+        the mate is discounted, and no reward: the values would not stay in [0, 1].
+        """
+        if any(min(rewards) < 0 for rewards in games["reward"]):
+            games = games.map(lambda game: {"reward": [max(one, 0.0) for one in game["reward"]]})
         scale = RewardScale(0, 1, "step")
         options = {"gamma": self.settings.gamma, "discount": "turn", "memory": "turn"}
         turns = encode(games, self.tokenizer, scale=scale, **options)
