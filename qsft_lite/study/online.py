@@ -54,20 +54,32 @@ PLAY_SEED = 4_000  # of the games that are added: round k of seed s has PLAY_SEE
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """How to go on. method: "q_sft", "ilql", or "bc"; pi: "frozen", "distil", or of bc "best"."""
+    """How to go on.
+
+    method: "q_sft", "ilql", or "bc". pi: "frozen", "distil", or of bc "best". beta: by which a
+    method with values plays the games that are added, and is distilled; clones play at temperature
+    1. pi_share: of the steps of a round's pi.
+    """
 
     title: str
     method: str
     pi: str
+    beta: float = 32.0
+    pi_share: float = 1.0
 
 
 LEARNERS = {
     "frozen": Learner("Q-SFT, pi frozen", "q_sft", "frozen"),
     "distil": Learner("Q-SFT, pi distilled", "q_sft", "distil"),
+    "distil_softly": Learner("Q-SFT, pi distilled at beta 8", "q_sft", "distil", beta=8.0),
     "ilql": Learner("ILQL, pi frozen", "ilql", "frozen"),
     "ilql_distil": Learner("ILQL, pi distilled", "ilql", "distil"),
     "own_best": Learner("Cloning its own best games", "bc", "best"),
+    "own_best_briefly": Learner("The same in a tenth of the steps", "bc", "best", pi_share=0.1),
 }
+
+
+FOUR = ("frozen", "distil", "ilql", "own_best")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +88,9 @@ class OnlineSettings:
 
     task: one with a study; own: what to change of its profile "record", besides the numbers here.
     first_games: of round 0, recorded by the data's player. games: added in each of the rounds after
-    it. clone_steps: of the first pi; pi_steps, value_steps: of a round. beta, relative_support: by
-    which methods with values play the games that are added; clones play at temperature 1. fraction:
-    of all games so far, the best ones, that are cloned. validation_games, test_games: of each
+    it. clone_steps: of the first pi; pi_steps, value_steps: of a round. relative_support: of
+    methods with values in the games that are added, and in distilling. fraction: of all games so
+    far, the best ones, that are cloned. validation_games, test_games: of each
     evaluation; they are not learned from. learners: keys of LEARNERS.
     """
 
@@ -92,16 +104,15 @@ class OnlineSettings:
     clone_steps: int = 400
     pi_steps: int = 400
     value_steps: int = 300
-    beta: float = 32.0
     relative_support: float = 0.2
     fraction: float = 0.2
     seeds: int = 3
     validation_games: int = 100
     test_games: int = 400
-    learners: tuple[str, ...] = ("frozen", "distil", "ilql", "own_best")
+    learners: tuple[str, ...] = FOUR
 
 
-WORDLE = OnlineSettings()
+WORDLE = OnlineSettings(learners=(*FOUR, "distil_softly", "own_best_briefly"))
 ENDGAMES = OnlineSettings(
     "endgames",
     own={
@@ -114,9 +125,10 @@ ENDGAMES = OnlineSettings(
         "longest_game": 40,
     },
     first_games=8_000,
+    games=400,
     clone_steps=600,
-    pi_steps=600,
-    value_steps=200,
+    pi_steps=300,
+    value_steps=150,
     validation_games=50,
     test_games=162,
 )
@@ -131,12 +143,13 @@ ALFWORLD = OnlineSettings(
     validation_games=46,
     test_games=122,
 )
+TINY = {"layers": 1, "width": 16}
 ONE = {"rounds": 1, "seeds": 1, "learners": ("distil",)}
 GAMES = {"first_games": 100, "games": 20, "validation_games": 4, "test_games": 8}
 STEPS = {"clone_steps": 4, "pi_steps": 3, "value_steps": 4}
 PROFILES: dict[str, dict[str, OnlineSettings]] = {
     one.task: {
-        "smoke": dataclasses.replace(one, **GAMES, **STEPS, **ONE),
+        "smoke": dataclasses.replace(one, own=one.own | TINY, **GAMES, **STEPS, **ONE),
         "laptop": dataclasses.replace(one, clone_steps=100, pi_steps=20, value_steps=60, **ONE),
         "record": one,
         "gpu": dataclasses.replace(one, rounds=10, seeds=5),
@@ -191,7 +204,7 @@ def online_rounds(
     for number in range(settings.rounds + 1):
         played = stale = None
         if number:
-            played, newest = _play(task, trained, settings, number)
+            played, newest = _play(task, learner, trained, settings, number)
             episodes = datasets.concatenate_datasets([episodes, newest])
             trained, stale = _learn_on(task, learner, settings, trained, episodes)
         grid = COARSE_TEMPERATURES if trained.values is None else BETAS
@@ -212,16 +225,16 @@ def _learn_on(
     episodes: datasets.Dataset,
 ) -> tuple[TrainedMethod, float | None]:
     """The method after a round, and how the earlier values rank where pi has moved."""
+    pi_steps = max(1, round(settings.pi_steps * learner.pi_share))
     if learner.pi == "best":
         best = best_episodes(episodes, settings.fraction, seed=task.seed)
-        return _train(task, "bc", trained.behavior, best, settings.pi_steps), None
+        return _train(task, "bc", trained.behavior, best, pi_steps), None
     begin: Any = trained.behavior
     options: dict[str, Any] = {}
     stale = None
     if learner.pi == "distil":
-        policy = {"beta": settings.beta, "relative_support": settings.relative_support}
-        steps = settings.pi_steps
-        begin = _train(task, "q_sft_distilled", trained, episodes, steps, **policy).behavior
+        policy = _acts(learner, settings)
+        begin = _train(task, "q_sft_distilled", trained, episodes, pi_steps, **policy).behavior
         if learner.method == "q_sft":
             stale = _rank(task, dataclasses.replace(trained, behavior=begin))
     elif learner.method == "q_sft":
@@ -253,12 +266,17 @@ def _train(
     return train(method, begin, task.tokenizer, episodes, None, args, length=length, **options)
 
 
+def _acts(learner: Learner, settings: OnlineSettings) -> dict[str, Any]:
+    """By which a method with values plays new games."""
+    return {"beta": learner.beta, "relative_support": settings.relative_support}
+
+
 def _play(
-    task: Task, trained: TrainedMethod, settings: OnlineSettings, number: int
+    task: Task, learner: Learner, trained: TrainedMethod, settings: OnlineSettings, number: int
 ) -> tuple[float, datasets.Dataset]:
     """Mean score of a round's new games, and the games, encoded."""
-    options = {"beta": settings.beta, "relative_support": settings.relative_support}
-    policy = task.policy(trained, **({} if trained.values is None else options))
+    options = {} if trained.values is None else _acts(learner, settings)
+    policy = task.policy(trained, **options)
     seed = PLAY_SEED + 100 * task.seed + number
     result = evaluate(policy, task.env, settings.games, seed)
     return result.mean, task.encoded(datasets.Dataset.from_list(result.transcripts))

@@ -112,6 +112,16 @@ def train(problem, method, *, start=None, steps=100, learning_rate=0.05, **optio
     )
 
 
+def kept(start):
+    """What training must leave alone of a network, or of a trained method's networks."""
+    networks = [start.behavior, start.values] if hasattr(start, "behavior") else [start]
+    return [
+        (name, weight.tolist(), weight.requires_grad, network.training)
+        for network in networks
+        for name, weight in network.named_parameters()
+    ]
+
+
 @torch.no_grad()
 def logits(model, tokenizer):
     """(S, V), float64, of what follows each state."""
@@ -287,7 +297,7 @@ def pi_hat(problem, q, options):
 @pytest.mark.parametrize("teacher", ["q_sft", "q_sft_new_head", "q_sft_dummy", "ilql"])
 def test_a_distilled_network_plays_as_its_teacher_does(problem, teacher):
     trained = train(problem, teacher, steps=40)
-    before = {name: weight.clone() for name, weight in trained.values.state_dict().items()}
+    before = kept(trained)
     if teacher == "ilql":
         q = actions_of(logits(trained.values, problem.tokenizer), problem.tokenizer)
     else:
@@ -300,9 +310,7 @@ def test_a_distilled_network_plays_as_its_teacher_does(problem, teacher):
     assert np.abs(learned - expected).max() < 0.01
     assert np.abs(expected - problem.policy).max() > 0.2 and (expected == 0).any()
     assert student.values is None and student.policy(temperature=0.5).temperature == 0.5
-    # The teacher stays as it was, though it was trained a moment ago.
-    after = trained.values.state_dict()
-    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert kept(trained) == before  # though it was trained a moment ago
 
 
 def test_only_a_method_with_values_is_distilled(problem):
@@ -457,19 +465,15 @@ def test_heads_log_how_they_do(problem, tmp_path):
     assert len(losses) == 2 and all(0 < loss < 1 for loss in losses)
 
 
-def test_training_leaves_the_given_model_alone(problem):
-    before = {name: weight.clone() for name, weight in problem.model.state_dict().items()}
-    baselines.train(
-        "bc",
-        problem.model,
-        problem.tokenizer,
-        problem.episodes,
-        None,
-        arguments(problem.folder, max_steps=2),
-        length=LENGTH,
-    )
-    after = problem.model.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+@pytest.mark.parametrize("method", baselines.METHODS)
+def test_training_leaves_the_given_model_as_it_was(problem, method):
+    """Its weights, and which of them can be trained: another method may begin with it, too."""
+    start = problem.model if method == "bc" else problem.cloned.behavior
+    if method == "q_sft_distilled":
+        start = train(problem, "q_sft", steps=1)
+    before = kept(start)
+    train(problem, method, start=start, steps=2)
+    assert kept(start) == before
 
 
 @pytest.mark.parametrize("form", ["paired", "dummy"])

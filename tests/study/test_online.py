@@ -8,10 +8,11 @@ import pytest
 
 from qsft_lite.results import load_result
 from qsft_lite.study import online
+from qsft_lite.tasks.alfworld.games import Split
 
 TINY = dataclasses.replace(
-    online.PROFILES["smoke"],
-    words=4,
+    online.PROFILES["wordle"]["smoke"],
+    own={"words": 4, "batch_rows": 8, "even_starts": True},
     first_games=40,
     games=20,
     validation_games=4,
@@ -93,16 +94,32 @@ def test_a_table_has_the_interval_of_the_seeds():
     assert online.table({"A": rounds[:1]})[0]["last less first"] == 1.0
 
 
+@pytest.mark.parametrize("task", sorted(set(online.PROFILES) - {"wordle"}))
+def test_rounds_of_other_tasks(task):
+    settings = online.PROFILES[task]["smoke"]
+    settings = dataclasses.replace(settings, own=settings.own | {"longest_game": 6})
+    game = online.task_of(settings, seed=0)
+    firsts = online.first_methods(game, settings)
+    first, second = online.online_rounds(game, online.LEARNERS["distil"], settings, firsts["q_sft"])
+    assert second["games"] > first["games"] and np.isfinite(second["played"])
+    assert -1 <= first["rank"] <= 1 and -1 <= second["stale"] <= 1
+
+
+def test_new_games_of_alfworld_are_of_its_rooms():
+    task = online.task_of(online.PROFILES["alfworld"]["smoke"], seed=0)
+    assert set(task.env.source.names) == set(Split("train", "bathroom").names)
+
+
 def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     datasets.disable_progress_bars()
     monkeypatch.setenv("QSFT_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("QSFT_COMMAND", "")
     only = dataclasses.replace(TINY, learners=("own_best",))
-    monkeypatch.setitem(online.PROFILES, "smoke", only)
-    online.run("smoke", tmp_path / "pieces")
+    monkeypatch.setitem(online.PROFILES["wordle"], "smoke", only)
+    online.run("wordle", "smoke", tmp_path / "pieces")
     found = load_result(tmp_path / "results" / "wordle_online.smoke.json")
     assert [len(seed) for seed in found["raw"]["Cloning its own best games"]] == [2]
     monkeypatch.setattr(online, "online_rounds", None)  # nothing is trained again
-    online.run("smoke", tmp_path / "pieces")
+    online.run("wordle", "smoke", tmp_path / "pieces")
     again = load_result(tmp_path / "results" / "wordle_online.smoke.json")
     assert again["raw"] == found["raw"] and again["tables"] == found["tables"]

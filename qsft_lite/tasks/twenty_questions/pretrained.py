@@ -293,6 +293,7 @@ def trainings_of(kind: str) -> Trainings:
             ("all weights", method, Plan(rank=0, rate=ALL_RATES[method])) for method in learners
         ]
     elif kind == "low_data":
+        found.append(("as it comes", "none", Plan(rank=0)))
         for count in (40, 120, FULL_DATA):
             # Few data are met more than once, as anyone would.
             passes = max(1.0, 120 / count)
@@ -335,7 +336,11 @@ def run_training(key: str, plan: Plan, seed: int, folder: Path) -> dict[str, Any
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each name and method; intervals are over seeds and choices, see ``interval``."""
+    """A line for each name and method; intervals are over seeds and choices, see ``interval``.
+
+    Two columns say what a row has more than the model as it comes, where the table has it, and than
+    filtered cloning of the same name, with the intervals of paired differences.
+    """
     found = []
     for name, method in dict.fromkeys((row["name"], row["method"]) for row in rows):
         same = [row for row in rows if (row["name"], row["method"]) == (name, method)]
@@ -345,11 +350,28 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             f"right, {test} objects": interval(np.array([row[f"right_{test}"] for row in same]))
             for test in ("seen", "unseen")
         }
+        for other in ("none", "filtered_bc"):
+            rival = [row for row in rows if row["method"] == other]
+            rival = [row for row in rival if other == "none" or row["name"] == name]
+            line[f"unseen, less {ROWS[other].title.lower()}"] = _difference(same, rival)
         for key in ("nats_unseen", "error_seen", "error_unseen", *Retention._fields, "seconds"):
             known = [row[key] for row in same if key in row]
             line[key.replace("_", ", ")] = float(np.mean(known)) if known else None
         found.append(line | {"seeds": len(same)})
-    return found
+    empty = [key for key in found[0] if all(line[key] is None for line in found)]
+    return [{key: value for key, value in line.items() if key not in empty} for line in found]
+
+
+def _difference(
+    rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
+) -> dict[str, float] | None:
+    """Of choices about unseen objects, those right in rows less those right in others, paired."""
+    theirs = {row["seed"]: row["right_unseen"] for row in others}
+    if not theirs or rows[0]["method"] == others[0]["method"]:
+        return None
+    return interval(
+        np.array([row["right_unseen"] for row in rows]) - [theirs[row["seed"]] for row in rows]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from places import ROOT
 
 from qsft_lite.models import character_tokenizer, small_model
 from qsft_lite.study import retention
+from qsft_lite.study.tables import interval
 from qsft_lite.tasks.twenty_questions import pretrained as study
 
 pytest.importorskip("peft")
@@ -111,6 +112,22 @@ def test_each_row_of_a_table_has_a_name_of_its_own_and_tuning_is_for_tuning_alon
     trainings = study.trainings_of(kind)
     assert len({(name, method) for name, method, _ in trainings}) == len(trainings)
     assert {plan.tuning for _, _, plan in trainings} == {kind == "tune"}
+
+
+def test_differences_are_paired_by_seed_and_choice():
+    def row(method, seed, right):
+        same = {"name": "LoRA", "weights": 1, "nats_unseen": 1.0, "seconds": 1.0}
+        return {**same, "method": method, "seed": seed, "right_seen": right, "right_unseen": right}
+
+    rows = [row("q_sft", 0, [1, 1, 0, 1]), row("q_sft", 1, [1, 0, 1, 1])]
+    theirs = {1: [0, 0, 1, 1], 0: [1, 0, 0, 1]}
+    rows += [row("filtered_bc", seed, right) for seed, right in theirs.items()]
+    ours, filtered = study.table_of(rows)
+    # Right where the other is not: the second choice of seed 0, the first of seed 1.
+    difference = interval(np.array([[0, 1, 0, 0], [1, 0, 0, 0]]))
+    assert ours["unseen, less filtered cloning"] == difference and difference["mean"] == 0.25
+    assert filtered["unseen, less filtered cloning"] is None
+    assert "unseen, less no training" not in ours  # no such row, so no column
 
 
 def test_recorded_tables_are_those_of_their_rows_and_plans():
