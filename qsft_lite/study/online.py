@@ -75,7 +75,7 @@ LEARNERS = {
     "ilql": Learner("ILQL, pi frozen", "ilql", "frozen"),
     "ilql_distil": Learner("ILQL, pi distilled", "ilql", "distil"),
     "own_best": Learner("Cloning its own best games", "bc", "best"),
-    "own_best_briefly": Learner("The same in a tenth of the steps", "bc", "best", pi_share=0.1),
+    "own_best_briefly": Learner("Own best, in a tenth of the steps", "bc", "best", pi_share=0.1),
 }
 
 
