@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,6 @@ LEARNERS = {
     "own_best": Learner("Cloning its own best games", "bc", "best"),
     "own_best_briefly": Learner("Own best, in a tenth of the steps", "bc", "best", pi_share=0.1),
 }
-
-
 FOUR = ("frozen", "distil", "ilql", "own_best")
 
 
@@ -90,8 +89,8 @@ class OnlineSettings:
     first_games: of round 0, recorded by the data's player. games: added in each of the rounds after
     it. clone_steps: of the first pi; pi_steps, value_steps: of a round. relative_support: of
     methods with values in the games that are added, and in distilling. fraction: of all games so
-    far, the best ones, that are cloned. validation_games, test_games: of each
-    evaluation; they are not learned from. learners: keys of LEARNERS.
+    far, the best ones, that are cloned. validation_games, test_games: of each evaluation; they are
+    not learned from. learners: keys of LEARNERS.
     """
 
     task: str = "wordle"
@@ -308,7 +307,11 @@ def _mean(values: np.ndarray) -> Any:
 
 
 def run(task: str, profile: str, output: Path) -> None:
-    """All learners with all seeds, from wherever the last call got to; recorded at the end."""
+    """All learners with all seeds, from wherever the last call got to; recorded at the end.
+
+    The rounds of a learner and seed are kept in a file of output, and read by the next call with
+    the same settings.
+    """
     settings = PROFILES[task][profile]
     profiles = {name: dataclasses.asdict(one) for name, one in PROFILES[task].items()}
     name = f"{task}_online"
@@ -319,7 +322,12 @@ def run(task: str, profile: str, output: Path) -> None:
         game = task_of(settings, seed)
         first: dict[str, TrainedMethod] = {}
         for key, learner in learners.items():
-            path = output / f"{name}.{profile}.seed{seed}.{key}.json"
+            said = dataclasses.asdict(settings) | {
+                "learners": dataclasses.asdict(learner),
+                "seeds": 0,
+            }
+            code = zlib.crc32(json.dumps(said).encode())  # other settings, other rounds
+            path = output / f"{name}.seed{seed}.{key}_{code:08x}.json"
             if not path.exists():
                 first = first or first_methods(game, settings)
                 rounds = online_rounds(game, learner, settings, first[learner.method])

@@ -123,3 +123,7 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     online.run("wordle", "smoke", tmp_path / "pieces")
     again = load_result(tmp_path / "results" / "wordle_online.smoke.json")
     assert again["raw"] == found["raw"] and again["tables"] == found["tables"]
+    other = dataclasses.replace(only, pi_steps=2)
+    monkeypatch.setitem(online.PROFILES["wordle"], "smoke", other)
+    with pytest.raises(TypeError):  # other settings: rounds would be played
+        online.run("wordle", "smoke", tmp_path / "pieces")
