@@ -56,7 +56,7 @@ def test_games_grow_by_those_that_were_played(begun, key, monkeypatch):
     assert all(-6 <= one["score"] <= 0 for one in (first, second))
     methods = [(method, games, returns_first) for method, games, returns_first, _ in asked]
     last = asked[-1][-1]
-    if key == "own_best":
+    if learner.pi == "best":
         assert methods == [("bc", 12, None)]  # a fifth of all
     elif learner.pi == "distil":
         assert methods == [("q_sft_distilled", 60, None), (learner.method, 60, None)]
@@ -66,7 +66,8 @@ def test_games_grow_by_those_that_were_played(begun, key, monkeypatch):
         goes_on = 0.0 if key == "frozen" else None
         assert methods == [(learner.method, 60, goes_on)]
         assert same(weights(last.behavior), before)  # pi stands still
-    assert (second["stale"] is not None) == (key == "distil")
+    read_anew = learner.pi == "distil" and learner.method == "q_sft"
+    assert (second["stale"] is not None) == read_anew
 
 
 def test_values_are_read_against_another_pi(begun):
