@@ -117,3 +117,29 @@ def test_unseen_starts_are_those_that_no_recorded_game_came_through():
     one.unseen = np.zeros_like(one.unseen)
     found = one.describe(SimpleNamespace(returns=returns))
     assert _mean([found["score, unseen starts"]] * 2) is None
+
+
+def test_an_illegal_move_of_a_policy_costs_a_turn_and_no_reward():
+    """In what is learned from; the data's player makes none."""
+    one = task()
+    games = one.games.select(
+        [next(i for i, row in enumerate(one.games["reward"]) if sum(row) == 1)]
+    )
+    longer = games.map(
+        lambda row: {
+            "text": [*row["text"][:2], *row["text"]],
+            "is_action": [*row["is_action"][:2], *row["is_action"]],
+            "reward": [0.0, -1.0, *row["reward"]],
+        }
+    )
+    first, second = (
+        [
+            to_go
+            for piece in one.encoded(each)
+            for to_go, acts in zip(piece["return_to_go"], piece["action_mask"], strict=True)
+            if acts
+        ]
+        for each in (games, longer)
+    )
+    assert second[1:] == pytest.approx(first) and first[-1] == 1
+    assert second[0] == pytest.approx(one.settings.gamma * first[0])
