@@ -57,6 +57,7 @@ lab: set-up ## open JupyterLab on the notebooks
 bench: set-up ## time losses, training steps, and play, each beside a rival
 	$(VENV_PYTHON) -m benchmarks.loss
 	$(VENV_PYTHON) -m benchmarks.step
+	$(VENV_PYTHON) -m benchmarks.training
 	$(VENV_PYTHON) -m benchmarks.decode
 	$(VENV_PYTHON) -m benchmarks.pretrained
 

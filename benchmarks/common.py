@@ -72,9 +72,15 @@ def row(
 
 
 def record(
-    run: notebook.Run, rows: list[dict[str, Any]], headline: dict[str, Any], raw: dict[str, Any]
+    run: notebook.Run,
+    rows: list[dict[str, Any]],
+    headline: dict[str, Any],
+    raw: dict[str, Any],
+    **further: list[dict[str, Any]],
 ) -> None:
-    """Print the table, and write the result."""
-    print(f"{run.threads} threads, {run.device}, torch {torch.__version__}.\n")
-    print(markdown_table(rows))
-    run.record(headline=headline, tables={run.name: rows}, raw=raw)
+    """Print the table, and further ones by what their names add to its name; write the result."""
+    print(f"{run.threads} threads, {run.device}, torch {torch.__version__}.")
+    tables = {run.name: rows} | {f"{run.name}_{name}": more for name, more in further.items()}
+    for table in tables.values():
+        print(f"\n{markdown_table(table)}")
+    run.record(headline=headline, tables=tables, raw=raw)

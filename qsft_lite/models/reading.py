@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from qsft_lite.models.episodes import attends_by_episode, by_episode, group_episodes
 from qsft_lite.models.networks import active
 
 # Layers that a mask can keep to one episode: transformers' names, and GPT-Neo's last.
@@ -62,35 +65,35 @@ def final_hidden(
     Raises:
         ValueError: a model whose layers cannot be kept to a segment, see ``attention_mask``.
     """
+    with active(model) as running, _within_segments(running, position_ids, segment_ids) as within:
+        decoder = _decoder(running)
+        if further:
+            known = inspect.signature(getattr(decoder, "forward", decoder)).parameters
+            further |= image_inputs(running, further.pop("pixel_values", None))
+            further = {name: value for name, value in further.items() if name in known}
+        hidden = decoder(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **within, **further
+        ).last_hidden_state
+        features = getattr(running, "features", None)  # of a NewHead, whose own layer is after it
+        return hidden if features is None else features(hidden)
+
+
+@contextmanager
+def _within_segments(
+    model: PreTrainedModel, position_ids: torch.Tensor, segment_ids: torch.Tensor
+) -> Iterator[dict[str, Any]]:
+    """The arguments by which a model's attention stays within segments, inside the context."""
+    decoder, length = _decoder(model), segment_ids.shape[1]
+    if attends_by_episode(decoder, length):
+        groups = group_episodes(segment_ids)
+        if 2 * groups.pairs <= segment_ids.numel() * length:  # else a mask costs less
+            with by_episode(decoder, groups) as within:
+                yield within
+            return
     same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    length = input_ids.shape[1]
-    not_later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
-    with active(model) as running:
-        return _hidden(running, input_ids, position_ids, same_segment & not_later, further)
-
-
-def _hidden(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    position_ids: torch.Tensor,
-    allowed: torch.Tensor,
-    further: dict[str, Any],
-) -> torch.Tensor:
-    """``final_hidden`` of a model that is no Adapter; allowed: (B, 1, L, L), bool."""
-    decoder = _decoder(model)
-    if further:
-        known = inspect.signature(getattr(decoder, "forward", decoder)).parameters
-        further |= image_inputs(model, further.pop("pixel_values", None))
-        further = {name: value for name, value in further.items() if name in known}
-    hidden = decoder(
-        input_ids=input_ids,
-        attention_mask=attention_mask(model, allowed, position_ids, position_ids),
-        position_ids=position_ids,
-        use_cache=False,
-        **further,
-    ).last_hidden_state
-    features = getattr(model, "features", None)  # of a NewHead, whose own layer comes after it
-    return hidden if features is None else features(hidden)
+    not_later = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
+    allowed = same_segment & not_later
+    yield {"attention_mask": attention_mask(model, allowed, position_ids, position_ids)}
 
 
 def image_inputs(model: PreTrainedModel, pixel_values: torch.Tensor | None) -> dict[str, Any]:

@@ -24,8 +24,8 @@ class Settings:
     learning rates and steps of warm-up of stage one and of what goes on from it; muon, ours, for
     networks from scratch: Muon with weight decay and a cosine schedule, without it AdamW as
     transformers has it; target_rate, of the moving average; bf16, mixed precision where the device
-    gains by it; checkpoint_steps between
-    checkpoints; threads of the CPU, 1 where tensors are tiny, 0 for as many as there are, up to 4.
+    gains by it; compile_layers, see trainer.compiling; checkpoint_steps between checkpoints;
+    threads of the CPU, 1 where tensors are tiny, 0 for as many as there are, up to 4.
     Play: how many seeds, and games of validation and of the test. even_starts: every start equally
     often, in turn; otherwise starts are drawn. coarse_grid: choose from a third of the options.
     """
@@ -46,6 +46,7 @@ class Settings:
     muon: bool = True
     target_rate: float = 0.02
     bf16: bool = False
+    compile_layers: bool = False
     checkpoint_steps: int = 1_000
     threads: int = 0
     seeds: int = 3

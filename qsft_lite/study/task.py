@@ -147,6 +147,7 @@ class Task:
                 "disable_tqdm": True,
                 "fully_shard": self.fully_shard,
                 "bf16": settings.bf16 and gains_by_bf16(),
+                "compile_layers": settings.compile_layers,
                 "use_cpu": not torch.cuda.is_available(),
                 **(muon if settings.muon else {}),
                 **(kept if folder else {"save_strategy": "no"}),

@@ -12,7 +12,7 @@ them, the likely actions of its next state. A row then comes with further column
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 from qsft_lite.data import collate
 from qsft_lite.loss import Support
 
-__all__ = ["CachedRows", "cache_rows", "padded_support"]
+__all__ = ["CachedRows", "cache_rows", "padded_support", "rows_at"]
 
 MOST_BYTES = 2**31  # of the likely actions of all rows, in each process
 
@@ -40,6 +40,18 @@ class CachedRows:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {**self.rows[index], **self.columns[index]}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, np.ndarray]]:
+        """The rows of a batch, which DataLoader asks for."""
+        rows = rows_at(self.rows, indices)
+        return [{**row, **self.columns[index]} for index, row in zip(indices, rows, strict=True)]
+
+
+def rows_at(rows: Any, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """Several rows at once: datasets reads them so in a seventh of the time of one by one."""
+    if hasattr(rows, "__getitems__"):
+        return rows.__getitems__([*indices])
+    return [rows[index] for index in indices]
 
 
 def cache_rows(
@@ -59,7 +71,7 @@ def cache_rows(
     own: list[list[dict[str, np.ndarray]]] | None = []
     size = 0
     for start in range(process * batch, len(rows), batch * processes):
-        part = [rows[index] for index in range(start, min(start + batch, len(rows)))]
+        part = rows_at(rows, range(start, min(start + batch, len(rows))))
         found = {name: value.cpu().numpy() for name, value in read(collate(part)).items()}
         own.append(_cut(found, len(part)))
         size += sum(column.nbytes for column in found.values())

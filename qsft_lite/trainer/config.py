@@ -56,6 +56,8 @@ class QSFTConfig(TrainingArguments):
         mean falls below the clamped mean, which is what ``tabular.q_sft`` has.
     fully_shard: divide the networks among the processes (FSDP2), see ``trainer.sharding``; for
         models that do not fit on one GPU. The numbers are the same, up to rounding.
+    compile_layers: torch.compile for the layers while they are trained (``trainer.compiling``);
+        needs a C++ compiler. The numbers are the same, up to rounding.
     muon: Muon for the layers' matrices (``optimizer.MuonAdamW``) in place of AdamW throughout;
         for small models from scratch.
     early_stopping_patience: end stage one after so many evaluations (each ``eval_steps``) without
@@ -76,6 +78,7 @@ class QSFTConfig(TrainingArguments):
     cache_behavior: bool = True
     clamp: bool = True
     fully_shard: bool = False
+    compile_layers: bool = False
     muon: bool = False
     early_stopping_patience: int | None = None
 
@@ -104,6 +107,8 @@ class QSFTConfig(TrainingArguments):
         self._check_whole_numbers()
         if self.fsdp or self.fsdp_config:
             raise ValueError("fsdp is not supported here: give fully_shard=True, which is FSDP2")
+        if self.torch_compile or self.torch_compile_backend or self.torch_compile_mode:
+            raise ValueError("torch_compile is not supported here: give compile_layers=True")
         refused = ("label_smoothing_factor", "neftune_noise_alpha", "use_liger_kernel")
         for name in (*refused, "save_only_model"):  # whose checkpoints no run can go on from
             if getattr(self, name, None):
@@ -140,7 +145,7 @@ class QSFTConfig(TrainingArguments):
                 "fully_shard=True divides the networks among processes, and there is one: start "
                 "several with torchrun --nproc_per_node, or leave it out"
             )
-        for name in ("fp16", "torch_compile", "auto_find_batch_size"):
+        for name in ("fp16", "compile_layers", "auto_find_batch_size"):
             if getattr(self, name):
                 raise ValueError(f"{name} does not go with fully_shard=True: leave one of them out")
 

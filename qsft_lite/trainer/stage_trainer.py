@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,8 @@ from qsft_lite.files import named_if_damaged, replace_folder
 from qsft_lite.models import NewHead, check_packing, dummy_id, output_head, pixel_rule
 from qsft_lite.models.networks import saved_names, separate, twin
 from qsft_lite.trainer import runs
-from qsft_lite.trainer.behavior_cache import cache_rows
+from qsft_lite.trainer.behavior_cache import cache_rows, rows_at
+from qsft_lite.trainer.compiling import compiled_layers
 from qsft_lite.trainer.config import STAGES, QSFTConfig
 from qsft_lite.trainer.optimizer import MuonAdamW
 from qsft_lite.trainer.sharding import DividedStage, divided_state, whole_tensors
@@ -97,6 +98,7 @@ class StageTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         self._found: dict[str, torch.Tensor] = {}
         self._processes = args.world_size
+        self._first_shape: torch.Size | None = None  # of a batch
         self._shards: DividedStage | None = None  # while it trains with fully_shard
         rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         options = {"processing_class": processing_class, "callbacks": callbacks, **rows}
@@ -122,8 +124,8 @@ class StageTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the batch's losses over the number of action tokens of the whole step."""
-        wanted = self._logs_next()
-        found = model(statistics=wanted, **inputs)
+        with self._as_compiled(inputs["input_ids"].shape):
+            found = model(statistics=self._logs_next(), **inputs)
         loss = found.pop("loss")
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -137,6 +139,13 @@ class StageTrainer(Trainer):
         # Gradients are averaged over processes, not added: the number of them makes up for it.
         loss = loss * share * self._processes
         return (loss, found) if return_outputs else loss
+
+    def _as_compiled(self, shape: torch.Size) -> AbstractContextManager:
+        """A last, smaller batch is not worth compiling anew: it runs as if nothing was compiled."""
+        self._first_shape = self._first_shape or shape
+        if not self.args.compile_layers or shape == self._first_shape:
+            return nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def _defer_fsdp_gradient_reduction(self):
         """Not put off till the last batch of a step: gradients stay divided in between, too."""
@@ -295,7 +304,9 @@ class StageTrainer(Trainer):
         """
         if not self.args.fully_shard:
             self._cache_rows()
-            return super().train(checkpoint, **options)
+            compiled = self.args.compile_layers
+            with compiled_layers(self.model) if compiled else nullcontext():
+                return super().train(checkpoint, **options)
         self._shards = DividedStage(self.model, self.args.device)
         self.model = self.model_wrapped = self._shards.divided
         # What transformers calls a model that looks after its own division.
@@ -427,7 +438,7 @@ def prior_of(args: QSFTConfig, rows: Any) -> float:
         raise ValueError('prior="returns" needs rows with a length, not a stream: give a number')
     total = count = 0.0
     for start in range(0, len(rows), 1_000):
-        part = collate([rows[i] for i in range(start, min(start + 1_000, len(rows)))])
+        part = collate(rows_at(rows, range(start, min(start + 1_000, len(rows)))))
         returns = part["return_to_go"][part["action_mask"]].clamp(0, 1)
         total, count = total + float(returns.double().sum()), count + len(returns)
     return min(max(total / max(count, 1), 0.01), 0.99)

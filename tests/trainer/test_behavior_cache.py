@@ -1,5 +1,6 @@
 """What the frozen behavior policy says of rows is read once, and changes nothing."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -90,6 +91,21 @@ def test_rows_in_any_order_bring_their_own_columns():
         inside = log_pi > -torch.inf
         assert inside[:, 0].all() and (inside.sum(1) == inside.shape[1]).any()
         assert log_pi[inside].exp().min() >= 0.04 * (1 - 1e-3)
+
+
+def test_a_batch_of_a_data_set_is_read_at_once(tmp_path, monkeypatch):
+    """Row by row, datasets takes longer than a small network's step."""
+    asked = []
+    at_once = datasets.Dataset.__getitems__
+    monkeypatch.setattr(
+        datasets.Dataset,
+        "__getitems__",
+        lambda self, keys: asked.append(len(keys)) or at_once(self, keys),
+    )
+    rows = datasets.Dataset.from_list(ROWS[:12]).with_format("numpy")
+    options = {"max_steps": 6, "prior": "returns"}
+    QSFTTrainer(model(), config(tmp_path, **options), rows, None, TOKENIZER).train()
+    assert asked == [12] + [4] * (3 + 6)  # for the prior, for the cache, and the steps
 
 
 # When it is not kept

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qsft_lite.models import small_model, word_tokenizer
-from qsft_lite.trainer.optimizer import MuonAdamW, layer_matrices, orthogonalize
+from qsft_lite.trainer.optimizer import MuonAdamW, layer_matrices, orthogonalize, orthogonalize_all
 
 
 @pytest.fixture
@@ -23,6 +23,18 @@ def test_orthogonalize_keeps_the_directions_and_evens_out_their_sizes(shape):
     sizes = found.diagonal()
     assert (sizes > 0.3).all() and (sizes < 1.3).all() and sizes.median() > 0.65
     assert (found - sizes.diag()).abs().max() < 1e-9  # no direction turns
+
+
+def test_matrices_together_are_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 20), (20, 8), (8, 8), (8, 20), (1, 5), (300, 400), (400, 300)]
+    matrices = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    together = orthogonalize_all(matrices)
+    for matrix, found in zip(matrices, together, strict=True):
+        alone = orthogonalize(matrix)
+        assert found.shape == matrix.shape
+        torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-12)
+    assert orthogonalize_all([]) == []
 
 
 def test_layers_get_muon_and_everything_else_adam(model):
