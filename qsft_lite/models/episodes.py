@@ -80,8 +80,10 @@ def group_episodes(segment_ids: torch.Tensor) -> EpisodeGroups:
 
 def attends_by_episode(decoder: PreTrainedModel, row_tokens: int) -> bool:
     """Whether a decoder's attention can be regrouped, and may gain by it in rows so long."""
+    if row_tokens <= SHORT_ROW or not isinstance(decoder, PreTrainedModel):
+        return False
     config = decoder.config
-    if row_tokens <= SHORT_ROW or config.model_type not in FAMILIES:
+    if config.model_type not in FAMILIES:
         return False
     if getattr(config, "sliding_window", None):
         return False

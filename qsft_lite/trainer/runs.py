@@ -74,7 +74,7 @@ NO_EFFECT = set(
     ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug
     skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint
     restore_callback_states_from_checkpoint local_rank remove_unused_columns label_names
-    cache_behavior fully_shard
+    cache_behavior fully_shard compile_layers
     """.split()
 )
 # Settings of stage two, which stage one does not read.

@@ -82,6 +82,7 @@ def test_the_settings_named_are_settings():
         ({}, {"logging_steps": 7, "report_to": "none", "run_name": "b"}, True),
         ({}, {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "epoch"}, True),
         ({}, {"clamp": False}, True),
+        ({}, {"compile_layers": True}, True),
         ({"leftover": "dummy", "backup": "behavior"}, {"beta": 9.0, "support": 0.5}, True),
         ({"leftover": "dummy"}, {"prior": 0.2, "cache_behavior": False}, True),
         ({"backup": "behavior"}, {"beta": 9.0, "score": "p"}, True),
