@@ -26,7 +26,7 @@ LEAST_NETWORKS = 3
 MOST_THREADS = 2
 
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "Wordle, 40 words": ("wordle_paired.record", ("rules", "words", "word_list", "p")),
+    "Wordle, 40 words": ("wordle_forty_words.record", ("rules", "words", "word_list", "p")),
     "Twenty Questions, 20 objects": (
         "twenty_questions_paired.record",
         ("objects", "ideas", "noise"),

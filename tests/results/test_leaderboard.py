@@ -21,10 +21,10 @@ def test_there_are_entries_of_every_task_and_no_method_twice():
 
 
 def test_the_time_is_that_of_the_clone_and_of_the_row():
-    raw = load_result(RESULTS / "wordle_paired.record.json")["raw"]
+    raw = load_result(RESULTS / "wordle_forty_words.record.json")["raw"]
     seed = raw["seeds"][2]
     seconds = seed["Sharpened cloning"][""]["seconds"]
-    seconds += seed["paired, value of the behavior"]["paired"]["seconds"]
+    seconds += seed["Q-SFT (ours)"][""]["seconds"]
     assert OURS["threads"] == 1
     assert OURS["core_minutes_of_each"][2] == pytest.approx(seconds / 60)
 
@@ -75,17 +75,17 @@ def test_a_missing_key_is_named(key):
 
 def changed(**changes):
     """The study of Wordle, changed as given; settings=... changes single settings."""
-    result = copy.deepcopy(load_result(RESULTS / "wordle_paired.record.json"))
+    result = copy.deepcopy(load_result(RESULTS / "wordle_forty_words.record.json"))
     result["settings"] |= changes.pop("settings", {})
     return result | {"name": "wordle_mine"} | changes
 
 
 def entered(folder, result):
     """What checking an entry of this study says; the study's file lies in ``folder``."""
-    result["tables"]["wordle_mine"] = result["tables"].pop("wordle_paired")
+    result["tables"]["wordle_mine"] = result["tables"].pop("wordle_forty_words")
     results.write_result(folder, result)
-    reference = (RESULTS / "wordle_paired.record.json").read_bytes()
-    (folder / "wordle_paired.record.json").write_bytes(reference)
+    reference = (RESULTS / "wordle_forty_words.record.json").read_bytes()
+    (folder / "wordle_forty_words.record.json").write_bytes(reference)
     told = {key: OURS[key] for key in ("task", "method", "row", "authors")}
     entry = leaderboard.entry_of(result, **told)
     leaderboard.check_entry(entry, "mine")
@@ -109,14 +109,16 @@ def test_another_task_a_bad_clone_and_local_changes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="was recorded with local changes"):
         entered(tmp_path, changed(dirty=True))
     worse = changed()
-    [clone] = [r for r in worse["tables"]["wordle_paired"] if r["method"] == "Sharpened cloning"]
+    [clone] = [
+        r for r in worse["tables"]["wordle_forty_words"] if r["method"] == "Sharpened cloning"
+    ]
     clone["score"] = {"mean": -2.0, "low": -2.1, "high": -1.9}
     with pytest.raises(ValueError, match="its clone has -2.00, the board's -1.56"):
         entered(tmp_path, worse)
 
 
 def test_a_study_without_times_or_without_the_row_is_refused():
-    older = load_result(RESULTS / "wordle_methods.record.json")
+    older = load_result(RESULTS / "twenty_questions_methods.record.json")
     told = {"task": OURS["task"], "method": "x", "authors": ["a"]}
     with pytest.raises(ValueError, match="recorded no seconds of 'Sharpened cloning'"):
         leaderboard.entry_of(older, row="ILQL", **told)
@@ -128,7 +130,7 @@ def test_the_command_writes_what_is_committed(tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "results").symlink_to(RESULTS)
     monkeypatch.setattr("qsft_lite.results.__main__.project_root", lambda: tmp_path)
-    arguments = ["enter", str(RESULTS / "wordle_paired.record.json"), "--task", OURS["task"]]
+    arguments = ["enter", str(RESULTS / "wordle_forty_words.record.json"), "--task", OURS["task"]]
     arguments += ["--row", OURS["row"], "--method", OURS["method"]]
     assert main([*arguments, "--authors", *OURS["authors"]]) == 0
     path = capsys.readouterr().out.strip()
