@@ -30,12 +30,12 @@ def test_the_time_is_that_of_the_clone_and_of_the_row():
 
 
 def test_a_distilled_policy_counts_its_teacher():
-    [distilled] = [entry for entry in ENTRIES if entry["method"] == "Q-SFT, distilled"]
-    assert distilled["counted"] == ["Sharpened cloning", "Q-SFT (ours)", "Q-SFT, distilled"]
-    [teacher] = [
-        e for e in ENTRIES if e["task"] == distilled["task"] and e["method"] == "Q-SFT (ours)"
-    ]
-    assert distilled["core_minutes"] > teacher["core_minutes"]
+    minutes = {(entry["task"], entry["method"]): entry["core_minutes"] for entry in ENTRIES}
+    distilled = [entry for entry in ENTRIES if entry["method"] == "Q-SFT, distilled"]
+    assert distilled
+    for entry in distilled:
+        assert entry["counted"] == ["Sharpened cloning", "Q-SFT (ours)", "Q-SFT, distilled"]
+        assert entry["core_minutes"] > minutes[entry["task"], "Q-SFT (ours)"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_another_task_a_bad_clone_and_local_changes_are_refused(tmp_path):
         r for r in worse["tables"]["wordle_forty_words"] if r["method"] == "Sharpened cloning"
     ]
     clone["score"] = {"mean": -2.0, "low": -2.1, "high": -1.9}
-    with pytest.raises(ValueError, match="its clone has -2.00, the board's -1.56"):
+    with pytest.raises(ValueError, match="its clone has -2.00, the board's -1.57"):
         entered(tmp_path, worse)
 
 
