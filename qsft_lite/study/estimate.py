@@ -30,13 +30,13 @@ SAMPLE = 64  # games
 
 
 class _Begun(TrainerCallback):
-    """Ends a training after a few steps; how many rows it had, and the seconds of each step."""
+    """Ends a training after a few steps; its rows, its epochs, and the seconds of each step."""
 
     def __init__(self):
         self.seconds: list[float] = []
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **others):
-        self.rows = len(train_dataloader.dataset)
+        self.rows, self.epochs = len(train_dataloader.dataset), args.num_train_epochs
 
     def on_step_begin(self, args, state, control, **others):
         self._started = time.perf_counter()
@@ -71,11 +71,9 @@ def estimate(study: Study) -> dict[str, Any]:
         trained = task.train(row.method, start, None, [begun], episodes=episodes, **row.options)
         if row.key in teachers:
             teachers[row.key] = trained
-        first = row is CLONING
-        games = settings.games if first else settings.value_games or settings.games
-        epochs = settings.behavior_epochs if first else settings.value_epochs
+        games = settings.games if row is CLONING else settings.value_games or settings.games
         packed = begun.rows * games / (times * len(task.games))
-        steps = math.ceil(epochs * math.ceil(packed / settings.batch_rows))
+        steps = math.ceil(begun.epochs * math.ceil(packed / settings.batch_rows))
         seconds = min(begun.seconds[1:] or begun.seconds)
         rows.append(
             {

@@ -22,11 +22,13 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from qsft_lite.baselines import METHODS, TrainedMethod, train
 from qsft_lite.baselines.choosing import CLONING_GRID, VALUE_GRID, Choice, Grid, choose
+from qsft_lite.baselines.episodes import best_episodes
 from qsft_lite.data import data_hash
 from qsft_lite.evaluate import Evaluation, Policy, evaluate
 from qsft_lite.study.settings import Settings
@@ -187,13 +189,18 @@ class Task:
         stage = "behavior" if method == "bc" else "values"
         if episodes is None:
             episodes = self.episodes if method == "bc" else self.value_episodes
+        config = self.config(stage, folder)
+        if fraction := {**METHODS[method].options, **options}.get("fraction"):
+            # As many steps on a part of the episodes as the other methods have on all of them.
+            part = best_episodes(episodes, fraction, seed=config.seed)
+            config.num_train_epochs *= _tokens(episodes) / _tokens(part)
         return train(
             method,
             start,
             self.tokenizer,
             episodes,
             None,
-            self.config(stage, folder),
+            config,
             length=self.settings.row_tokens,
             resume=folder is not None,
             callbacks=list(callbacks),
@@ -253,6 +260,11 @@ def gains_by_bf16() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, so perhaps not there
     return has_amx is not None and has_amx()
+
+
+def _tokens(episodes: datasets.Dataset) -> int:
+    """Of all of them together."""
+    return pc.sum(pc.list_value_length(episodes.with_format("arrow")[:]["input_ids"])).as_py()
 
 
 def _processes() -> int:

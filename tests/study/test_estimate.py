@@ -55,3 +55,13 @@ def test_more_games_are_more_steps(tmp_path):
     assert costs[1]["steps"] == pytest.approx(4 * costs[0]["steps"], rel=0.1)
     smoke = module_of("gridworld").PROFILES["smoke"]
     assert costs[0]["steps"] > 1_000 * 0.1 / smoke.batch_rows
+
+
+@pytest.mark.parametrize("task", ["gridworld", "endgames", "twenty_questions"])
+def test_filtered_cloning_takes_as_many_steps_as_what_learns_from_all_games(task, tmp_path):
+    changes = {"games": 3_000, "value_games": 0, "batch_rows": 8}
+    study = Study.of(
+        task, "smoke", methods=["filtered_bc", "ilql"], changes=changes, output=tmp_path
+    )
+    _, filtered, other = (row["steps"] for row in estimate(study)["rows"])
+    assert filtered == pytest.approx(other, rel=0.1)
