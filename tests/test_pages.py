@@ -29,9 +29,9 @@ HEADLINE = {
         "Optimum",
     ),
     "Twenty Questions, 20 objects": (
-        "twenty_questions_paired",
-        "one dummy, pi frozen, by p/pi",
-        "paired, value of the behavior",
+        "twenty_questions_twenty_objects",
+        "Q-SFT, one dummy, by p/pi",
+        "Q-SFT (ours)",
         "Optimum",
     ),
 }

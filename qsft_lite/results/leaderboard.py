@@ -28,7 +28,7 @@ MOST_THREADS = 2
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Wordle, 40 words": ("wordle_forty_words.record", ("rules", "words", "word_list", "p")),
     "Twenty Questions, 20 objects": (
-        "twenty_questions_paired.record",
+        "twenty_questions_twenty_objects.record",
         ("objects", "ideas", "noise"),
     ),
     "Gridworld, corridor": ("gridworld_corridor.record", ("corridor", "gamma", "longest_game")),

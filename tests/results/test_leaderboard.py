@@ -118,7 +118,7 @@ def test_another_task_a_bad_clone_and_local_changes_are_refused(tmp_path):
 
 
 def test_a_study_without_times_or_without_the_row_is_refused():
-    older = load_result(RESULTS / "twenty_questions_methods.record.json")
+    older = load_result(RESULTS / "endgames_four_materials.record.json")
     told = {"task": OURS["task"], "method": "x", "authors": ["a"]}
     with pytest.raises(ValueError, match="recorded no seconds of 'Sharpened cloning'"):
         leaderboard.entry_of(older, row="ILQL", **told)
