@@ -25,8 +25,8 @@ def _policy(tokenizer, context, score, **options):
 def wordle_policy(word_format="words", score="paired", **options):
     """A policy for Wordle with six words, and the rules."""
     env = make("wordle", word_list=WORDS, format=word_format)
-    make_tokenizer = {"words": models.word_tokenizer, "letters": models.character_tokenizer}
-    return _policy(make_tokenizer[word_format](env.texts), 128, score, **options), env.rules
+    of_texts = models.character_tokenizer if word_format == "letters" else models.word_tokenizer
+    return _policy(of_texts(env.texts), 128, score, **options), env.rules
 
 
 def questions_policy(score="paired", **options):

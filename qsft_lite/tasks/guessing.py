@@ -40,6 +40,10 @@ class Rules:
     def secret_index(self, name: str) -> int:
         """The index of the secret of that name; ValueError with the closest names."""
 
+    def answer_text(self, action: int, answer: int) -> str:
+        """The text of an answer; where it does not stand alone, an answer to this action."""
+        return self.answer_texts[answer]
+
     def wins(self, actions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """(N,) bool: the action was the right one."""
 
@@ -281,7 +285,6 @@ def play_games(rules: Rules, player: Player, secrets: np.ndarray) -> Games:
 
 def to_episodes(rules: Rules, games: Games) -> Episodes:
     """The games as trajectories: start, action, answer, action, answer, ..."""
-    action_texts, answer_texts = rules.action_texts, rules.answer_texts
     texts, is_action, rewards = [], [], []
     for actions, answers, length, success in zip(
         games.actions.tolist(),
@@ -292,7 +295,7 @@ def to_episodes(rules: Rules, games: Games) -> Episodes:
     ):
         text = [rules.start]
         for action, answer in zip(actions[:length], answers, strict=False):
-            text += (action_texts[action], answer_texts[answer])
+            text += (rules.action_texts[action], rules.answer_text(action, answer))
         reward = [0.0] + [-1.0, 0.0] * length
         if success:
             reward[-2] = 0.0

@@ -28,12 +28,12 @@ def parts(word):
 
 import numpy as np
 
-from qsft_lite.tasks.guessing import read_turns
+from qsft_lite.tasks.guessing import Rules, read_turns
 
 from .text import ANSWERS, GUESSES, START
 
 
-class GuessRules:
+class GuessRules(Rules):
     start, turns, answer_texts = START, 3, ANSWERS
     action_texts = GUESSES
     table = 1 + np.sign(np.arange(4)[None, :] - np.arange(4)[:, None])

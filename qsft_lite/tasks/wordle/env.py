@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from string import ascii_lowercase
 
 from gymnasium.spaces import Text
 
@@ -28,8 +29,8 @@ class Wordle(GuessingGame):
 
     option = "secret"
     # Any text is a legal guess, if not a valid one.
-    action_space = Text(max_length=10, charset="abcdefghijklmnopqrstuvwxyz \n")
-    observation_space = Text(max_length=10, charset=START + "byg \n")
+    action_space = Text(max_length=10, charset=ascii_lowercase + " \n")
+    observation_space = Text(max_length=20, charset=START + ascii_lowercase + "12345 \n")
 
     def __init__(
         self,
@@ -42,8 +43,8 @@ class Wordle(GuessingGame):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every segment a transcript can have (with valid guesses), as a tokenizer needs them."""
-        return START, "\n", *self.rules.guess_texts, *self.rules.feedback_texts
+        """What a transcript can hold (with valid guesses), as a tokenizer needs it."""
+        return START, "\n", *self.rules.guess_texts, *self.rules.answer_texts
 
     def answer(self, action: str, secret: int) -> tuple[str, bool, bool]:
         """See `GuessingGame.answer`."""
@@ -51,4 +52,4 @@ class Wordle(GuessingGame):
         if guess == NO_WORD:
             return "\n", False, False
         feedback = int(self.rules.table[guess, secret])
-        return self.rules.feedback_texts[feedback], feedback == SOLVED, True
+        return self.rules.answer_text(guess, feedback), feedback == SOLVED, True

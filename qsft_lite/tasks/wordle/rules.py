@@ -23,7 +23,14 @@ import numpy as np
 from qsft_lite.files import read_lines
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.guessing import Rules as GuessingRules
-from qsft_lite.tasks.wordle.text import START, WordFormat, read, write
+from qsft_lite.tasks.wordle.text import (
+    START,
+    WordFormat,
+    read,
+    read_colors,
+    write,
+    write_clues,
+)
 
 Rules = Literal["lmrl", "standard"]
 
@@ -94,7 +101,8 @@ class WordleRules(GuessingRules):
     """A word list with its feedback table and the text of every guess and feedback.
 
     words: tuple of W words. table: (W, W) uint8, feedback of guess (row) for secret (column).
-    guess_texts: W actions; feedback_texts: 243 observations; text.py says how they are written.
+    guess_texts: W actions; answer_text gives the text of a feedback to one of them; text.py says
+    how both are written.
     """
 
     start = START
@@ -106,13 +114,12 @@ class WordleRules(GuessingRules):
         word_list: str | Path | Iterable[str] | None = None,
         format: WordFormat = "letters",
     ) -> None:
-        check_choice(format, ("letters", "words"), "format")
+        check_choice(format, ("letters", "words", "clues"), "format")
         self.rules = rules
         self.format = format
         self.words = read_words(word_list)
         self.table = _feedback_table(self.words, rules)
         self.action_texts = self.guess_texts = tuple(write(word, format) for word in self.words)
-        self.answer_texts = self.feedback_texts = tuple(write(c, format) for c in FEEDBACK)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -140,16 +147,32 @@ class WordleRules(GuessingRules):
         """
         return self.index.get(read(text), NO_WORD)
 
+    @cached_property
+    def answer_texts(self) -> tuple[str, ...]:
+        """Texts whose tokens all answers are made of: the 243, or of clues three for each word."""
+        if self.format != "clues":
+            return tuple(write(colors, self.format) for colors in FEEDBACK)
+        return tuple(write_clues(word, color * LETTERS) for word in self.words for color in "byg")
+
+    def answer_text(self, action: int, answer: int) -> str:
+        """See `qsft_lite.tasks.guessing.Rules.answer_text`."""
+        if self.format == "clues":
+            return write_clues(self.words[action], FEEDBACK[answer])
+        return super().answer_text(action, answer)
+
     def wins(self, guesses: np.ndarray, feedback: np.ndarray) -> np.ndarray:
         """(N,) bool: the guess is the secret."""
         return feedback == SOLVED
 
     def read_turn(self, action: str, answer: str) -> tuple[int, int] | None:
         """See `qsft_lite.tasks.guessing.Rules.read_turn`."""
-        guess, colors = self.read_guess(action), read(answer)
+        guess = self.read_guess(action)
         if guess == NO_WORD:
-            return None if colors else (NO_WORD, INVALID)
-        return (guess, _FEEDBACK_INDEX[colors]) if colors in _FEEDBACK_INDEX else None
+            return None if read(answer) else (NO_WORD, INVALID)
+        feedback = _FEEDBACK_INDEX.get(read_colors(answer))
+        if feedback is None or read(self.answer_text(guess, feedback)) != read(answer):
+            return None
+        return guess, feedback
 
     def consistent(self, turns: Iterable[tuple[int, int]]) -> np.ndarray:
         """(W,) bool: the words that would have given all these feedbacks, as secrets."""

@@ -48,7 +48,8 @@ class WordleSettings(Settings):
     """Wordle's settings.
 
     rules: feedback of "lmrl", or "standard". word_list: a file, "" for the shipped list; words:
-    so many of it, 0 for all. format: "words" (a guess is one token) or "letters" (LMRL-Gym's text).
+    so many of it, 0 for all. format: "words" (a guess is one token), "clues" (and a feedback five:
+    each letter with its place and color), or "letters" (LMRL-Gym's text).
     p: share of the data's guesses that are drawn among the consistent words.
     rewards: whether a game's score is paid at its "end", or a point of it at each "step".
     model: "scratch", "smollm2", or the id or folder of any pretrained one. spelled: embeddings
@@ -141,15 +142,15 @@ class WordleTask(GuessingTask):
         self.words = some_words(list(words), settings.words)
         self.env = Wordle(settings.rules, self.words, format=settings.format)
         # An action is one token, or six of letters; a pretrained tokenizer may take a few more.
-        self.acts = {"max_new_tokens": 1 if settings.format == "words" else 12}
+        self.acts = {"max_new_tokens": 12 if settings.format == "letters" else 1}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Of the game's words or letters, or the pretrained model's."""
         if self.settings.model != "scratch":
             return self._pretrained[1]
-        of_format = {"words": word_tokenizer, "letters": character_tokenizer}
-        return of_format[self.settings.format](self.env.texts)
+        of_texts = character_tokenizer if self.settings.format == "letters" else word_tokenizer
+        return of_texts(self.env.texts)
 
     @cached_property
     def _pretrained(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -166,8 +167,10 @@ class WordleTask(GuessingTask):
         shape = {"layers": settings.layers, "width": settings.width, "heads": settings.heads}
         model = small_model(self.tokenizer, **shape, context=192, seed=self.seed)
         if settings.spelled:
-            words = (*self.env.rules.guess_texts, *self.env.rules.feedback_texts)
-            spelled = {word: parts(word) for word in words}
+            rules = self.env.rules
+            texts = (*rules.guess_texts, *rules.answer_texts)
+            tokens = (token for text in texts for token in self.tokenizer.tokenize(text))
+            spelled = {token: parts(token) for token in tokens}
             share_embeddings(model, self.tokenizer, spelled, seed=self.seed, scale=0.05)
         return model
 
@@ -196,7 +199,7 @@ class WordleTask(GuessingTask):
 
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
         """See GuessingTask.measure; nothing where a guess is more than one token."""
-        one_token = self.settings.format == "words" and self.settings.model == "scratch"
+        one_token = self.settings.format != "letters" and self.settings.model == "scratch"
         return super().measure(trained) if one_token else {}
 
     def raw(self) -> dict[str, Any]:

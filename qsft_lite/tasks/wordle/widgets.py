@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.wordle.rules import START, TRIES, WordleRules
+from qsft_lite.tasks.wordle.text import read, read_colors
 from qsft_lite.viz.explorers import choice, show_explorer
 from qsft_lite.viz.plots import VALUE_COLORS, ink, value_bar
 
@@ -70,7 +71,7 @@ def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tupl
         raise ValueError(f"a game has {TRIES} guesses, got {len(guesses)}")
     answer = rules.secret_index(secret)
     rows = [rules.secret_index(guess) for guess in guesses]
-    return [(rules.guess_texts[i], rules.feedback_texts[rules.table[i, answer]]) for i in rows]
+    return [(rules.guess_texts[i], rules.answer_text(i, rules.table[i, answer])) for i in rows]
 
 
 def _is_over(secret: str, guesses: Sequence[str]) -> bool:
@@ -191,7 +192,7 @@ def _draw_board(axes: Axes, turns: Sequence[tuple[str, str]], *, letters: bool) 
         for column in range(5):
             fill, letter = "white", ""
             if row < len(turns):
-                guess, colors = (text.strip().replace(" ", "") for text in turns[row])
+                guess, colors = read(turns[row][0]), read_colors(turns[row][1])
                 fill = TILES[colors[column]]
                 letter = guess[column].upper() if letters else ""
             tile = plt.Rectangle((column, row), 0.92, 0.92, facecolor=fill, edgecolor="#bbbbbb")

@@ -36,7 +36,7 @@ from qsft_lite.tasks.wordle.rules import (
     feedback_table,
     read_words,
 )
-from qsft_lite.tasks.wordle.text import parts
+from qsft_lite.tasks.wordle.text import parts, read_colors
 
 LMRL_WORDS = SHARED_DATA / "lmrl/wordle_official_400.txt"
 FEW_LETTERS = st.text("abc", min_size=5, max_size=5)  # so that letters come several times
@@ -157,7 +157,7 @@ def test_repeated_letters(rules, guess, secret, colors):
 @given(
     st.lists(FEW_LETTERS, min_size=2, max_size=20, unique=True),
     st.sampled_from(["lmrl", "standard"]),
-    st.sampled_from(["letters", "words"]),
+    st.sampled_from(["letters", "words", "clues"]),
     st.data(),
 )
 def test_consistent_words_are_those_that_explain_the_history(words, rules, format, data):
@@ -169,7 +169,7 @@ def test_consistent_words_are_those_that_explain_the_history(words, rules, forma
         action = env.rules.guess_texts[words.index(guess)]
         observation, _, terminated, _, _ = env.step(action)
         history += action + observation
-        played.append((guess, observation.strip().replace(" ", "")))
+        played.append((guess, read_colors(observation)))
         if terminated:
             break
     consistent = env.rules.consistent(env.rules.read_history(history))
@@ -235,6 +235,35 @@ def test_a_game_in_words_takes_one_token_a_turn():
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
+def test_clues_are_the_guess_and_its_colors_one_token_a_letter():
+    env = envs.make("wordle", word_list=["crane", "slate"], format="clues")
+    start, _ = env.reset(options={"secret": "crane"})
+    answers = [env.step(guess)[0] for guess in ("slate\n", "other\n", "crane")]
+    assert answers == ["s1b l2b a3g t4b e5g\n", "\n", "c1g r2g a3g n4g e5g\n"]
+    assert all(env.observation_space.contains(answer) for answer in answers)
+    tokenizer = word_tokenizer(env.texts)
+    for text, count in [(start, 1), ("slate\n", 1), (answers[0], 5), ("\n", 1), (answers[2], 5)]:
+        assert len(tokenizer(text)["input_ids"]) == count
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@given(st.lists(FEW_LETTERS, min_size=2, max_size=9, unique=True), st.data())
+def test_formats_tell_the_same_and_clues_of_another_guess_are_refused(words, data):
+    of_format = {name: WordleRules("lmrl", words, name) for name in ("letters", "words", "clues")}
+    guess, other = (data.draw(st.integers(0, len(words) - 1)) for _ in range(2))
+    feedback = int(of_format["words"].table[guess, data.draw(st.integers(0, len(words) - 1))])
+    for rules in of_format.values():
+        answer = rules.answer_text(guess, feedback)
+        assert read_colors(answer) == FEEDBACK[feedback]
+        assert rules.read_turn(rules.guess_texts[guess], answer) == (guess, feedback)
+        tokens = word_tokenizer((START, *rules.guess_texts, *rules.answer_texts))
+        assert tokens.decode(tokens(answer)["input_ids"]) == answer
+    clues = of_format["clues"]
+    if guess != other:
+        assert clues.read_turn(clues.guess_texts[other], clues.answer_text(guess, feedback)) is None
+    assert clues.read_turn(clues.guess_texts[guess], FEEDBACK[feedback]) is None
+
+
 @pytest.mark.parametrize(
     "guess", ["x x x x x\n", "c r a n\n", "", "\n", "C R A N E\n", "c r a n e s\n"]
 )
@@ -290,10 +319,12 @@ def test_words_share_their_letters_and_feedback_its_colors():
         assert len(set(parts(word)) & set(parts(other))) == same
     assert all(len(own) == 5 for own in named.values())
     assert len({frozenset(own) for own in named.values()}) == len(rules.words)
-    feedback = set().union(*map(parts, rules.feedback_texts))
+    feedback = set().union(*map(parts, rules.answer_texts))
     assert len(feedback) == 15 and not feedback & set().union(*named.values())
     assert parts("c r a n e\n") == parts("crane\n")
     assert parts(START) == parts("\n") == []
+    assert parts("a3g ") == [(0, 2, "a"), (1, 2, "g")]
+    assert set(parts("a3g ")) < set(parts("crane\n")) | feedback
 
 
 # Players

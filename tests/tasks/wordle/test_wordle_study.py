@@ -48,8 +48,20 @@ def test_returns_are_scaled_from_all_guesses_lost_to_the_first_one_right(rewards
 def test_letters_are_another_tokenizer_and_spelled_words_another_start():
     letters = task("format=letters")
     assert letters.acts["max_new_tokens"] > 1 and len(letters.tokenizer) < 50
-    plain, spelled = task().new_model(), task("spelled=true").new_model()
-    assert not np.allclose(*(m.get_input_embeddings().weight.detach() for m in (plain, spelled)))
+    for of_format in ("format=words", "format=clues"):
+        models = task(of_format).new_model(), task(of_format, "spelled=true").new_model()
+        assert not np.allclose(*(m.get_input_embeddings().weight.detach() for m in models))
+
+
+def test_a_clue_is_the_sum_of_its_letter_and_its_color():
+    one = task("format=clues", "spelled=true")
+    vectors = one.new_model().get_input_embeddings().weight.detach().double()
+    known = one.tokenizer.get_vocab()
+    word = one.words[0]
+    green, yellow = (vectors[known[f"{word[0]}1{color} "]] for color in "gy")
+    for other in {w[0] for w in one.words} - {word[0]}:
+        differs = vectors[known[f"{other}1g "]] - vectors[known[f"{other}1y "]]
+        assert np.allclose(green - yellow, differs, atol=1e-6)
 
 
 def test_the_data_are_drawn_by_the_probabilities_that_pi_is_measured_against():

@@ -16,7 +16,7 @@ from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import VALUE_COLORS
 
 
-@pytest.fixture(scope="module", params=["words", "letters"])
+@pytest.fixture(scope="module", params=["words", "letters", "clues"])
 def game(request):
     policy, rules = wordle_policy(request.param)
     return rules, policy
