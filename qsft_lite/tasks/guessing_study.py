@@ -81,7 +81,8 @@ class GuessingTask(Task):
         """On games of the data's player that no network has seen, means over their actions.
 
         KL(pi_beta || pi_phi) in nats: the player's probabilities are exact. Of methods with values:
-        how the value of the action taken ranks with the game's return. An action is one token.
+        how the value of the action taken ranks with what it is a value of: the game's return, or,
+        where rewards are paid by step, those still to come. An action is one token.
         """
         rules, player = self.env.rules, self.player(MEASURED_SEED)
         played = play_games(
@@ -97,9 +98,8 @@ class GuessingTask(Task):
         found = {"KL(pi_beta || pi_phi)": float(divergence)}
         if learned is not None:
             taken = np.stack(learned)[np.arange(len(games)), played.actions[games, turns]]
-            found["rank correlation with the return"] = rank_correlation(
-                taken, played.returns[games]
-            )
+            returns = played.returns[games] + (turns if self.settings.rewards == "step" else 0)
+            found["rank correlation with the return"] = rank_correlation(taken, returns)
             found |= self.measure_values(np.stack(learned), consistent)
         return found
 
@@ -120,10 +120,12 @@ def _prefixes(trained: TrainedMethod, games: list[list[str]]) -> list[list[int]]
     """Token ids of what stood before each action of the games, in their order."""
     found = []
     for texts in games:
-        ids = trained.tokenizer(trained.prompt + "".join(texts))["input_ids"]
-        row = [start_id(trained.tokenizer), *ids]
-        # An action is one token, and an answer is one: every second place is an action's.
-        found += [row[:place] for place in range(len(row) - len(texts) + 1, len(row), 2)]
+        row = [start_id(trained.tokenizer)]
+        segments = trained.tokenizer([trained.prompt + texts[0], *texts[1:]])["input_ids"]
+        for number, ids in enumerate(segments):
+            if number % 2:  # every second segment is an action
+                found.append(row)
+            row = row + ids
     return found
 
 

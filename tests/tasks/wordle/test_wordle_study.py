@@ -1,9 +1,13 @@
 """Wordle as a study: its words, its games, its networks."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from qsft_lite.study import changed
+from qsft_lite.tasks.guessing import play_games, to_episodes
+from qsft_lite.tasks.guessing_study import MEASURED_SEED
 from qsft_lite.tasks.wordle.rules import read_words
 from qsft_lite.tasks.wordle.study import PROFILES, WordleTask, some_words
 
@@ -72,3 +76,29 @@ def test_the_data_are_drawn_by_the_probabilities_that_pi_is_measured_against():
     counts = np.bincount(player.choose(consistent, 6), minlength=len(one.words)) / 40_000
     exact = player.probabilities(consistent[:1])[0]
     assert exact.sum() == pytest.approx(1) and np.abs(counts - exact).max() < 0.01
+
+
+@pytest.mark.parametrize("rewards", ["end", "step"])
+@pytest.mark.parametrize("of_format", ["words", "clues"])
+def test_networks_are_measured_where_guesses_are_and_against_what_their_values_are_of(
+    of_format, rewards
+):
+    """Exact probabilities, read from the tokens, have no divergence; true returns the rank 1."""
+    one = task(f"format={of_format}", f"rewards={rewards}")
+    rules, player = one.env.rules, one.player(MEASURED_SEED)
+    played = play_games(rules, player, np.arange(one.settings.measured_games) % len(one.names))
+    to_come = []
+    for game in to_episodes(rules, played)["reward"]:
+        for action in range(1, len(game), 2):
+            to_come.append(sum(game[action:] if rewards == "step" else game))
+
+    def values_of(prefixes, candidates):
+        histories = [one.tokenizer.decode(prefix[1:]) for prefix in prefixes]
+        fits = np.array([rules.consistent(rules.read_history(text)) for text in histories])
+        values = np.repeat(np.array(to_come)[:, None], len(one.names), axis=1)
+        return list(np.log(player.probabilities(fits))), list(values)
+
+    exact = SimpleNamespace(tokenizer=one.tokenizer, prompt="", values_of=values_of)
+    found = one.measure(exact)
+    assert found["KL(pi_beta || pi_phi)"] == pytest.approx(0, abs=1e-9)
+    assert found["rank correlation with the return"] == pytest.approx(1)
