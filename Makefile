@@ -35,7 +35,7 @@ doctor: set-up ## say what this machine is, and how long the chapters take on it
 	@$(VENV_PYTHON) -m qsft_lite.notebook.doctor
 
 notebooks: set-up ## run every notebook into build/
-	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --jobs $(JOBS) --output build/$(PROFILE)
+	$(VENV_PYTHON) -m qsft_lite.notebook all --profile $(PROFILE) --jobs $(JOBS) --output build/$(PROFILE) $(ARGS)
 
 run: set-up ## run a study: make run TASK=wordle PROFILE=laptop
 	$(VENV_PYTHON) -m qsft_lite.study $(TASK) --profile $(PROFILE) $(ARGS)

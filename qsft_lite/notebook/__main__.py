@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     every.add_argument(
         "--jobs", type=_positive, default=1, help="how many to run side by side (default: 1)"
     )
+    every.add_argument(
+        "--solutions", action="store_true", help="fill in the exercises; each must be right"
+    )
 
     again = commands.add_parser("record", help="execute in place; store results and pictures")
     again.add_argument("paths", type=Path, nargs="*", help="notebooks (default: all of them)")
@@ -63,7 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "all":
             output = options.output or Path("build") / options.profile
             parameters = {"PROFILE": options.profile}
-            return several.execute_each(several.notebook_paths(), parameters, output, options.jobs)
+            return several.execute_each(
+                several.notebook_paths(),
+                parameters,
+                output,
+                options.jobs,
+                solutions=options.solutions,
+            )
         if options.command == "record":
             return several.execute_in_place(options.paths or several.notebook_paths())
         if options.command == "check":

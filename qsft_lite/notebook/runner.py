@@ -23,6 +23,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError, strip_color
 
 from qsft_lite.files import replace_file
+from qsft_lite.notebook import exercises
 from qsft_lite.notebook.parameters import (
     ParameterError,
     check_parameters,
@@ -90,6 +91,7 @@ def execute(
     show: bool = False,
     progress: bool = False,
     allow_errors: bool = False,
+    solutions: bool = False,
 ) -> None:
     """Execute a notebook, and write the cleaned copy to ``output``; see ``qsft_lite.notebook.run``.
 
@@ -102,6 +104,7 @@ def execute(
         show: whether to print what the cells print, as it comes.
         progress: whether to show a progress bar.
         allow_errors: whether to run the cells after one that failed. The error comes at the end.
+        solutions: whether to fill in the solutions of the exercises, each of which must be right.
     """
     path = path.resolve()
     notebook, defaults, parameters = read_checked(path, parameters)
@@ -110,6 +113,12 @@ def execute(
         told = "\n".join(earlier)
         print(f"{path.name}: left out, from an earlier run:\n{told}", file=sys.stderr)
         notebook.cells = [cell for cell in notebook.cells if not added(cell)]
+    if solutions:
+        try:
+            exercises.fill_in(notebook)
+        except ValueError as error:
+            raise NotebookError(f"{path.name}: {error}") from error
+        variables = {**variables, exercises.FILLED_IN: "1"}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)  # when it ran, if it did, before now
     variables = {

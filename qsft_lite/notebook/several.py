@@ -49,15 +49,16 @@ def notebook_paths() -> list[Path]:
 def execute_in_place(paths: list[Path]) -> int:
     """Execute the notebooks in place, and store results, pictures and the pages' tables.
 
-    Each runs as it stands (at laptop), then at smoke for its cost. All of them run aside first: if
-    one fails, nothing is changed. Returns the exit status.
+    Each runs as it stands (at laptop), then at smoke for its cost, with its exercises solved. All
+    of them run aside first: if one fails, nothing is changed. Returns the exit status.
     """
-    aside = Path("build/record")
+    # A folder of its own for each, so that two may be recorded at once.
+    aside = Path("build/record") / (paths[0].stem if len(paths) == 1 else "all")
     shutil.rmtree(aside, ignore_errors=True)
     laptop, smoke = aside / "laptop", aside / "smoke"
     status = execute_each(paths, {}, laptop)
     if not status:
-        status = execute_each(paths, {"PROFILE": "smoke"}, smoke)
+        status = execute_each(paths, {"PROFILE": "smoke"}, smoke, solutions=True)
     if status:
         print("Nothing was recorded.", file=sys.stderr)
         return status
@@ -71,7 +72,14 @@ def execute_in_place(paths: list[Path]) -> int:
     return pages.update(pages.marked_pages(root), root)
 
 
-def execute_each(paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int = 1) -> int:
+def execute_each(
+    paths: list[Path],
+    parameters: dict[str, Any],
+    output: Path,
+    jobs: int = 1,
+    *,
+    solutions: bool = False,
+) -> int:
     """Execute notebooks into ``output``; print a table; return the exit status.
 
     Results go to ``<output>/results`` and pictures to ``<output>/figures``: nothing that is
@@ -81,7 +89,7 @@ def execute_each(paths: list[Path], parameters: dict[str, Any], output: Path, jo
     check_place(output / "a_notebook.ipynb")
     execute_them = _one_by_one if jobs == 1 else _side_by_side
     try:
-        for outcome in execute_them(paths, parameters, output, jobs):
+        for outcome in execute_them(paths, parameters, output, jobs, solutions):
             outcomes.append(outcome)
             if error := outcome.error:
                 print(f"FAILED {error}\n{getattr(error, 'traceback', '')}", file=sys.stderr)
@@ -94,15 +102,15 @@ def execute_each(paths: list[Path], parameters: dict[str, Any], output: Path, jo
 
 
 def _one_by_one(
-    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int
+    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int, solutions: bool
 ) -> Iterator[Outcome]:
     for number, path in enumerate(paths, 1):
         print(f"started [{number}/{len(paths)}] {path.stem}", file=sys.stderr, flush=True)
-        yield execute_one(path, parameters, output, {}, True)
+        yield execute_one(path, parameters, output, {}, progress=True, solutions=solutions)
 
 
 def _side_by_side(
-    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int
+    paths: list[Path], parameters: dict[str, Any], output: Path, jobs: int, solutions: bool
 ) -> Iterator[Outcome]:
     """Up to ``jobs`` notebooks at a time, each in a process of its own, the longest first.
 
@@ -129,7 +137,8 @@ def _side_by_side(
                     variables = {"QSFT_THREADS": os.environ.get("QSFT_THREADS", threads)}
                     ours, theirs = context.Pipe(duplex=False)
                     child = context.Process(
-                        target=_execute_apart, args=(theirs, path, parameters, output, variables)
+                        target=_execute_apart,
+                        args=(theirs, path, parameters, output, variables, solutions),
                     )
                     child.start()
                     theirs.close()
@@ -161,13 +170,18 @@ def _recorded(path: Path, profile: str) -> dict[str, Any]:
 
 
 def _execute_apart(
-    answer: Any, path: Path, parameters: dict[str, Any], output: Path, variables: dict[str, str]
+    answer: Any,
+    path: Path,
+    parameters: dict[str, Any],
+    output: Path,
+    variables: dict[str, str],
+    solutions: bool,
 ) -> None:
     """What a process of ``_side_by_side`` does: execute one notebook, and send its outcome."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C is for the first process, which ends the others
     with suppress(KeyboardInterrupt):
-        answer.send(execute_one(path, parameters, output, variables, False))
+        answer.send(execute_one(path, parameters, output, variables, solutions=solutions))
 
 
 def _received(connection: Any, path: Path) -> Outcome:
@@ -183,15 +197,16 @@ def execute_one(
     parameters: dict[str, Any],
     output: Path,
     variables: dict[str, str],
-    progress: bool = False,
-    allow_errors: bool = False,
+    **options: bool,
 ) -> Outcome:
-    """Execute one notebook into a folder, with its results and pictures; see `runner.execute`."""
+    """Execute one notebook into a folder, with its results and pictures.
+
+    ``options`` are those of `runner.execute`.
+    """
     folder = (output / "results").resolve()
     for old in folder.glob(f"{path.stem}.*.json"):
         old.unlink()
     places = {"QSFT_RESULTS": str(folder), "QSFT_FIGURES": str((output / "figures").resolve())}
-    options = {"progress": progress, "allow_errors": allow_errors}
     started, error = time.perf_counter(), None
     try:
         execute(path, parameters, output / path.name, {**places, **variables}, **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Image, display
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, to_rgba
 from matplotlib.figure import Figure
@@ -65,6 +67,17 @@ def figure(size: tuple[float, float], *, fixed: bool = False) -> Iterator[Figure
         options = {"dpi": 100, "layout": layout}
     with plt.rc_context(STYLE):
         yield Figure(figsize=size, **options)
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure as a picture with a text for those who do not see it, and close it.
+
+    alt: what is drawn and what it shows, in one to three sentences.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    display(Image(data=picture.getvalue(), alt=alt))
 
 
 def bare(axes: Axes) -> None:

@@ -674,7 +674,7 @@ def test_all_stops_at_an_interruption_and_prints_what_ran(tmp_path, monkeypatch,
     for name in ("00_a", "01_b", "02_c"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", parameters=PROFILE)
 
-    def execute_one(path, *_):
+    def execute_one(path, *_, **_options):
         if path.stem == "01_b":
             raise KeyboardInterrupt
         return several.Outcome(path.stem, 1.0, None, None)

@@ -13,7 +13,8 @@ import pytest
 from install_cell import INSTALL_CELL
 from places import ROOT
 
-from qsft_lite.notebook.parameters import ParameterError, default_parameters
+from qsft_lite.notebook import exercises
+from qsft_lite.notebook.parameters import default_parameters
 from qsft_lite.results import PROFILES, badge, repository
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -101,6 +102,51 @@ def check_short_cells(notebook, name):
         assert len(lines) <= 40, f"{len(lines)} lines: {lines[0]}"
 
 
+def check_folded(notebook, name):
+    """Plumbing is folded away: set-up, pictures' code, and the record; ideas stand open."""
+    for cell in code_cells(notebook):
+        first = cell.source.splitlines()[0]
+        plumbing = first.startswith(("import ", "from ")) or re.search(
+            r"notebook\.start\(|run\.record\(|plt\.subplots\(|plots\.show\(", cell.source
+        )
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert folded or not plumbing, f"not folded: {first}"
+
+
+def check_alternative_texts(notebook, name):
+    """Every picture has a text that says what it shows."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                assert len(alt) >= 60, f"no text for the picture of {cell.source[:60]!r}: {alt!r}"
+
+
+def check_exercises(notebook, name):
+    """At least two exercises start empty, each with its solution folded in the cell below."""
+    exercises_of = [cell for cell in code_cells(notebook) if "exercises.check(" in cell.source]
+    assert len(exercises_of) >= 2, f"{len(exercises_of)} exercises"
+    for cell in exercises_of:
+        assert exercises.open_answers(cell.source), f"already solved: {cell.source[:60]!r}"
+        printed = "".join(o.text for o in cell.outputs if o.output_type == "stream")
+        assert printed.startswith("not yet"), f"{cell.source[:60]!r} printed {printed!r}"
+    solved = copy.deepcopy(notebook)
+    assert exercises.fill_in(solved) == len(exercises_of)
+    for cell in code_cells(solved):
+        assert not exercises.open_answers(cell.source), f"its solution has no {cell.source[:60]!r}"
+
+
+def check_predictions(notebook, name):
+    """The reader is asked, at least twice, to write down what will come before it is shown."""
+    asked = [c for c in notebook.cells if c.cell_type == "markdown" and "**Predict" in c.source]
+    assert len(asked) >= 2, f"{len(asked)} cells with **Predict ...**"
+
+
+def check_glossary_linked(notebook, name):
+    first = notebook.cells[0].source
+    assert "(../docs/notation.md)" in first, "the first cell needs a link to ../docs/notation.md"
+
+
 def check_no_machine_path(notebook, name):
     texts = [cell.source for cell in notebook.cells]
     for output in outputs(notebook):
@@ -136,12 +182,42 @@ def check_record_last(notebook, name):
     assert ast.unparse(last).startswith("run.record("), "the last code cell ends with run.record"
 
 
+# How a chapter is taught. Not every chapter has all of it yet.
+TAUGHT = (
+    check_folded,
+    check_alternative_texts,
+    check_exercises,
+    check_predictions,
+    check_glossary_linked,
+)
+NOT_YET = {
+    "00_start_here",
+    "01_mdps_and_q_learning",
+    "02_weighted_cross_entropy",
+    "03_tabular_q_sft",
+    "04_neural_q_sft",
+    "05_baselines_and_coverage",
+    "06_wordle",
+    "07_chess",
+    "09_twenty_questions",
+    "10_webshop",
+    "11_alfworld",
+    "12_robot_manipulation",
+    "13_pretrained_models",
+    "14_what_the_reviewers_asked",
+    "15_full_scale_runs",
+    "16_ours_beside_the_papers",
+}
+
+
 CHECKS = [value for key, value in list(globals().items()) if key.startswith("check_")]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, check):
+    if check in TAUGHT and path.stem in NOT_YET:
+        pytest.skip("this chapter is to be written again")
     check(nbformat.read(path, as_version=4), path.name)
 
 
@@ -161,25 +237,53 @@ def test_the_install_cell_installs_this_project():
     assert f'"git+{repository()}"' in INSTALL_CELL
 
 
+def two_exercises():
+    """Of an assignment and of a function, each with its folded solution. Cells 6 to 9."""
+    not_yet = stream("stdout", "not yet: write your answer in place of the three dots\n")
+    cells = []
+    for dots, answer, solved in (
+        ("answer_1 = ...", "answer_1", "answer_1 = 1 + 1"),
+        ("def answer_2(n):\n    return ...", "answer_2(1)", "def answer_2(n):\n    return 2 * n"),
+    ):
+        source = f'{dots}\n\nexercises.check({answer}, 2, hint="count")'
+        solution = f"<details><summary>Solution</summary>\n\n```python\n{solved}\n```\n</details>"
+        cells += [
+            nbformat.v4.new_code_cell(source, outputs=[not_yet]),
+            nbformat.v4.new_markdown_cell(solution),
+        ]
+    return cells
+
+
 def sound_notebook():
     """A notebook, as if executed, that passes every check. Cells: 2 parameters, 4 widget."""
     new_code, new_output = nbformat.v4.new_code_cell, nbformat.v4.new_output
-    picture = new_output("display_data", {"image/png": "abc", "text/plain": "<Figure>"})
+    alt = "Two lines over ten steps. The blue one rises to 1 and stays there."
+    picture = new_output(
+        "display_data",
+        {"image/png": "abc", "text/plain": "<Figure>"},
+        metadata={"image/png": {"alt": alt}},
+    )
     table = new_output("execute_result", {"text/plain": "a table"}, execution_count=3)
     shown = {"tags": ["nbval-ignore-output"]}
+    folded = {"jupyter": {"source_hidden": True}}
     first = (
         f"{badge('01_x.ipynb')}\n- smoke: 5 s, 300 MiB\n- laptop: 1 min, 1 GiB\n- gpu: not measured"
     )
     cells = [
-        nbformat.v4.new_markdown_cell(first),
-        new_code(INSTALL_CELL),
+        nbformat.v4.new_markdown_cell(first + "\n[Notation](../docs/notation.md)"),
+        new_code(INSTALL_CELL, metadata=folded),
         new_code('PROFILE = "laptop"\nSEED = 0', metadata={"tags": ["parameters"]}),
-        new_code('from qsft_lite.viz.explorers import explorer\nrun = notebook.start("01_x")'),
+        new_code(
+            'from qsft_lite.viz.explorers import explorer\nrun = notebook.start("01_x")',
+            metadata=folded,
+        ),
         new_code("draw()\nexplorer(1)", outputs=[picture], metadata=shown),
         new_code("table()", outputs=[table]),
-        new_code("run.record(headline={})"),
+        *two_exercises(),
+        *[nbformat.v4.new_markdown_cell("**Predict:** more, or less?") for _ in range(2)],
+        new_code("run.record(headline={})", metadata=folded),
     ]
-    for count, cell in enumerate(cells[1:], 1):
+    for count, cell in enumerate([c for c in cells if c.cell_type == "code"], 1):
         cell.execution_count = count
     return nbformat.v4.new_notebook(cells=cells)
 
@@ -253,7 +357,16 @@ BROKEN = [
     ),
     (check_recorded_under_its_name, in_cell(3, source='run = notebook.start("02_y")')),
     (check_recorded_under_its_name, in_cell(3, source="run = None")),
-    (check_record_last, in_cell(6, source="print(1)")),
+    (check_record_last, in_cell(-1, source="print(1)")),
+    (check_folded, in_cell(1, metadata={})),
+    (check_folded, in_cell(5, source="figure, axes = plt.subplots()")),
+    (check_alternative_texts, lambda notebook: notebook.cells[4].outputs[0].update(metadata={})),
+    (check_exercises, in_cell(6, source='answer_1 = 2\nexercises.check(answer_1, 2, hint="")')),
+    (check_exercises, in_cell(6, outputs=[stream("stdout", "right\n")])),
+    (check_exercises, in_cell(7, source="The answer is 2.")),
+    (check_exercises, in_cell(9, source=two_exercises()[1].source)),
+    (check_predictions, in_cell(10, source="More.")),
+    (check_glossary_linked, in_first_cell("notation", "tasks")),
 ]
 
 
@@ -270,7 +383,7 @@ def test_a_broken_notebook_fails(check, damage):
     before = copy.deepcopy(notebook)
     damage(notebook)
     assert notebook != before
-    with pytest.raises((AssertionError, ParameterError)):
+    with pytest.raises((AssertionError, ValueError)):
         check(notebook, "01_x.ipynb")
 
 

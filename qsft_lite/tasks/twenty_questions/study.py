@@ -1,4 +1,4 @@
-"""Twenty Questions as a study: chapter 08's table, and its longer ones.
+"""Twenty Questions as a study: chapter 09's table, and its longer ones.
 
 python -m qsft_lite.study twenty_questions --profile record
 python -m qsft_lite.study twenty_questions --profile record --set objects=158 games=1000000
