@@ -1,5 +1,6 @@
 """The website: small sites are built, and each way to break one must fail the build."""
 
+import base64
 import json
 import re
 import shutil
@@ -48,13 +49,18 @@ def notebook(title: str) -> str:
     output = {"output_type": "stream", "name": "stdout", "text": ["a committed output\n"]}
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": ["w"]}
     shown = {"output_type": "display_data", "data": widget, "metadata": {}}
+    picture = {
+        "output_type": "display_data",
+        "data": {"image/png": base64.b64encode(PNG).decode(), "text/plain": ["a picture"]},
+        "metadata": {"image/png": {"alt": "Nothing but white."}},
+    }
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": f"# {title}\n\n$\\tfrac{{1}}{{2}}$"},
         {
             "cell_type": "code",
             "execution_count": 1,
             "metadata": {"jupyter": {"source_hidden": True}},
-            "outputs": [output, shown],
+            "outputs": [output, shown, picture],
             "source": "raise SystemExit('this cell was run')",
         },
         {"cell_type": "markdown", "metadata": {}, "source": "## The second part\n\nText."},
@@ -120,6 +126,7 @@ def test_a_chapter_shows_its_committed_outputs_and_is_not_run(site):
     assert "a committed output" in chapter
     assert "this cell was run" in chapter  # as code
     assert chapter.count("tag_hide-input") == 1
+    assert 'alt="Nothing but white."' in chapter
     assert r"\(\tfrac{1}{2}\)" in chapter
     assert "widget-view" not in chapter
     assert 'src="../_static/tex-svg-full.js' in chapter

@@ -27,7 +27,7 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parents[1]
 # The order in which pages of docs/ are read; a page not named here comes after them.
 READING_ORDER = (
-    *("install", "paper", "tasks", "leaderboard", "architecture"),
+    *("install", "notation", "paper", "tasks", "leaderboard", "architecture"),
     *("full_scale", "troubleshooting", "log"),
 )
 
@@ -57,14 +57,19 @@ def home_page(root: Path, pages: Sequence[Path]) -> str:
     )
 
 
-def folded(notebook: str) -> str:
-    """Return a notebook's text in which cells that JupyterLab shows folded are so on the site."""
-    if '"source_hidden"' not in notebook:
-        return notebook
+def for_the_site(notebook: str) -> str:
+    """Return a notebook's text with what the site needs: folded cells, and texts for pictures.
+
+    Cells that JupyterLab shows folded are so on the site, and the alternative text of an output's
+    picture stands where myst-nb looks for it.
+    """
     content = json.loads(notebook)
     for cell in content["cells"]:
         if cell["metadata"].get("jupyter", {}).get("source_hidden"):
             cell["metadata"].setdefault("tags", []).append("hide-input")
+        for output in cell.get("outputs", []):
+            if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
     return json.dumps(content)
 
 
@@ -76,7 +81,7 @@ def stage(root: Path, source: Path) -> None:
     for page in pages:
         text = (root / page).read_text(encoding="utf-8")
         (source / page).parent.mkdir(parents=True, exist_ok=True)
-        (source / page).write_text(folded(text) if page.suffix == ".ipynb" else text, "utf-8")
+        (source / page).write_text(for_the_site(text) if page.suffix == ".ipynb" else text, "utf-8")
     (source / "index.md").write_text(home_page(root, pages), encoding="utf-8")
     if (root / "figures").exists():
         shutil.copytree(root / "figures", source / "figures")
