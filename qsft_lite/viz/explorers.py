@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import Image, display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from qsft_lite.viz import plots
+from qsft_lite.viz.acting import beta_text, draw_policy
 from qsft_lite.viz.simplex import draw_simplex
 
+BETAS = (0.0, *(2.0**power for power in range(14)))
+SUPPORTS = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9)
 LEFTOVERS = tuple((label, leftover) for leftover, label in plots.FORMS.items())
 
 
@@ -64,8 +69,93 @@ def simplex_explorer(
         draw,
         controls,
         "Left, contours of the expected loss over the triangle of all probabilities of three "
-        "tokens, with its minimum marked; right, bars of the targets and of the values Q.",
+        "tokens, with its minimum marked; right, bars of the values Q, and the targets as lines.",
     )
+
+
+def policy_explorer(
+    behavior: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    states: Sequence[str],
+    actions: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    exact: np.ndarray | None = None,
+    exact_name: str = "exact Q",
+    state: int = 0,
+    method: str | None = None,
+    beta: float = 16.0,
+    support: float = 0.0,
+    most: int = 12,
+) -> None:
+    """What beta, the support at play and the score make of recorded values; see `draw_policy`.
+
+    Controls: the state; the method whose values pi * exp(beta * q) takes, where there are several;
+    beta; and the support, a share of the likeliest action's probability.
+
+    Args:
+        behavior: (S, A) probabilities by the clone; nan or 0 where the state has no such action.
+        values: by title of the method, (S, A) values q, which count only where there is an action.
+        states: their S texts.
+        actions: the A texts of all states, or those of each state.
+        exact: (S, A) of the same actions, to be shown beside, under the name exact_name.
+        state: index of the state at the start; method, beta, support: as they are at the start.
+        most: so many actions have a row each, and all others one row.
+
+    Raises ValueError for arrays that do not fit, a state without actions, a value that is no number
+    where there is an action, or a start value that its control cannot take.
+    """
+    pi = np.nan_to_num(np.asarray(behavior, dtype=float))
+    if pi.ndim != 2 or pi.size == 0:
+        raise ValueError(f"behavior must be (states, actions), got the shape {pi.shape}")
+    if (pi < 0).any() or not (pi.sum(axis=1) > 0).all():
+        raise ValueError("behavior must be probabilities, with an action in every state")
+    if not values:
+        raise ValueError("policy_explorer needs the values of at least one method")
+    tables = {title: np.asarray(table, dtype=float) for title, table in values.items()}
+    for name, table in tables.items() if exact is None else [*tables.items(), ("exact", exact)]:
+        if np.shape(table) != pi.shape:
+            raise ValueError(f"{name} has the shape {np.shape(table)}, behavior {pi.shape}")
+        if not np.isfinite(np.asarray(table)[pi > 0]).all():
+            raise ValueError(f"{name} is not a number somewhere where behavior has an action")
+    names = [actions] * len(pi) if isinstance(actions[0], str) else actions
+    if len(states) != len(pi) or len(names) != len(pi) or {*map(len, names)} != {pi.shape[1]}:
+        raise ValueError("there must be a text for each state, and for each of its actions")
+    if not (0 <= beta < np.inf and 0 <= support <= 1):
+        raise ValueError(f"beta must be 0 or more and support 0 to 1, got {beta} and {support}")
+    texts = [(f"{number}: {text.strip()}", number - 1) for number, text in enumerate(states, 1)]
+    betas = [(beta_text(each), each) for each in sorted({*BETAS, float(beta)})]
+    supports = [(f"{each:g}", each) for each in sorted({*SUPPORTS, float(support)})]
+    method = next(iter(tables)) if method is None else method
+    controls = {
+        "state": choice("state", "state", state, texts),
+        "method": choice("method", "values of", method, list(tables)),
+        "beta": choice("beta", "β (sharpness)", float(beta), betas, ipywidgets.SelectionSlider),
+        "support": choice(
+            "support", "support at play", float(support), supports, ipywidgets.SelectionSlider
+        ),
+    }
+    if len(tables) == 1:
+        del controls["method"]
+
+    def draw(state: int, beta: float, support: float, method: str = method) -> Figure:
+        there = np.flatnonzero(pi[state])
+        return draw_policy(
+            pi[state, there],
+            tables[method][state, there],
+            [names[state][i].strip() for i in there],
+            beta=beta,
+            support=support,
+            method=method,
+            exact=None if exact is None else np.asarray(exact, dtype=float)[state, there],
+            exact_name=exact_name,
+            most=most,
+            title=texts[state][0],
+        )
+
+    alt = "Bars of the probabilities of a state's actions, by the clone in grey and by the acting "
+    alt += "policy in color; beside them, dots at the learned values of the actions"
+    alt += "." if exact is None else f", and black marks at {exact_name}."
+    show_explorer(draw, controls, alt)
 
 
 def step_through(
@@ -155,7 +245,8 @@ def _png(figure: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     with plt.rc_context(plots.STYLE):  # matplotlib makes tick labels only now
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        # Figure.savefig would draw all of it twice, the first time for the layout alone.
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
