@@ -24,10 +24,10 @@ VALUE_COLORS: Colormap = plt.get_cmap("cividis")
 COUNT_COLORS = ListedColormap(plt.get_cmap("Greens")(np.linspace(0.05, 0.65, 256)))
 HIGHLIGHT = "#D55E00"  # the move that was played
 PATH_COLORS = ("#0072B2", "#000000", "#56B4E9", "#C2185B")  # of recorded trajectories
-FORMS = {  # what a leftover is called
-    "paired": "paired dummies (ours)",
-    "dummy": "one dummy",
-    "uniform": "Eq. 3 (paper)",
+FORMS = {  # what a leftover is called, as in docs/notation.md
+    "paired": "Q-SFT (ours)",
+    "dummy": "Q-SFT, one dummy",
+    "uniform": "Q-SFT (paper)",
 }
 # Hatched, crossed or framed, since every plain color is also that of some value.
 WALL = {"facecolor": "#e6e6e6", "edgecolor": "#999999", "hatch": "////", "linewidth": 0}

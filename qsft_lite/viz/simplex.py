@@ -28,7 +28,7 @@ METHOD_COLORS = {
     "dummy": plots.method_color("q_sft_dummy"),
     "uniform": plots.method_color("q_sft_paper"),
 }
-TALLEST_BAR = 2.0  # a larger value is cut off, with its number on top
+TALLEST_BAR = 3.0  # a larger value is cut off: its bar is broken, with its number on top
 
 
 def expected_loss(
@@ -71,11 +71,11 @@ def draw_simplex(
     target: tuple[float, ...] = (0.3, 0.9, 0.6),
     leftover: Leftover = "uniform",
 ) -> Figure:
-    """Left the loss over the simplex, right the value Q that is read back, beside the target y.
+    """Left the loss over the simplex; right bars of the value Q that is read back.
 
-    Q is q(a) of the paired form, and p(a)/pi(a) of the others. behavior, target: pi and y of the
-    actions, three for "uniform" and two for the forms with dummies. The figure belongs to no window
-    and needs no closing.
+    Q is q(a) of the paired form, and p(a)/pi(a) of the others; a black line shows the target y.
+    behavior, target: pi and y of the actions, three for "uniform" and two for the forms with
+    dummies. The figure belongs to no window and needs no closing.
 
     Raises ValueError for an unknown leftover, the wrong number of actions, a behavior that is not
     positive or does not sum to 1, or a target outside [0, 1].
@@ -184,19 +184,20 @@ def _draw_values(
     values = minimiser(pi, y, leftover)[: len(pi)] / pi
     read = "Q = q" if leftover == "paired" else "Q = p/π"
     places = np.arange(len(pi))
-    for shift, heights, fill, label in (
-        (-0.2, y, "#999999", "target y"),
-        (0.2, values, METHOD_COLORS[leftover], read),
-    ):
-        shown = np.minimum(heights, TALLEST_BAR)
-        bars = axes.bar(places + shift, shown, 0.38, color=fill, label=label)
-        style = {"padding": 4, "fontsize": 10, "bbox": {"color": "white", "pad": 0.5}}
-        axes.bar_label(bars, [f"{height:.2f}" for height in heights], **style)
+    shown = np.minimum(values, TALLEST_BAR)
+    bars = axes.bar(places, shown, 0.5, color=METHOD_COLORS[leftover], label=read)
+    style = {"padding": 4, "fontsize": 11, "bbox": {"color": "white", "pad": 0.5}}
+    axes.bar_label(bars, [f"{value:.2f}" for value in values], **style)
+    broken = places[values > TALLEST_BAR]
+    axes.plot(broken, np.full(len(broken), 0.9 * TALLEST_BAR), "w_", markersize=60, mew=5)
+    axes.hlines(y, places - 0.35, places + 0.35, color="black", linewidth=3, label="target y")
+    for place, target in zip(places, y, strict=True):
+        axes.text(place + 0.38, target, f"{target:.2f}", va="center", fontsize=10)
     axes.axhline(1, color="black", linewidth=1, linestyle="--", zorder=0, label="highest return")
     axes.set_xticks(
         places, [f"{name}\nπ = {share:.2f}" for name, share in zip(names, pi, strict=False)]
     )
-    axes.set_yticks([0, 0.5, 1, 1.5, 2])
+    axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 3])
     axes.set(xlim=(-0.6, len(pi) - 0.4), ylim=(0, 1.1 * TALLEST_BAR))
     axes.grid(visible=False)
     axes.legend(

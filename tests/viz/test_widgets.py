@@ -337,11 +337,28 @@ def test_the_bars_read_back_the_closed_form():
     pi, y = (0.75, 0.25), (0.25, 0.5)
     for leftover, name in (("paired", "Q = q"), ("dummy", "Q = p/π")):
         axes = simplex.draw_simplex(behavior=pi, target=y, leftover=leftover).axes[2]
-        assert np.allclose([bar.get_height() for bar in axes.patches], [0.25, 0.5, 0.25, 0.5])
+        assert np.allclose([bar.get_height() for bar in axes.patches], y)
+        (targets,) = [c for c in axes.collections if c.get_label() == "target y"]
+        assert np.allclose([ends[:, 1] for ends in targets.get_segments()], [[v, v] for v in y])
         assert name in [text.get_text() for text in axes.get_legend().texts]
     # By hand: p(a) = .5 * .5 + .25 * .5 / 2 + .25 * .5 / 2 = .375, and p(b) = p(c) = .3125.
     bars = simplex.draw_simplex(behavior=(0.5, 0.25, 0.25), target=(0.5, 0.5, 0.5)).axes[2].patches
-    assert np.allclose([bar.get_height() for bar in bars][3:], [0.75, 1.25, 1.25])
+    assert np.allclose([bar.get_height() for bar in bars], [0.75, 1.25, 1.25])
+
+
+def test_a_bar_that_is_too_tall_is_broken_and_keeps_its_number():
+    def whites_and_top(pi):
+        axes = simplex.draw_simplex(behavior=pi, target=(0.3, 0.9, 0.6)).axes[2]
+        marks = [line for line in axes.lines if line.get_marker() == "_"]
+        assert max(bar.get_height() for bar in axes.patches) <= simplex.TALLEST_BAR
+        return sum(len(line.get_xdata()) for line in marks), [t.get_text() for t in axes.texts]
+
+    # p(c) = .1 * .6 + (.6 * .7 + .3 * .1) / 2 = .285: below the cut, no break.
+    marks, texts = whites_and_top((0.6, 0.3, 0.1))
+    assert marks == 0 and "2.85" in texts
+    # p(c) = .05 * .6 + (.6 * .7 + .35 * .1) / 2 = .2575, over .05 is 5.15.
+    marks, texts = whites_and_top((0.6, 0.35, 0.05))
+    assert marks == 1 and "5.15" in texts
 
 
 @pytest.mark.parametrize("y", [0.0, 1.0])

@@ -190,7 +190,7 @@ def draw_gridworld(
             values=result.values,
             policy=np.where(unseen[:, None], 0, result.policy),
             numbers=True,
-            title=f"Q-SFT, {FORMS[leftover]}, {count}\n"
+            title=f"{FORMS[leftover]}, {count}\n"
             f"{share:.0%} of the best return (cloning {result.cloning_share:.0%})",
         )
         image = draw_maze(
