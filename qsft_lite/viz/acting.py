@@ -15,7 +15,7 @@ from qsft_lite.viz import plots
 
 ROW = 0.3  # inches
 TOP, BOTTOM = 1.05, 0.62  # inches for titles and notes
-LONGEST = 26  # characters of an action's text
+LONGEST = 34  # characters of an action's text
 GREEDY = 2.0**20  # a beta of this or more plays the action of largest score
 
 
@@ -67,14 +67,17 @@ def draw_policy(
     with plots.figure((10.5, height), fixed=True) as figure:
         panels = [
             figure.add_axes((left, BOTTOM / height, width, 1 - (TOP + BOTTOM) / height))
-            for left, width in ((0.2, 0.44), (0.68, 0.3))
+            for left, width in ((0.26, 0.38), (0.68, 0.3))
         ]
         rows = np.arange(count)
         sums = [_with_the_rest(each, shown, others) for each in (pi, pi_hat)]
         _draw_probabilities(panels[0], *sums, color, gray)
         if support > 0:
             panels[0].axvline(support * pi.max(), color="black", linewidth=1, linestyle=":")
-        _draw_scores(panels[1], score[shown], color)
+        said = score if exact is None else np.concatenate([score, exact])
+        # Values of a state often lie close together, and their differences decide.
+        low, high = np.floor(20 * said.min()) / 20, np.ceil(20 * said.max() + 1e-9) / 20
+        _draw_scores(panels[1], score[shown], color, low, max(high, low + 0.05))
         if exact is not None:
             panels[1].plot(exact[shown], rows[: len(shown)], "|k", markersize=12, mew=2)
         texts = [textwrap.shorten(actions[i], LONGEST, placeholder="…") for i in shown]
@@ -145,14 +148,15 @@ def _name_of_the_rest(actions: Sequence[str], others: np.ndarray, pi_hat: np.nda
     return textwrap.shorten(text, LONGEST, placeholder="…")
 
 
-def _draw_scores(axes: Axes, score: np.ndarray, color: str) -> None:
-    axes.hlines(np.arange(len(score)), 0, score, color=color, alpha=0.35, linewidth=4)
+def _draw_scores(axes: Axes, score: np.ndarray, color: str, low: float, high: float) -> None:
+    axes.hlines(np.arange(len(score)), low, high, color="#dddddd", linewidth=1)
     axes.plot(score, np.arange(len(score)), "o", color=color, markersize=6)
     for row, value in enumerate(score):
         _write_at_the_edge(axes, row, f"{value:.3f}")
-    # Values are mostly from 0 to 1; heads may say something outside.
-    axes.set_xlim(min(0.0, 1.12 * score.min()), 1.16 * max(1.0, score.max()))
-    axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"], fontsize=10)
+    edge = 0.04 * (high - low)
+    axes.set_xlim(low - edge, high + 5 * edge)  # numbers stand where no dot is
+    ticks = np.linspace(low, high, 3)
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=10)
 
 
 def _write_at_the_edge(axes: Axes, row: int, text: str) -> None:
@@ -179,9 +183,9 @@ def _write(
     shown = textwrap.shorten(title, 110, placeholder="…")
     figure.text(0.01, 1 - 0.3 / height, shown, fontsize=12, weight="bold")
     line = 1 - 0.72 / height
-    figure.text(0.2, line, "clone π", fontsize=11, color="#777777", weight="bold")
+    figure.text(0.26, line, "clone π", fontsize=11, color="#777777", weight="bold")
     text = f"acting π̂ ∝ π exp(β q),  β {beta_text(beta)},  support {support:g}"
-    figure.text(0.29, line, text, fontsize=11, color=color, weight="bold")
+    figure.text(0.35, line, text, fontsize=11, color=color, weight="bold")
 
 
 def _worth(name: str, pi: np.ndarray, pi_hat: np.ndarray, values: np.ndarray) -> str:

@@ -169,11 +169,14 @@ def test_one_method_needs_no_chooser(shown):
     controls(shown[1])["state"].value = 1
 
 
-def test_values_below_zero_and_above_one_are_inside():
-    q = np.array([-0.4, 1.7])
-    figure = acting.draw_policy(np.array([0.5, 0.5]), q, "ab", beta=1, support=0)
+@pytest.mark.parametrize("q", [(-0.4, 1.7), (0.0, 1.0), (0.52, 0.53), (0.5, 0.5), (0.05, 0.1)])
+def test_all_values_are_inside(q):
+    q, exact = np.array(q), np.array(q) + 0.01
+    figure = acting.draw_policy(np.array([0.5, 0.5]), q, "ab", beta=1, support=0, exact=exact)
     low, high = figure.axes[1].get_xlim()
-    assert low < -0.4 and 1.7 < high
+    assert low < q.min() and exact.max() < high
+    ticks = figure.axes[1].get_xticks()
+    assert ticks[0] <= q.min() and exact.max() <= ticks[-1] and np.ptp(ticks) < np.ptp(q) + 0.12
 
 
 @pytest.mark.parametrize(
