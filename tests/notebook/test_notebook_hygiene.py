@@ -193,7 +193,6 @@ TAUGHT = (
 NOT_YET = {
     "00_start_here",
     "01_mdps_and_q_learning",
-    "02_weighted_cross_entropy",
     "03_tabular_q_sft",
     "04_neural_q_sft",
     "05_baselines_and_coverage",
