@@ -191,7 +191,6 @@ TAUGHT = (
     check_glossary_linked,
 )
 NOT_YET = {
-    "00_start_here",
     "01_mdps_and_q_learning",
     "03_tabular_q_sft",
     "04_neural_q_sft",
