@@ -160,11 +160,12 @@ def draw_pieces(axes: Axes, maze: Maze, pieces: list[list[tuple[int, int]]]) -> 
         end = cells[-1] + 0.7 * np.array(ACTION_STEPS[piece[-1][1]])
         x = np.append(cells[:, 1], end[1]) + 0.08 * (1.5 - number)
         y = np.append(cells[:, 0], end[0]) + 0.16 * (number % 2 - 0.5)
-        rim = [withStroke(linewidth=6, foreground="white")]  # or black would vanish in a trap
+        rim = [withStroke(linewidth=7, foreground="white")]  # or black would vanish in a trap
         arrow = {"arrowstyle": "-|>,head_width=0.35", "color": color, "lw": 4, "path_effects": rim}
         arrow |= {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 14}
-        axes.annotate("", (x[-1], y[-1]), (x[-2], y[-2]), arrowprops=arrow, zorder=1.9)
-        axes.plot(x[:-1], y[:-1], color=color, linewidth=4, path_effects=rim)
+        axes.annotate("", (x[-1], y[-1]), (x[-2], y[-2]), arrowprops=arrow, zorder=1.8)
+        x[-1], y[-1] = 0.6 * x[-1] + 0.4 * x[-2], 0.6 * y[-1] + 0.4 * y[-2]  # to the arrow's head
+        axes.plot(x, y, color=color, linewidth=4, solid_joinstyle="round")
         axes.plot(x[0], y[0], "o", color=color, markersize=17, markeredgecolor="white")
         style = {"ha": "center", "va": "center_baseline", "weight": "bold", "color": "white"}
         axes.text(x[0], y[0], f"{number + 1}", fontsize=11, **style)
