@@ -192,7 +192,6 @@ TAUGHT = (
 )
 NOT_YET = {
     "01_mdps_and_q_learning",
-    "03_tabular_q_sft",
     "04_neural_q_sft",
     "05_baselines_and_coverage",
     "06_wordle",
