@@ -17,3 +17,9 @@ def live_picture(widget):
 def controls(widget):
     kinds = (ipywidgets.FloatSlider, ipywidgets.SelectionSlider, ipywidgets.Dropdown)
     return {w.description: w for w in all_widgets(widget) if isinstance(w, kinds)}
+
+
+def pressed(widget):
+    """Buttons and boxes for texts, by what stands on or before them."""
+    kinds = (ipywidgets.ToggleButton, ipywidgets.Text, ipywidgets.Textarea)
+    return {w.description: w for w in all_widgets(widget) if isinstance(w, kinds)}

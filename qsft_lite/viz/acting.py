@@ -88,7 +88,7 @@ def draw_policy(
             axes.set(ylim=(max(count, 4) - 0.45, -0.55))
             axes.grid(axis="y", visible=False)
         played = [*inside[shown], *([inside[others].any()] if len(others) else [])]
-        panels[0].set_yticks(rows, texts, fontsize=10)
+        panels[0].set_yticks(rows, texts, fontsize=10, parse_math=False)
         panels[1].set_yticks([])
         for label, there in zip(panels[0].get_yticklabels(), played, strict=True):
             label.set_color("black" if there else "#aaaaaa")
@@ -181,7 +181,7 @@ def _write(
     gray: str,
 ) -> None:
     shown = textwrap.shorten(title, 110, placeholder="…")
-    figure.text(0.01, 1 - 0.3 / height, shown, fontsize=12, weight="bold")
+    figure.text(0.01, 1 - 0.3 / height, shown, fontsize=12, weight="bold", parse_math=False)
     line = 1 - 0.72 / height
     figure.text(0.26, line, "clone π", fontsize=11, color="#777777", weight="bold")
     text = f"acting π̂ ∝ π exp(β q),  β {beta_text(beta)},  support {support:g}"

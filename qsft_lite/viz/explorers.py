@@ -167,12 +167,14 @@ def step_through(
     game: int = 1,
     turn: int = 1,
     first: int = 1,
+    jump: tuple[str, Callable[[int], int]] | None = None,
 ) -> None:
     """Show games turn by turn: `show_explorer` with a control for the game and one for the turn.
 
     `draw` is a function of the game, from 1 on, of its turn, and of the values of the other
     `controls`. `lengths` has the last turn of each game, which stands for all later ones, and
-    `first` is the first turn of every game; `game` and `turn` are shown at the start.
+    `first` is the first turn of every game; `game` and `turn` are shown at the start. `jump`: the
+    text of a button, and a function from a game to the turn that the button goes to.
 
     Raises ValueError for no games, one without turns, or a start that no game has.
     """
@@ -184,7 +186,13 @@ def step_through(
         "turn": choice("turn", "turn", turn, turns, ipywidgets.SelectionSlider),
     }
 
+    if jump is not None:
+        controls = controls | {"jump": command(jump[0])}
+
     def draw_turn(game: int, turn: int, **others: Any) -> Figure:
+        if others.pop("jump", False):
+            turn = stepping["turn"].value = jump[1](game)
+            controls["jump"].value = False
         return draw(game=game, turn=min(turn, lengths[game - 1]), **others)
 
     show_explorer(draw_turn, stepping | controls, alt)
@@ -291,5 +299,21 @@ def choice(
         options=options,
         value=value,
         description=description,
+        style={"description_width": "105px"},
+    )
+
+
+def command(description: str, **options: Any) -> ipywidgets.ToggleButton:
+    """A button: its value is True while the picture is drawn for it, which sets it back."""
+    return ipywidgets.ToggleButton(value=False, description=description, **options)
+
+
+def text_box(description: str, value: str = "", placeholder: str = "") -> ipywidgets.Text:
+    """A box for a text, which counts when one presses Enter or leaves the box."""
+    return ipywidgets.Text(
+        value=value,
+        description=description,
+        placeholder=placeholder,
+        continuous_update=False,
         style={"description_width": "105px"},
     )
