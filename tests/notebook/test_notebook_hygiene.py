@@ -201,7 +201,6 @@ NOT_YET = {
     "10_webshop",
     "11_alfworld",
     "12_robot_manipulation",
-    "15_full_scale_runs",
     "16_ours_beside_the_papers",
 }
 
