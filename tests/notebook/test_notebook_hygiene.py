@@ -191,7 +191,6 @@ TAUGHT = (
     check_glossary_linked,
 )
 NOT_YET = {
-    "01_mdps_and_q_learning",
     "04_neural_q_sft",
     "05_baselines_and_coverage",
     "06_wordle",
