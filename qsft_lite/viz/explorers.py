@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -317,3 +318,10 @@ def text_box(description: str, value: str = "", placeholder: str = "") -> ipywid
         continuous_update=False,
         style={"description_width": "105px"},
     )
+
+
+def write_below(figure: Figure, note: str) -> None:
+    """A text below a figure with an automatic layout, in lines that fit; nothing for ""."""
+    if note:
+        text = "\n".join(textwrap.wrap(note, int(11 * figure.get_size_inches()[0])))
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=11, color="#444444", parse_math=False)

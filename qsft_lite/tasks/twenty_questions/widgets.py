@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from reprlib import repr as brief
 from typing import Any
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,11 +17,20 @@ from scipy.special import entr
 
 from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.tasks.twenty_questions.rules import TURNS, TwentyQuestionsRules
-from qsft_lite.viz.explorers import step_through
+from qsft_lite.tasks.twenty_questions.rules import TURNS, UNKNOWN, TwentyQuestionsRules
+from qsft_lite.tasks.twenty_questions.text import NO, START, YES
+from qsft_lite.viz.explorers import (
+    choice,
+    command,
+    show_explorer,
+    step_through,
+    text_box,
+    write_below,
+)
 from qsft_lite.viz.plots import VALUE_COLORS, ink
 
 BARS = 8  # candidates shown
+CHOOSE = "(choose)"
 OBJECT_ROWS = 20  # of the panel of objects
 
 
@@ -59,13 +70,20 @@ def question_table(policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
 
 
 def draw_game(
-    policy: QSFTPolicy, rules: TwentyQuestionsRules, texts: Sequence[str], asked: int | None = None
+    policy: QSFTPolicy,
+    rules: TwentyQuestionsRules,
+    texts: Sequence[str],
+    asked: int | None = None,
+    *,
+    table: pd.DataFrame | None = None,
+    note: str = "",
 ) -> Figure:
     """A transcript with the value of each question, the objects left, and the next candidates.
 
     texts: a transcript: the start, a question, its answer, a question, ... asked: how many of its
-    questions have been asked at the moment that is shown; all if None. Raises ValueError for more
-    questions than the transcript has, or a text that is no transcript.
+    questions have been asked at the moment that is shown; all if None. table: `question_table` of
+    that moment, where it is known already. note: a text below. Raises ValueError for more questions
+    than the transcript has, or a text that is no transcript.
     """
     turns = rules.read_history("".join(texts))
     asked = len(turns) if asked is None else asked
@@ -85,11 +103,14 @@ def draw_game(
             right.axis("off")
             right.set_title("found" if won else "not found")
         else:
-            _draw_candidates(right, question_table(policy, rules, "".join(shown)).head(BARS))
+            if table is None:
+                table = question_table(policy, rules, "".join(shown))
+            _draw_candidates(right, table.head(BARS))
         figure.suptitle(
             f"After {asked} questions: {int(consistent.sum())} of {len(rules.names)} objects left",
             fontsize=13,
         )
+        write_below(figure, note)
     return figure
 
 
@@ -171,4 +192,124 @@ def game_explorer(
         lengths=[len(row["text"]) // 2 for row in transcripts],
         turn=asked,
         first=0,
+    )
+
+
+def answer_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules) -> None:
+    """Have one of the objects in mind, and answer the policy's questions.
+
+    Controls: buttons for yes and no, to take the last answer back, and to start again. Each
+    question is the policy's likeliest one. It is said when no object fits all answers.
+    """
+    texts: list[str] = [START]
+    buttons = ("yes", "no", "take back", "start again")
+    controls = {name.replace(" ", "_"): command(name) for name in buttons}
+
+    def draw(yes: bool, no: bool, take_back: bool, start_again: bool) -> Figure:
+        for button in controls.values():
+            button.value = False
+        table, end = _next_questions(policy, rules, texts)
+        if (yes or no) and not end:
+            texts.extend([table["text"][0] + "\n", YES if yes else NO])
+        elif take_back:
+            del texts[max(1, len(texts) - 2) :]
+        elif start_again:
+            del texts[1:]
+        if yes or no or take_back or start_again:
+            table, end = _next_questions(policy, rules, texts)
+        note = end or f"Question {1 + len(texts) // 2}: {table['text'][0]} Answer yes or no."
+        if not _fits_all(rules, texts):
+            note += " (No object fits all answers; those in bold fit most of them.)"
+        return draw_game(policy, rules, texts, table=table, note=note)
+
+    show_explorer(
+        draw,
+        controls,
+        "Left, the policy's questions with one's answers; middle, the objects, those in bold that "
+        "fit all answers; right, bars of the next question's candidates.",
+    )
+
+
+def ask_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules, *, game: int = 1) -> None:
+    """Ask for a hidden object oneself, and see what the policy thinks of one's questions.
+
+    Controls: the number of the game, which stands for an object; a question, one of the list or
+    typed in one's own words; and a button to take the last one back. Below stands the value of the
+    last question, and what the policy would have asked. Raises ValueError for a game that is not in
+    1 .. number of objects.
+    """
+    texts: list[str] = [START]
+    asked_in = game
+    questions = [text.strip() for text in rules.question_texts]
+    controls = {
+        "game": choice("game", "game", game, range(1, len(rules.names) + 1)),
+        "question": ipywidgets.Dropdown(options=[CHOOSE, *questions], description="question"),
+        "typed": text_box("or type it", placeholder=questions[0]),
+        "back": command("take back"),
+    }
+
+    def draw(game: int, question: str, typed: str, back: bool) -> Figure:
+        nonlocal asked_in
+        controls["question"].value = CHOOSE
+        controls["typed"].value, controls["back"].value = "", False
+        if game != asked_in:
+            asked_in = game
+            del texts[1:]
+        if back:
+            del texts[max(1, len(texts) - 2) :]
+        said = typed.strip() or ("" if question == CHOOSE else question)
+        table, end = _next_questions(policy, rules, texts)
+        note = end
+        if said and not back and not end:
+            number = rules.read_question(said)
+            if number == UNKNOWN:
+                note = f"{brief(said)} is not understood: the game would count it and answer no. "
+                note += "Here it is not counted: ask another way, or choose from the list."
+            else:
+                yes = rules.table[number, (7 * game) % len(rules.names)]  # not in their order
+                texts.extend([rules.question_texts[number], YES if yes else NO])
+                note = _thought_of(table, number)
+                table, end = _next_questions(policy, rules, texts)
+        return draw_game(policy, rules, texts, table=table, note=f"{note} {end}".strip())
+
+    show_explorer(
+        draw,
+        controls,
+        "Left, one's own questions with the policy's values and the answers; middle, the objects, "
+        "those left in bold; right, bars of what the policy would ask next.",
+    )
+
+
+def _next_questions(
+    policy: QSFTPolicy, rules: TwentyQuestionsRules, texts: Sequence[str]
+) -> tuple[pd.DataFrame | None, str]:
+    """`question_table` after this transcript; or None, and why the game does not go on."""
+    turns = rules.read_history("".join(texts))
+    if turns and turns[-1][1] and rules.is_guess(turns[-1][0]):
+        return None, f"Found with {len(turns)} question{'s' * (len(turns) > 1)}."
+    if len(turns) == TURNS:
+        return None, f"All {TURNS} questions are asked: the game is over."
+    return question_table(policy, rules, "".join(texts)), ""
+
+
+def _fits_all(rules: TwentyQuestionsRules, texts: Sequence[str]) -> bool:
+    """Whether an object explains all answers; `consistent` are those that explain the most."""
+    turns = rules.read_history("".join(texts))
+    candidate = int(rules.consistent(turns).argmax())
+    return all(rules.table[question, candidate] == yes for question, yes in turns)
+
+
+def _thought_of(table: pd.DataFrame, question: int) -> str:
+    """What the policy thinks of a question, and which it would have asked."""
+    told = "Q_task" if "Q_task" in table else "Q"
+    own, best = table[table["question"] == question].iloc[0], table.iloc[0]
+    place = 1 + int((table[told] > own[told]).sum())
+    text = (
+        f"{own['text']} Q {own[told]:.3f}, place {place} of {len(table)}, {own['bits']:.2f} bits. "
+    )
+    if own["question"] == best["question"]:
+        return text + "The policy would have asked the same."
+    return (
+        f"{text}The policy would have asked: {best['text']} Q {best[told]:.3f}, "
+        f"{best['bits']:.2f} bits."
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
+from reprlib import repr as brief
 from typing import Any
 
 import ipywidgets
@@ -14,9 +17,9 @@ from matplotlib.figure import Figure
 
 from qsft_lite import viz
 from qsft_lite.policy import QSFTPolicy
-from qsft_lite.tasks.wordle.rules import START, TRIES, WordleRules
+from qsft_lite.tasks.wordle.rules import FEEDBACK, SOLVED, START, TRIES, WordleRules
 from qsft_lite.tasks.wordle.text import read, read_colors
-from qsft_lite.viz.explorers import choice, show_explorer
+from qsft_lite.viz.explorers import choice, show_explorer, text_box, write_below
 from qsft_lite.viz.plots import VALUE_COLORS, ink, value_bar
 
 TILES = {"b": "#787c7e", "y": "#c9a227", "g": "#3f8f4f"}
@@ -61,9 +64,25 @@ def policy_guesses(
     """The given guesses and then the policy's likeliest ones, to the end of the game."""
     guesses = list(guesses)
     while not _is_over(secret, guesses):
-        history = history_of(rules, secret, guesses)
-        guesses.append(candidate_table(policy, rules, history)["word"][0])
+        guesses.append(_best_guess(policy, rules, secret, guesses))
     return guesses
+
+
+def _best_guess(policy: QSFTPolicy, rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
+    return candidate_table(policy, rules, history_of(rules, secret, guesses))["word"][0]
+
+
+def _thought_of(policy: QSFTPolicy, rules: WordleRules, secret: str, guesses: Sequence[str]) -> str:
+    """What the policy thinks of the last of these guesses, and what it would have guessed."""
+    table = candidate_table(policy, rules, history_of(rules, secret, guesses[:-1]))
+    told = "Q_task" if "Q_task" in table else "Q"
+    values = table.set_index("word")[told]
+    own, best = guesses[-1], table["word"][0]
+    place = 1 + int((values > values[own]).sum())
+    text = f"Guess {len(guesses)}, {own}: Q {values[own]:.3f}, place {place} of {len(table)}. "
+    if own == best:
+        return text + "The policy would have guessed the same."
+    return text + f"The policy would have guessed {best}: Q {values[best]:.3f}."
 
 
 def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tuple[str, str]]:
@@ -72,6 +91,53 @@ def _turns(rules: WordleRules, secret: str, guesses: Sequence[str]) -> list[tupl
     answer = rules.secret_index(secret)
     rows = [rules.secret_index(guess) for guess in guesses]
     return [(rules.guess_texts[i], rules.answer_text(i, rules.table[i, answer])) for i in rows]
+
+
+def read_own_game(
+    rules: WordleRules, secret: str, guesses: str
+) -> tuple[list[tuple[int, int]], str]:
+    """What a reader has typed, as turns as far as it is right, and what is wrong after them.
+
+    guesses: words between commas, each with its feedback behind it, as in "crane bygbb", or without
+    one where there is a secret. Returns (guess, feedback) pairs, and a sentence, "" where all is
+    right.
+    """
+    secret, turns = secret.strip().lower(), []
+    if secret and secret not in rules.index:
+        return [], _unknown(rules, secret)
+    for piece in filter(None, map(str.split, re.split("[,;]", guesses.lower()))):
+        word, colors = piece[0], "".join(piece[1:])
+        if len(turns) == TRIES or (turns and turns[-1][1] == SOLVED):
+            return turns, "The game is over: what follows is left out."
+        if word not in rules.index:
+            return turns, _unknown(rules, word)
+        guess, feedback = rules.index[word], None
+        if secret:
+            feedback = int(rules.table[guess, rules.index[secret]])
+        if colors and colors not in FEEDBACK:
+            return turns, (
+                f"{brief(colors)} is no feedback: five letters, each b (not in the secret), y "
+                "(elsewhere in it) or g (in its place)."
+            )
+        if colors and feedback not in (None, FEEDBACK.index(colors)):
+            return (
+                turns,
+                f"With the secret {secret}, {word} gets {FEEDBACK[feedback]}, not {colors}.",
+            )
+        if not colors and feedback is None:
+            return turns, f"Type a secret, or the feedback behind the guess: {word} bygbb."
+        turn = guess, FEEDBACK.index(colors) if colors else feedback
+        if not rules.consistent([*turns, turn]).any():
+            return turns, f"No word of the list gives {colors} to {word} after what is before it."
+        turns.append(turn)
+    return turns, ""
+
+
+def _unknown(rules: WordleRules, word: str) -> str:
+    close = ", ".join(difflib.get_close_matches(word, rules.words))
+    some = close or ", ".join(rules.words[:3])
+    text = f"{brief(word)} is not among the {len(rules.words)} words of this game; "
+    return text + ("close to it: " if close else "some of them: ") + f"{some}."
 
 
 def _is_over(secret: str, guesses: Sequence[str]) -> bool:
@@ -85,11 +151,12 @@ def draw_candidates(
     guesses: Sequence[str],
     *,
     against: bool = False,
+    note: str = "",
 ) -> Figure:
     """The board so far, and pi, Q and pi_hat of the likeliest next guesses of a policy with values.
 
     The secret is shown only when the game is over. against: show beside it the policy's own game
-    for the same secret, its letters hidden until then.
+    for the same secret, its letters hidden until then. note: a text below all.
 
     Raises ValueError for a word outside the list, or more than 6 guesses.
     """
@@ -121,6 +188,7 @@ def draw_candidates(
                 "with the feedback (*)",
                 fontsize=13,
             )
+        write_below(figure, note)
     return figure
 
 
@@ -134,15 +202,20 @@ def quantities(policy: QSFTPolicy) -> dict[str, str]:
 
 
 def draw_token_values(
-    policy: QSFTPolicy, segments: Sequence[tuple[str, bool]], *, quantity: str | None = None
+    policy: QSFTPolicy,
+    segments: Sequence[tuple[str, bool]],
+    *,
+    quantity: str | None = None,
+    note: str = "",
 ) -> Figure:
     """A transcript as rows of tokens, one row a line, its action tokens colored by their value.
 
     segments: texts and whether each is an action; tokens of the environment stay white, as values
     are trained on actions only. quantity: a column of `QSFTPolicy.values`, "Q", "V" or "pi" of a
     paired policy, and "ratio", "p", "pi" or "V" of the older forms; None for the value, Q or ratio.
-    Q and V of a policy with a scale are told in the task's own units. ValueError for a quantity
-    that this policy does not have.
+    Q and V of a policy with a scale are told in the task's own units. note: a text below.
+
+    Raises ValueError for a quantity that this policy does not have.
     """
     labels = quantities(policy)
     quantity = next(iter(labels)) if quantity is None else quantity
@@ -165,6 +238,7 @@ def draw_token_values(
         axes.set_title(f"{label}, of each action token", fontsize=12)
         viz.bare(axes)
         value_bar(figure, axes, label, limits)
+        write_below(figure, note)
     return figure
 
 
@@ -229,7 +303,8 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
     """Play Wordle with the policy or against it, and see its candidates before each guess.
 
     Controls: the number of the game, which stands for a secret; each of the six guesses, a word or
-    the policy's own; and whether the policy's own game is shown beside.
+    the policy's own; a box to type the next guess; and whether the policy's own game is shown
+    beside. Below stands what the policy thinks of the last guess, and what it would have guessed.
 
     Raises ValueError for a game that is not in 1 .. number of words.
     """
@@ -243,17 +318,34 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
     }
     for turn in range(1, TRIES + 1):
         controls[f"guess_{turn}"] = choice("guess", f"guess {turn}", NOT_YET, guesses)
+    controls["typed"] = text_box("or type the next", placeholder=words[0])
 
-    def draw(game: int, against: bool, **chosen: str) -> Figure:
+    def draw(game: int, against: bool, typed: str, **chosen: str) -> Figure:
+        note = ""
+        if typed.strip():
+            controls["typed"].value = ""
+            chosen, note = type_guess(chosen, typed.strip().lower())
         secret = words[(7 * game) % len(words)]  # not in the order of the list
         played: list[str] = []
         for guess in chosen.values():
             if guess == NOT_YET or _is_over(secret, played):
                 break
             if guess == POLICYS_CHOICE:
-                guess = policy_guesses(policy, rules, secret, played)[len(played)]
+                guess = _best_guess(policy, rules, secret, played)
             played.append(guess)
-        return draw_candidates(policy, rules, secret, played, against=against)
+        if played and not note:
+            note = _thought_of(policy, rules, secret, played)
+        return draw_candidates(policy, rules, secret, played, against=against, note=note)
+
+    def type_guess(chosen: dict[str, str], word: str) -> tuple[dict[str, str], str]:
+        """The guesses with this one in the first free place, and what is wrong with it."""
+        if word not in rules.index:
+            return chosen, _unknown(rules, word)
+        free = next((name for name, guess in chosen.items() if guess == NOT_YET), None)
+        if free is None:
+            return chosen, f"All {TRIES} guesses are made: set one of them back to {NOT_YET}."
+        controls[free].value = word
+        return chosen | {free: word}, ""
 
     show_explorer(
         draw,
@@ -291,4 +383,45 @@ def token_explorer(
         draw,
         controls,
         "A transcript as rows of tokens; the agent's tokens are colored by the policy's value.",
+    )
+
+
+def own_transcript_explorer(
+    policy: QSFTPolicy,
+    rules: WordleRules,
+    *,
+    secret: str | None = None,
+    guesses: str | None = None,
+    quantity: str | None = None,
+) -> None:
+    """Show the token values of a game that the reader types; see `read_own_game` for how.
+
+    Controls: a box for the secret, which may stay empty; one for the guesses; and which quantity,
+    see `draw_token_values`. What is right so far is shown, with a sentence on what is wrong.
+    secret, guesses, quantity: at the start; the last and the first two words of the list if None.
+
+    Raises ValueError for an unknown quantity.
+    """
+    secret = rules.words[-1] if secret is None else secret
+    guesses = ", ".join(rules.words[:2]) if guesses is None else guesses
+    columns = [(label, column) for column, label in quantities(policy).items()]
+    quantity = columns[0][1] if quantity is None else quantity
+    controls = {
+        "secret": text_box("secret", secret, "may stay empty"),
+        "guesses": text_box("guesses", guesses, f"{rules.words[0]} bygbb, {rules.words[1]}"),
+        "quantity": choice("quantity", "color", quantity, columns),
+    }
+
+    def draw(secret: str, guesses: str, quantity: str) -> Figure:
+        turns, problem = read_own_game(rules, secret, guesses)
+        segments = [(START, False)]
+        for guess, feedback in turns:
+            segments += [(rules.guess_texts[guess], True)]
+            segments += [(rules.answer_text(guess, feedback), False)]
+        return draw_token_values(policy, segments, quantity=quantity, note=problem)
+
+    show_explorer(
+        draw,
+        controls,
+        "A game of one's own as rows of tokens; the guesses are colored by the policy's value.",
     )

@@ -4,11 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from explorers import controls, live_picture
+from explorers import controls, live_picture, pressed
 from small_games import questions_policy, transcript
 
 from qsft_lite.data import RewardScale
+from qsft_lite.policy import QSFTPolicy
 from qsft_lite.tasks.twenty_questions import widgets as tw
+from qsft_lite.tasks.twenty_questions.rules import NO, START, YES
 from qsft_lite.viz import explorers as widgets
 from qsft_lite.viz.plots import method_color
 
@@ -142,3 +144,144 @@ def test_bad_input_is_named(game, shown):
     with pytest.raises(ValueError, match="turn must be one of 0, 1, got 3"):
         tw.game_explorer(policy, rules, [{"text": texts}])
     assert shown == []
+
+
+# One answers, or asks, oneself
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Of each picture from now on: its transcript and the note below."""
+    found = []
+    draw = tw.draw_game
+
+    def noted(policy, rules, texts, asked=None, *, note="", **options):
+        found.append((list(texts), note))
+        return draw(policy, rules, texts, asked, note=note, **options)
+
+    monkeypatch.setattr(tw, "draw_game", noted)
+    return found
+
+
+@pytest.fixture
+def asked_networks(monkeypatch):
+    """Counts what the networks are asked."""
+    calls = []
+    for name in ("candidates", "values"):
+
+        def counted(function):
+            return lambda *given, **options: (calls.append(1), function(*given, **options))[1]
+
+        monkeypatch.setattr(QSFTPolicy, name, counted(getattr(QSFTPolicy, name)))
+    return calls
+
+
+def test_one_answers_the_policys_questions(game, shown, drawn, asked_networks, capfd):
+    rules, policy = game
+    tw.answer_explorer(policy, rules)
+    static, widget = shown
+    assert static.data == live_picture(widget).value and len(static.alt) > 60
+    first = tw.question_table(policy, rules, START)["text"][0]
+    assert drawn[-1] == ([START], f"Question 1: {first} Answer yes or no.")
+    buttons = pressed(widget)
+    asked_networks.clear()
+    buttons["no"].value = True
+    assert len(asked_networks) == 3  # the question that is answered, the next one, and the values
+    assert drawn[-1][0] == [START, first + "\n", NO]
+    second = tw.question_table(policy, rules, "".join(drawn[-1][0]))["text"][0]
+    assert drawn[-1][1] == f"Question 2: {second} Answer yes or no."
+    buttons["take back"].value = True
+    assert live_picture(widget).value == static.data
+    buttons["take back"].value = True  # there is nothing more
+    assert live_picture(widget).value == static.data
+    assert not any(button.value for button in buttons.values())
+    for _ in range(25):
+        buttons["no"].value = True
+    texts, note = drawn[-1]
+    assert len(texts) == 41 and note.startswith("All 20 questions are asked: the game is over.")
+    buttons["yes"].value = True  # nothing is asked any more
+    assert drawn[-1] == (texts, note)
+    buttons["start again"].value = True
+    assert live_picture(widget).value == static.data
+    assert plt.get_fignums() == [] and capfd.readouterr() == ("", "")
+
+
+def test_yes_to_a_guess_ends_the_game(game, shown, drawn, monkeypatch):
+    rules, policy = game
+    table = tw.question_table
+
+    def guesses_first(policy, rules, history):
+        found = table(policy, rules, history)
+        return found.sort_values("guess", ascending=False, kind="stable", ignore_index=True)
+
+    monkeypatch.setattr(tw, "question_table", guesses_first)
+    tw.answer_explorer(policy, rules)
+    pressed(shown[1])["yes"].value = True
+    assert drawn[-1][1] == "Found with 1 question."
+    pressed(shown[1])["no"].value = True
+    assert len(drawn[-1][0]) == 3
+
+
+def test_one_asks_oneself(game, shown, drawn, asked_networks, capfd):
+    rules, policy = game
+    tw.ask_explorer(policy, rules)
+    static, widget = shown
+    assert static.data == live_picture(widget).value and len(static.alt) > 60
+    question, typed = controls(widget)["question"], pressed(widget)["or type it"]
+    assert len(question.options) == 1 + len(rules.table)
+    table = tw.question_table(policy, rules, START)
+    worst, best = table.iloc[-1], table.iloc[0]
+    asked_networks.clear()
+    question.value = worst["text"]
+    assert len(asked_networks) == 3 and question.value == tw.CHOOSE
+    secret = 7 % len(rules.names)
+    answer = YES if rules.table[worst["question"], secret] else NO
+    texts, note = drawn[-1]
+    assert texts == [START, worst["text"] + "\n", answer]
+    assert note.startswith(f"{worst['text']} Q {worst['Q']:.3f}, place ")
+    assert f"The policy would have asked: {best['text']} Q {best['Q']:.3f}" in note
+    after = live_picture(widget).value
+    for bad in ("?", "$x$", "\\", "Is it blue and green and also a horse", "x" * 400):
+        typed.value = bad
+        assert "is not understood" in drawn[-1][1] and drawn[-1][0] == texts
+        assert typed.value == ""
+    pressed(widget)["take back"].value = True
+    assert live_picture(widget).value == static.data
+    typed.value = best["text"].upper()
+    assert "The policy would have asked the same." in drawn[-1][1]
+    assert live_picture(widget).value != after
+    question.value = f"Is it {rules.things[secret].guess}?"
+    assert drawn[-1][1].endswith("Found with 2 questions.")
+    question.value = worst["text"]
+    assert len(drawn[-1][0]) == 5  # the game is over
+    controls(widget)["game"].value = 2
+    assert drawn[-1] == ([START], "")
+    assert plt.get_fignums() == [] and capfd.readouterr() == ("", "")
+
+
+def test_every_hidden_object_is_another_one(game, shown):
+    rules, policy = game
+    assert len({7 * number % len(rules.names) for number in range(len(rules.names))}) == 24
+    with pytest.raises(ValueError, match="game must be one of 1, 2, .*, got 25"):
+        tw.ask_explorer(policy, rules, game=25)
+    assert shown == []
+
+
+def test_answers_that_fit_no_object_are_said_to_be_such(game, shown, drawn, monkeypatch):
+    rules, policy = game
+    table = tw.question_table
+
+    def contradicts_itself(policy, rules, history):
+        """Asks one thing again and again."""
+        return table(policy, rules, history).sort_values("question", ignore_index=True)
+
+    monkeypatch.setattr(tw, "question_table", contradicts_itself)
+    tw.answer_explorer(policy, rules)
+    buttons = pressed(shown[1])
+    buttons["yes"].value = True
+    fitting = drawn[-1][1]
+    buttons["no"].value = True
+    assert "No object fits all answers" not in fitting
+    assert drawn[-1][1] == fitting.replace("Question 2", "Question 3") + (
+        " (No object fits all answers; those in bold fit most of them.)"
+    )

@@ -1,10 +1,12 @@
 """Wordle's pictures and explorers without a browser: what they draw, and that it is so."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from explorers import controls, live_picture
+from explorers import controls, live_picture, pressed
 from matplotlib.colors import to_rgba
 from small_games import WORDS, wordle_policy
 
@@ -261,6 +263,8 @@ def test_a_game_is_played_by_the_controls(word_game, shown):
     picture = live_picture(widget)
 
     def expected(guesses, **options):
+        if guesses:
+            options["note"] = ww._thought_of(policy, rules, secret, guesses)
         return widgets._png(ww.draw_candidates(policy, rules, secret, guesses, **options))
 
     assert picture.value == expected([])
@@ -317,3 +321,142 @@ def test_bad_start_values_are_named(word_game, shown):
     with pytest.raises(ValueError, match="quantity must be one of Q, pi, V, got 'ratio'"):
         ww.token_explorer(policy, [{"text": [], "is_action": []}], quantity="ratio")
     assert shown == []
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """What stands below each picture from now on."""
+    found = []
+
+    def noted(draw):
+        def drawn(*given, note="", **options):
+            found.append(note)
+            return draw(*given, note=note, **options)
+
+        return drawn
+
+    for name in ("draw_candidates", "draw_token_values"):
+        monkeypatch.setattr(ww, name, noted(getattr(ww, name)))
+    return found
+
+
+def test_the_policys_opinion_of_ones_guess_is_told(either_form, shown, notes):
+    rules, policy = either_form
+    ww.play_explorer(policy, rules)
+    guess = controls(shown[1])["guess 1"]
+    table = ww.candidate_table(policy, rules, ww.START)
+    best = table["word"][0]
+    guess.value = best
+    own = float(table["Q"][0])
+    place = 1 + int((table["Q"] > own).sum())
+    assert notes[-1] == (
+        f"Guess 1, {best}: Q {own:.3f}, place {place} of 6. The policy would have guessed the same."
+    )
+    other = table["word"][3]
+    guess.value = other
+    assert notes[-1].startswith(f"Guess 1, {other}: Q {table['Q'][3]:.3f}, place ")
+    assert notes[-1].endswith(f"The policy would have guessed {best}: Q {own:.3f}.")
+
+
+def test_a_redraw_asks_the_networks_no_more_than_it_must(word_game, shown, monkeypatch):
+    rules, policy = word_game
+    ww.play_explorer(policy, rules, game=1)
+    asked = []
+    candidates = QSFTPolicy.candidates
+    monkeypatch.setattr(
+        QSFTPolicy, "candidates", lambda *given: (asked.append(1), candidates(*given))[1]
+    )
+    secret = WORDS[7 % 6]
+    controls(shown[1])["guess 1"].value = next(word for word in WORDS if word != secret)
+    assert len(asked) == 2  # for the last guess, and for the next one
+    controls(shown[1])["guess 1"].value = secret
+    assert len(asked) == 3  # the game is over: there is no next one
+
+
+def test_a_guess_can_be_typed(word_game, shown, notes):
+    rules, policy = word_game
+    ww.play_explorer(policy, rules, game=2)
+    widget = shown[1]
+    typed = pressed(widget)["or type the next"]
+    for bad in ("crate", "", "  ", "a b", "$x$", "\\", "where about", "1" * 300):
+        typed.value = bad
+        assert typed.value == "" or not bad.strip()
+        if bad.strip():
+            assert "is not among the 6 words of this game" in notes[-1], bad
+    assert controls(widget)["guess 1"].value == ww.NOT_YET
+    typed.value = " Chair "
+    typed.value = "about"
+    assert [controls(widget)[f"guess {n}"].value for n in (1, 2, 3)] == [
+        "chair",
+        "about",
+        ww.NOT_YET,
+    ]
+    assert notes[-1].startswith("Guess 2, about: Q ")
+    for _ in range(5):
+        typed.value = "about"
+    assert notes[-1] == f"All 6 guesses are made: set one of them back to {ww.NOT_YET}."
+
+
+# A game of one's own
+
+
+@pytest.mark.parametrize(
+    ("secret", "guesses", "count", "problem"),
+    [
+        ("where", "chair, there", 2, ""),
+        (" Where ", " CHAIR ;there,", 2, ""),
+        ("", "chair bgbby", 1, ""),
+        ("", "chair b g b b y, there bbbbb", 1, "No word of the list gives bbbbb to there"),
+        ("", "", 0, ""),
+        ("where", ", ,", 0, ""),
+        ("where", "chair bgbby", 1, ""),
+        ("where", "chair ggggg", 0, "With the secret where, chair gets bgbby, not ggggg."),
+        ("where", "chair xxxxx", 0, "'xxxxx' is no feedback"),
+        ("where", "chair byb", 0, "'byb' is no feedback"),
+        ("", "chair, there", 0, "Type a secret, or the feedback behind the guess: chair bygbb."),
+        ("where", "chair, wherr", 1, "'wherr' is not among the 6 words .*; close to it: where"),
+        ("whale", "chair", 0, "'whale' is not among the 6 words"),
+        ("zzzzz", "chair", 0, "some of them: about, chair, there."),
+        ("where", "where, chair", 1, "The game is over"),
+        ("where", "chair," * 7, 6, "The game is over"),
+        ("$x$", "$\\frac$", 0, "not among"),
+    ],
+)
+def test_ones_own_game_is_read_as_far_as_it_is_right(game, secret, guesses, count, problem):
+    rules, policy = game
+    turns, found = ww.read_own_game(rules, secret, guesses)
+    assert len(turns) == count
+    assert re.search(problem, found) if problem else found == ""
+    if count and "where" in secret.lower():
+        history = ww.history_of(rules, "where", [rules.words[guess] for guess, _ in turns])
+        assert rules.read_history(history) == turns
+
+
+def test_ones_own_transcript_has_its_values(either_form, shown, notes, capfd):
+    rules, policy = either_form
+    ww.own_transcript_explorer(policy, rules)
+    static, widget = shown
+    assert static.data == live_picture(widget).value and len(static.alt) > 60
+    boxes = pressed(widget)
+    boxes["secret"].value = "where"
+    boxes["guesses"].value = "chair, there"
+    segments = segments_of(rules, "where", ["chair", "there"])
+    assert live_picture(widget).value == widgets._png(ww.draw_token_values(policy, segments))
+    right = live_picture(widget).value
+    boxes["guesses"].value = "chair, there, nothing"
+    assert "'nothing' is not among" in notes[-1] and live_picture(widget).value != right
+    boxes["guesses"].value = "chair, there"
+    boxes["secret"].value = ""
+    assert notes[-1].startswith("Type a secret")
+    boxes["guesses"].value = "chair bgbby"
+    assert notes[-1] == ""
+    controls(widget)["color"].value = "V"
+    chair = segments_of(rules, "where", ["chair"])
+    expected = widgets._png(ww.draw_token_values(policy, chair, quantity="V"))
+    assert live_picture(widget).value == expected
+    for bad in ("$$", "\\", ",,,,", "chair " * 9, "ÄÖÜ", "\n"):
+        boxes["guesses"].value = bad
+        boxes["secret"].value = bad
+    assert plt.get_fignums() == [] and capfd.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="quantity must be one of"):
+        ww.own_transcript_explorer(policy, rules, quantity="q")
