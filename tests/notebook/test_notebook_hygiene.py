@@ -196,11 +196,8 @@ NOT_YET = {
     "06_wordle",
     "07_endgames",
     "08_chess",
-    "09_twenty_questions",
     "10_webshop",
-    "11_alfworld",
     "12_robot_manipulation",
-    "16_ours_beside_the_papers",
 }
 
 
