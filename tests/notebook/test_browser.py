@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from explorers import controls, live_picture, pressed
 from places import ROOT
 from small_games import endgames, questions_policy, transcript, values_of, wordle_policy
 from small_robot import robot_episode
@@ -41,6 +42,33 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Where one plays oneself: what the cells run, this process runs too, and does the same to it.
+OWN_CELLS = [
+    "import numpy as np\n"
+    "from qsft_lite.viz import explorers as widgets\n"
+    "pi = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])\n"
+    "values = {'CQL': pi[::-1], 'ILQL': pi**2}\n"
+    "widgets.policy_explorer(pi, values, ['first', 'second'], ['up', 'right', 'down'], exact=pi)",
+    "from small_games import wordle_policy\n"
+    "from qsft_lite.tasks.wordle import widgets as wordle_widgets\n"
+    "policy, rules = wordle_policy()\n"
+    "wordle_widgets.own_transcript_explorer(policy, rules)",
+    "from qsft_lite.envs import make\n"
+    "from qsft_lite.tasks.chess import widgets as chess_widgets\n"
+    "from small_games import values_of\n"
+    "env = make('endgames', materials='Q', format='pieces')\n"
+    "chess_widgets.own_moves_explorer(\n"
+    "    env, {'exact': values_of}, positions=['1k6/8/2K5/8/8/8/8/7Q w - - 0 1']\n"
+    ")",
+    "from small_games import questions_policy\n"
+    "from qsft_lite.tasks.twenty_questions import widgets as twenty_questions_widgets\n"
+    "policy, rules = questions_policy()\n"
+    "twenty_questions_widgets.answer_explorer(policy, rules)",
+    "from small_games import questions_policy\n"
+    "from qsft_lite.tasks.twenty_questions import widgets as twenty_questions_widgets\n"
+    "policy, rules = questions_policy()\n"
+    "twenty_questions_widgets.ask_explorer(policy, rules)",
+]
 CELLS = [
     "from qsft_lite.tasks.gridworld import widgets as gridworld_widgets\n"
     "from qsft_lite.tasks.wordle import widgets as wordle_widgets\n"
@@ -62,6 +90,7 @@ CELLS = [
     "from small_robot import robot_episode\n"
     "env, policy, start, episode = robot_episode()\n"
     "robot_widgets.scene_explorer(policy, env, [start], [episode])",
+    *OWN_CELLS,
 ]
 PATIENCE = 60  # seconds, for a slow machine
 
@@ -162,7 +191,7 @@ def page(lab):
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
-            page = browser.new_page(viewport={"width": 1500, "height": 2200})
+            page = browser.new_page(viewport={"width": 1500, "height": 6000})
             page.set_default_timeout(1000 * PATIENCE)
             page.goto(lab)
             page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
@@ -224,7 +253,57 @@ def scene_at(step: float):
     return robot_widgets.draw_scene(asked, moments, turn, values=values, action=action)
 
 
-def test_a_dragged_slider_redraws_the_picture(page):
+def choose(explorer, description: str, label: str) -> None:
+    """Choose from a list, as a hand does."""
+    dropdown = explorer.locator(".widget-dropdown").filter(has_text=description)
+    dropdown.locator("select").select_option(label)
+
+
+def type_into(explorer, description: str, text: str) -> None:
+    """Type into a box and press Enter."""
+    box = explorer.locator(".widget-text").filter(has_text=description).locator("input")
+    box.fill(text)
+    box.press("Enter")
+
+
+def click(explorer, description: str) -> None:
+    explorer.locator("button.widget-toggle-button").filter(has_text=description).click()
+
+
+def own_play(explorers, page, shown) -> None:
+    """Do the same in the browser and in this process, and see that it shows the same."""
+    deeds = (  # what is done, the control's description, and to what
+        ("choose", "state", ("2: second", 1)),
+        ("type", "guesses", "chair, there, nothing"),
+        ("choose", "White's move", ("Qa1", "Qa1")),
+        ("click", "no", True),
+        ("type", "or type it", "Is it an animal?"),
+    )
+    first = len(CELLS) - 1 - len(OWN_CELLS)  # the first cell of all has no explorer
+    for index, (source, (kind, description, value)) in enumerate(
+        zip(OWN_CELLS, deeds, strict=True), start=first
+    ):
+        shown.clear()
+        exec(source, {})
+        static, twin = shown
+        explorer = explorers.nth(index)
+        live = explorer.locator("img.widget-image")
+        live.wait_for()
+        wait_until_shown(page, live, static.data)
+        if kind == "choose":
+            choose(explorer, description, value[0])
+            controls(twin)[description].value = value[1]
+        elif kind == "type":
+            type_into(explorer, description, value)
+            pressed(twin)[description].value = value
+        else:
+            click(explorer, description)
+            pressed(twin)[description].value = value
+        assert live_picture(twin).value != static.data
+        wait_until_shown(page, live, live_picture(twin).value)
+
+
+def test_a_reader_drags_chooses_types_and_clicks(page, shown):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     explorers = page.locator(".jp-CodeCell").filter(has=page.locator("img.widget-image"))
@@ -260,9 +339,11 @@ def test_a_dragged_slider_redraws_the_picture(page):
     secret = rules.words[7 % len(rules.words)]
     guess = explorer.locator(".widget-dropdown").filter(has_text="guess 1").locator("select")
     guess.select_option("chair")
-    played = wordle_widgets.draw_candidates(policy, rules, secret, ["chair"])
+    note = wordle_widgets._thought_of(policy, rules, secret, ["chair"])
+    played = wordle_widgets.draw_candidates(policy, rules, secret, ["chair"], note=note)
     wait_until_shown(page, live, widgets._png(played))
     assert picture_bytes(live) != at_rest
 
+    own_play(explorers, page, shown)
     complaints = page.locator("[data-mime-type$='.stderr'], [data-mime-type$='.error']")
     assert complaints.all_inner_texts() == []
