@@ -192,11 +192,9 @@ TAUGHT = (
 )
 NOT_YET = {
     "04_neural_q_sft",
-    "05_baselines_and_coverage",
     "06_wordle",
     "07_endgames",
     "08_chess",
-    "10_webshop",
     "12_robot_manipulation",
 }
 
