@@ -192,7 +192,6 @@ TAUGHT = (
 )
 NOT_YET = {
     "04_neural_q_sft",
-    "08_chess",
     "12_robot_manipulation",
 }
 
