@@ -224,3 +224,10 @@ def test_the_picture_has_no_part_cut_off(shown):
     picture = np.asarray(Image.open(io.BytesIO(shown[0].data)).convert("L"))
     edges = picture[:, 0], picture[:, -1], picture[0], picture[-1]
     assert all((edge == 255).all() for edge in edges)
+
+
+def test_texts_are_shown_as_they_are(shown):
+    """What looks like mathematics to matplotlib is none."""
+    q = {"CQL": np.array([[0.1, 0.2]])}
+    explorers.policy_explorer(np.array([[0.5, 0.5]]), q, [r"$\frac$ x"], [r"$\frac$", "$"])
+    assert len(shown) == 2

@@ -10,7 +10,6 @@ from reprlib import repr as brief
 from typing import Any
 
 import chess
-import ipywidgets
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
@@ -315,7 +314,7 @@ def own_moves_explorer(
         env.reset(seed=seed, options=None if position is None else {"position": position})
     controls = {
         "game": choice("game", "game", 1, range(1, len(positions) + 1)),
-        "move": ipywidgets.Dropdown(options=[CHOOSE], description="White's move"),
+        "move": choice("move", "White's move", CHOOSE, [CHOOSE]),
         "typed": text_box("or type it", placeholder="such as Qd5"),
         "back": command("take back"),
     }

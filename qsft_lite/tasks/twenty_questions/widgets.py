@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from reprlib import repr as brief
 from typing import Any
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -243,7 +242,7 @@ def ask_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules, *, game: int =
     questions = [text.strip() for text in rules.question_texts]
     controls = {
         "game": choice("game", "game", game, range(1, len(rules.names) + 1)),
-        "question": ipywidgets.Dropdown(options=[CHOOSE, *questions], description="question"),
+        "question": choice("question", "question", CHOOSE, [CHOOSE, *questions]),
         "typed": text_box("or type it", placeholder=questions[0]),
         "back": command("take back"),
     }
