@@ -191,7 +191,6 @@ TAUGHT = (
     check_glossary_linked,
 )
 NOT_YET = {
-    "12_robot_manipulation",
 }
 
 
