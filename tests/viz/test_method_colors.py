@@ -52,6 +52,8 @@ OTHER_COLORS = {
     "qsft_lite/viz/plots.py": {"#D55E00", "#0072B2", "#56B4E9", "#C2185B"},
     "qsft_lite/tasks/wordle/widgets.py": {"#787c7e", "#c9a227", "#3f8f4f"},  # tiles
     "qsft_lite/tasks/chess/widgets.py": {"#f2ede2", "#d3cabb"},  # squares
+    "notebooks/06_wordle.ipynb": {"#C2B280"},  # words that fit the feedback no longer
+    "notebooks/07_endgames.ipynb": {"#CC3311"},  # illegal moves
 }
 COLOR_KEYWORDS = {"color", "c", "colors", "facecolor", "edgecolor", "ecolor", "markerfacecolor"}
 COLOR_KEYWORDS |= {"markeredgecolor", "facecolors", "edgecolors"}
