@@ -85,7 +85,9 @@ def test_committed_spreads_are_of_the_committed_settings():
     for path in (folder / "spread").glob("*.json"):
         committed = results.load_result(folder / "results" / path.name)
         rows = compare._committed_spread(folder, committed)
-        assert list(rows) == list(committed["headline"]), path.name
+        # Of other settings there would be none. A number that is newer has no spread yet, and is
+        # told as such; a number that is gone must not be in it.
+        assert rows and set(rows) <= set(committed["headline"]), path.name
         assert all(row["seeds"] > 1 for row in rows.values()), path.name
 
 
