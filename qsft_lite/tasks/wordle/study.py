@@ -207,10 +207,10 @@ class WordleTask(GuessingTask):
         return {"words": self.words}
 
     def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
-        """A game to play along with the policy."""
+        """A game to play along with the policy, which has made the first guess."""
         from qsft_lite.tasks.wordle.widgets import play_explorer
 
-        play_explorer(self.policy(trained, **options), self.env.rules, game=1)
+        play_explorer(self.policy(trained, **options), self.env.rules, game=1, begun=1)
 
 
 TASK = WordleTask

@@ -299,12 +299,13 @@ def _draw_bars(all_axes: Sequence[Axes], table: pd.DataFrame, value_name: str) -
         axes.spines["bottom"].set_visible(False)
 
 
-def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> None:
+def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1, begun: int = 0) -> None:
     """Play Wordle with the policy or against it, and see its candidates before each guess.
 
     Controls: the number of the game, which stands for a secret; each of the six guesses, a word or
     the policy's own; a box to type the next guess; and whether the policy's own game is shown
     beside. Below stands what the policy thinks of the last guess, and what it would have guessed.
+    begun: at the start, the policy has made so many guesses of its own.
 
     Raises ValueError for a game that is not in 1 .. number of words.
     """
@@ -317,7 +318,8 @@ def play_explorer(policy: QSFTPolicy, rules: WordleRules, *, game: int = 1) -> N
         ),
     }
     for turn in range(1, TRIES + 1):
-        controls[f"guess_{turn}"] = choice("guess", f"guess {turn}", NOT_YET, guesses)
+        first = POLICYS_CHOICE if turn <= begun else NOT_YET
+        controls[f"guess_{turn}"] = choice("guess", f"guess {turn}", first, guesses)
     controls["typed"] = text_box("or type the next", placeholder=words[0])
 
     def draw(game: int, against: bool, typed: str, **chosen: str) -> Figure:

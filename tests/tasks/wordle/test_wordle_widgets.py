@@ -281,6 +281,17 @@ def test_a_game_is_played_by_the_controls(word_game, shown):
     assert picture.value == expected([secret], against=True)
 
 
+def test_a_game_can_begin_after_guesses_of_the_policy(word_game, shown):
+    rules, policy = word_game
+    ww.play_explorer(policy, rules, game=2, begun=1)
+    secret = WORDS[14 % 6]
+    own = ww.policy_guesses(policy, rules, secret)[:1]
+    note = ww._thought_of(policy, rules, secret, own)
+    assert shown[0].data == widgets._png(ww.draw_candidates(policy, rules, secret, own, note=note))
+    assert controls(shown[1])["guess 1"].value == ww.POLICYS_CHOICE
+    assert controls(shown[1])["guess 2"].value == ww.NOT_YET
+
+
 def test_every_game_has_its_own_secret(word_game, shown, monkeypatch):
     rules, policy = word_game
     secrets = []
