@@ -252,7 +252,7 @@ class ChessTask(Task):
         -log pi of the move played (nats); what pi gives to illegal moves, the same in check, and
         how often its likeliest words are one; of values, the squared error of that of the move
         played to the game's outcome on the scale of 0 to 1 (of the outcomes' mean it is their
-        variance), and their rank correlation.
+        variance), both means, the values' deviation, and their rank correlation.
         """
         found, learned, outcomes = [], [], []
         for game in self.recorded(0, "held out"):
@@ -281,6 +281,10 @@ class ChessTask(Task):
         errors = np.array(learned) - np.array(outcomes)
         means["squared error to the outcome"] = float(np.mean(errors**2))
         means["variance of outcomes"] = float(np.var(outcomes))
+        # Whether the error is one of level, of spread or of order.
+        means["mean outcome"] = float(np.mean(outcomes))
+        means["mean value"] = float(np.mean(learned))
+        means["deviation of values"] = float(np.std(learned))
         if np.ptp(learned) and np.ptp(outcomes):
             means["rank correlation with it"] = float(stats.spearmanr(learned, outcomes).statistic)
         return means
