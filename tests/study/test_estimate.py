@@ -7,6 +7,7 @@ from qsft_lite.study import Study, module_of
 from qsft_lite.study.__main__ import main
 from qsft_lite.study.estimate import estimate
 from qsft_lite.study.progress import read_log
+from qsft_lite.study.task import Task
 
 
 @pytest.mark.parametrize("task", ["gridworld", "endgames"])
@@ -65,3 +66,18 @@ def test_filtered_cloning_takes_as_many_steps_as_what_learns_from_all_games(task
     )
     _, filtered, other = (row["steps"] for row in estimate(study)["rows"])
     assert filtered == pytest.approx(other, rel=0.1)
+
+
+def test_steps_on_returns_and_those_with_a_backup_are_timed_both(tmp_path, monkeypatch):
+    tried = []
+    train = Task.train
+
+    def noted(self, method, *given, **options):
+        tried.append((method, options.get("returns_first")))
+        return train(self, method, *given, **options)
+
+    monkeypatch.setattr(Task, "train", noted)
+    study = Study.of("gridworld", "smoke", methods=["q_sft", "mc_returns"], output=tmp_path)
+    rows = estimate(study)["rows"]
+    assert tried == [("bc", None), ("q_sft", None), ("q_sft", 0.0), ("mc_returns", None)]
+    assert all(row["seconds a step"] > 0 for row in rows)
