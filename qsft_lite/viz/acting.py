@@ -50,17 +50,21 @@ def draw_policy(
 ) -> Figure:
     """The probabilities of a state's actions by the clone and by the acting policy, and values.
 
-    behavior, score, exact: (A,), of the actions that there are. The `most` likeliest actions of the
-    clone have a row each, the others one together, with the largest of their values. Below is what
-    both policies are worth by these values, and by the exact ones where they are given. method: key
-    or title of the method whose values they are, for its color, as of `color_of`. The figure
-    belongs to no window and needs no closing.
+    behavior, score, exact: (A,), of the actions that there are. The `most` actions that the clone
+    or the acting policy plays most have a row each, in the clone's order, the others one together,
+    with the largest of their values. Below is what both policies are worth by these values, and by
+    the exact ones where they are given. method: key or title of the method whose values they are,
+    for its color, as of `color_of`. The figure belongs to no window and needs no closing.
     """
     pi = behavior / behavior.sum()
     pi_hat = acting_policy(pi[None], score[None], beta, support)[0]
     inside = _supported(pi, support)
     order = np.argsort(-pi, kind="stable")
-    shown, others = order[:most], order[most:]
+    # Beside the favourite of each, so that both favourites have a row.
+    share = np.maximum(pi / pi.max(), pi_hat / pi_hat.max())
+    played_most = np.argsort(-share, kind="stable")[:most]
+    is_shown = np.isin(order, played_most)
+    shown, others = order[is_shown], order[~is_shown]
     count = len(shown) + bool(len(others))
     color, gray = color_of(method), plots.method_color("bc")
     height = TOP + BOTTOM + ROW * max(count, 4)

@@ -91,10 +91,25 @@ def test_what_has_no_row_is_counted_together():
     assert len(clone) == len(act) == 6
     assert clone.sum() == pytest.approx(1) and act.sum() == pytest.approx(1)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    best = int(acting.acting_policy(pi[None], q[None], 32, 0.0).argmax())
-    assert labels == [*names[:5], f"15 others, most w{best}"]
+    pi_hat = acting.acting_policy(pi[None], q[None], 32, 0.0)[0]
+    share = [max(pi[i] / pi[0], pi_hat[i] / max(pi_hat)) for i in range(20)]
+    rows = sorted(sorted(range(20), key=lambda i: -share[i])[:5])  # in pi's order
+    assert labels[:5] == [names[i] for i in rows]
+    most = max(set(range(20)) - set(rows), key=lambda i: pi_hat[i])
+    assert labels[5] == f"15 others, most w{most}"
     none = acting.draw_policy(pi, q, names, beta=32, support=0.9, most=19)
     assert none.axes[0].get_yticklabels()[-1].get_text() == "1 other"
+
+
+@pytest.mark.parametrize("beta", [0, 8, 64])
+def test_who_plays_an_action_most_has_a_row(beta):
+    pi, q = np.arange(20, 0, -1) / 210, np.linspace(0, 1, 20)
+    names = [f"w{i}" for i in range(20)]
+    figure = acting.draw_policy(pi, q, names, beta=beta, support=0.0, most=5)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    best = int(acting.acting_policy(pi[None], q[None], beta, 0.0).argmax())
+    assert (best == 0) == (beta == 0)
+    assert "w0" in labels[:5] and f"w{best}" in labels[:5]
 
 
 def test_exact_values_stand_beside():
