@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Sequence
 from reprlib import repr as brief
@@ -201,21 +202,21 @@ def answer_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules) -> None:
     question is the policy's likeliest one. It is said when no object fits all answers.
     """
     texts: list[str] = [START]
+    next_questions = functools.cache(functools.partial(_next_questions, policy, rules))
     buttons = ("yes", "no", "take back", "start again")
     controls = {name.replace(" ", "_"): command(name) for name in buttons}
 
     def draw(yes: bool, no: bool, take_back: bool, start_again: bool) -> Figure:
         for button in controls.values():
             button.value = False
-        table, end = _next_questions(policy, rules, texts)
+        table, end = next_questions("".join(texts))
         if (yes or no) and not end:
             texts.extend([table["text"][0] + "\n", YES if yes else NO])
         elif take_back:
             del texts[max(1, len(texts) - 2) :]
         elif start_again:
             del texts[1:]
-        if yes or no or take_back or start_again:
-            table, end = _next_questions(policy, rules, texts)
+        table, end = next_questions("".join(texts))
         note = end or f"Question {1 + len(texts) // 2}: {table['text'][0]} Answer yes or no."
         if not _fits_all(rules, texts):
             note += " (No object fits all answers; those in bold fit most of them.)"
@@ -239,6 +240,7 @@ def ask_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules, *, game: int =
     """
     texts: list[str] = [START]
     asked_in = game
+    next_questions = functools.cache(functools.partial(_next_questions, policy, rules))
     questions = [text.strip() for text in rules.question_texts]
     controls = {
         "game": choice("game", "game", game, range(1, len(rules.names) + 1)),
@@ -257,7 +259,7 @@ def ask_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules, *, game: int =
         if back:
             del texts[max(1, len(texts) - 2) :]
         said = typed.strip() or ("" if question == CHOOSE else question)
-        table, end = _next_questions(policy, rules, texts)
+        table, end = next_questions("".join(texts))
         note = end
         if said and not back and not end:
             number = rules.read_question(said)
@@ -268,7 +270,7 @@ def ask_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules, *, game: int =
                 yes = rules.table[number, (7 * game) % len(rules.names)]  # not in their order
                 texts.extend([rules.question_texts[number], YES if yes else NO])
                 note = _thought_of(table, number)
-                table, end = _next_questions(policy, rules, texts)
+                table, end = next_questions("".join(texts))
         return draw_game(policy, rules, texts, table=table, note=f"{note} {end}".strip())
 
     show_explorer(
@@ -280,15 +282,15 @@ def ask_explorer(policy: QSFTPolicy, rules: TwentyQuestionsRules, *, game: int =
 
 
 def _next_questions(
-    policy: QSFTPolicy, rules: TwentyQuestionsRules, texts: Sequence[str]
+    policy: QSFTPolicy, rules: TwentyQuestionsRules, history: str
 ) -> tuple[pd.DataFrame | None, str]:
-    """`question_table` after this transcript; or None, and why the game does not go on."""
-    turns = rules.read_history("".join(texts))
+    """`question_table` after a history; or None, and why the game does not go on."""
+    turns = rules.read_history(history)
     if turns and turns[-1][1] and rules.is_guess(turns[-1][0]):
         return None, f"Found with {len(turns)} question{'s' * (len(turns) > 1)}."
     if len(turns) == TURNS:
         return None, f"All {TURNS} questions are asked: the game is over."
-    return question_table(policy, rules, "".join(texts)), ""
+    return question_table(policy, rules, history), ""
 
 
 def _fits_all(rules: TwentyQuestionsRules, texts: Sequence[str]) -> bool:

@@ -186,7 +186,7 @@ def test_one_answers_the_policys_questions(game, shown, drawn, asked_networks, c
     buttons = pressed(widget)
     asked_networks.clear()
     buttons["no"].value = True
-    assert len(asked_networks) == 3  # the question that is answered, the next one, and the values
+    assert len(asked_networks) == 2  # the next question and the values; the answered one is known
     assert drawn[-1][0] == [START, first + "\n", NO]
     second = tw.question_table(policy, rules, "".join(drawn[-1][0]))["text"][0]
     assert drawn[-1][1] == f"Question 2: {second} Answer yes or no."
@@ -233,7 +233,7 @@ def test_one_asks_oneself(game, shown, drawn, asked_networks, capfd):
     worst, best = table.iloc[-1], table.iloc[0]
     asked_networks.clear()
     question.value = worst["text"]
-    assert len(asked_networks) == 3 and question.value == tw.CHOOSE
+    assert len(asked_networks) == 2 and question.value == tw.CHOOSE
     secret = 7 % len(rules.names)
     answer = YES if rules.table[worst["question"], secret] else NO
     texts, note = drawn[-1]
