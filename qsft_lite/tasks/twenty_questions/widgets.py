@@ -92,9 +92,11 @@ def draw_game(
     shown = list(texts[: 1 + 2 * asked])
     question, yes = turns[asked - 1] if asked else (0, False)
     won = bool(asked and yes and rules.is_guess(question))
-    with viz.figure((12.5, 5.4)) as figure:
+    with viz.figure((12.5, 5.4), fixed=True) as figure:
         columns = -(-len(rules.names) // OBJECT_ROWS)
-        grid = figure.add_gridspec(1, 3, width_ratios=[2.3, 0.55 + 0.45 * columns, 1.5])
+        widths = [2.3, 0.55 + 0.45 * columns, 1.5]
+        edges = {"left": 0.01, "right": 0.99, "bottom": 0.12, "top": 0.87, "wspace": 0.05}
+        grid = figure.add_gridspec(1, 3, width_ratios=widths, **edges)
         left, middle, right = (figure.add_subplot(grid[i]) for i in range(3))
         _draw_transcript(left, policy, rules, shown, turns[:asked])
         consistent = rules.consistent(turns[:asked])
