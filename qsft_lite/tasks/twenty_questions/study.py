@@ -14,7 +14,7 @@ from scipy.special import entr
 from transformers import PreTrainedModel
 
 from qsft_lite.baselines import TrainedMethod
-from qsft_lite.evaluate import evaluate
+from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.models import line_tokenizer, small_model
 from qsft_lite.study import Settings
 from qsft_lite.study.task import TEST_SEED
@@ -138,6 +138,15 @@ class TwentyQuestionsTask(GuessingTask):
     def raw(self) -> dict[str, Any]:
         """The objects of the game."""
         return {"objects": self.env.rules.names}
+
+    def describe(self, result: Evaluation) -> dict[str, float]:
+        """The share of the questions that were asked before in the same game: each is wasted."""
+        asked = repeated = 0
+        for game in result.transcripts:
+            turns = self.env.rules.read_history("".join(game["text"]))
+            asked += len(turns)
+            repeated += len(turns) - len({question for question, _ in turns})
+        return {"questions asked before": repeated / asked}
 
     def explorer(self, trained: TrainedMethod, options: dict[str, Any]) -> None:
         """Games of the policy, question by question."""

@@ -7,6 +7,7 @@ from scipy import stats
 
 from qsft_lite.baselines import TrainedMethod
 from qsft_lite.baselines.choosing import GREEDY_BETA, as_options
+from qsft_lite.evaluate import Evaluation
 from qsft_lite.models import small_model
 from qsft_lite.study import changed
 from qsft_lite.tasks.guessing import play_games, to_episodes
@@ -16,6 +17,7 @@ from qsft_lite.tasks.twenty_questions.study import (
     TwentyQuestionsTask,
     some_objects,
 )
+from qsft_lite.tasks.twenty_questions.text import NO, START
 
 
 def task(*changes):
@@ -40,6 +42,17 @@ def test_each_object_is_the_answer_equally_often():
     objects = [start["object"] for start in one.starts(test=True)]
     counts = [objects.count(name) for name in one.env.rules.names]
     assert len(counts) == 6 and sum(counts) == 20 and max(counts) - min(counts) == 1
+
+
+def test_questions_that_were_asked_before_are_counted():
+    one = task()
+    first, second = (text for text in one.env.rules.question_texts[:2])
+    games = [[first, second, first, first], [second, first]]
+    transcripts = [
+        {"text": [START, *(text for question in game for text in (question, NO))]} for game in games
+    ]
+    result = Evaluation(0.0, (0.0, 0.0), np.zeros(2), 0.0, np.array([4, 2]), transcripts, 0)
+    assert one.describe(result) == {"questions asked before": pytest.approx(2 / 6)}
 
 
 @pytest.mark.parametrize("score", ["p", "ratio", "paired"])
