@@ -111,6 +111,10 @@ class AgentTask(Task):
         share_embeddings(model, self.tokenizer, words, seed=self.seed)
         return model
 
+    def log_likelihood(self, texts: Sequence[str]) -> float:
+        """log of the probability of a game's actions under the mixture of the data's players."""
+        raise NotImplementedError
+
     def part_seed(self, part: str) -> int:
         """What the games of a part are drawn with."""
         return 1_000 * self.seed + PARTS[part]
@@ -120,19 +124,41 @@ class AgentTask(Task):
 
         Games longer than a row are left out: few, and a longer row costs all the others.
         """
+        return self._encoded(games)[0]
+
+    def _encoded(self, games: datasets.Dataset) -> tuple[datasets.Dataset, np.ndarray]:
+        """The games as tokens, and the numbers of those that fit a row."""
         gamma, scale = self.settings.gamma, RewardScale(0, 1)
         found = encode(all_over(games), self.tokenizer, scale=scale, gamma=gamma, discount="turn")
         sizes = pc.list_value_length(found.with_format("arrow")[:]["input_ids"]).to_numpy()
-        return found.select(np.flatnonzero(sizes <= self.settings.row_tokens))
+        kept = np.flatnonzero(sizes <= self.settings.row_tokens)
+        return found.select(kept), kept
 
     def describe(self, result: Evaluation) -> dict[str, float]:
         """Actions that meant nothing, among all, and turns a game."""
         return {"invalid actions": 1 - result.valid, "turns": float(result.lengths.mean())}
 
-    def measure(self, trained: TrainedMethod) -> dict[str, float]:
-        """See measure_actions."""
+    @cached_property
+    def held_out(self) -> tuple[datasets.Dataset, float]:
+        """Encoded games that no network has seen, and the cross-entropy of the data's players.
+
+        It is in nats an action, on the same games: of each action its probability under the mixture
+        of players, given all that came before: the behavior policy, whose expectation is the least.
+        """
         games = self.recorded(self.settings.measured_games, "held out")
-        return measure_actions(trained, self.encoded(games))
+        encoded, kept = self._encoded(games)
+        games = games.select(kept)
+        log_likelihood = sum(map(self.log_likelihood, games["text"]))
+        return encoded, -log_likelihood / sum(map(sum, games["is_action"]))
+
+    def measure(self, trained: TrainedMethod) -> dict[str, float]:
+        """See measure_actions, and how many nats more than the data's players: the divergence.
+
+        KL(pi_beta || pi_phi) is estimated by the actions that were taken, here as everywhere.
+        """
+        games, of_players = self.held_out
+        found = measure_actions(trained, games)
+        return {"KL(pi_beta || pi_phi)": found["cross-entropy"] - of_players, **found}
 
 
 def measure_actions(trained: TrainedMethod, games: datasets.Dataset) -> dict[str, float]:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from qsft_lite.data.transcripts import Transcript
 from qsft_lite.models import character_tokenizer, load_model, small_model, word_tokenizer
-from qsft_lite.policy import ActionList, CachedPolicy, LastLine, QSFTPolicy
+from qsft_lite.policy import ActionList, CachedPolicy, LastLine, Once, QSFTPolicy
 
 TOKENIZER = character_tokenizer("Wordle:\nabcdefghijklmnopqrstuvwxyz")
 START = "Wordle:\n"
@@ -845,6 +846,19 @@ def test_the_last_line_alone_is_shown():
     # Of four turns the last two changed nothing; what was played there long ago may be played.
     history = "a\nu\nb\nv\na\nw\na\nx\na\n"
     assert policy.act([history, "a\nu\nb\n"]) == ["<a\n>x\n w\n", "<b\n>"]
+
+
+def test_what_was_played_is_refused_and_nothing_else():
+    class Echo:
+        def act(self, histories, refused):
+            return [" ".join(texts) for texts in refused]
+
+    begun = [("a\n", False), ("b\n", True), ("a\n", False)]  # "a" is no action
+    later = [*begun, ("c\n", True), ("d\n", False)]
+    policy = Once(Echo())
+    assert policy.act([begun[:1], Transcript(begun), later]) == ["", "b\n", "b\n c\n"]
+    with pytest.raises(TypeError, match="does not say which parts were actions: 'a"):
+        policy.act(["a\nb\n"])
 
 
 def test_the_base_class_leaves_the_weights_to_others():

@@ -1,6 +1,7 @@
 """The studies of WebShop and ALFWorld: their games, and what they say of networks."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -103,7 +104,73 @@ def test_what_is_measured_of_a_clone_is_its_cross_entropy_in_nats_an_action(task
             log_p = cloned.behavior(torch.tensor([ids])).logits[0].double().log_softmax(-1)
         total -= sum(log_p[place - 1, ids[place]].item() for place in places)
         actions += sum(game["is_action"])
-    assert task.measure(cloned) == {"cross-entropy": pytest.approx(total / actions, rel=1e-5)}
+    told = task.measure(cloned)
+    assert set(told) == {"cross-entropy", "KL(pi_beta || pi_phi)"}
+    assert told["cross-entropy"] == pytest.approx(total / actions, rel=1e-5)
+    less = told["cross-entropy"] - told["KL(pi_beta || pi_phi)"]
+    assert less == pytest.approx(cross_entropy_of_players(task, games), rel=1e-9)
+
+
+def cross_entropy_of_players(task, games):
+    """Of the behavior policy: who plays is told action by action, as Bayes has it."""
+    module = module_of("webshop" if "webshop" in type(task).__module__ else "alfworld")
+    if module is module_of("webshop"):
+        shares = {"human": 0.8, "first hit": 0.1, "random": 0.1}
+        players = [module.PLAYERS[name](task.env.catalog, format="short") for name in shares]
+
+        def chance(player, history, action):
+            return player.chance(player.visit(history), action.removesuffix("\n"))
+
+    else:
+        shares = {"careless": 0.2, "half_informed": 0.4, "wanderer": 0.4}
+        players = [module.PLAYERS[name]() for name in shares]
+
+        def chance(player, history, action):
+            return player.chance(history, action)
+
+    total, actions = 0.0, 0
+    for texts in games["text"]:
+        belief = np.array(list(shares.values()))
+        for place in range(1, len(texts), 2):
+            history = "".join(texts[:place])
+            taken = np.array([chance(player, history, texts[place]) for player in players])
+            likely = belief @ taken
+            belief = belief * taken / likely
+            total -= np.log(likely)
+            actions += 1
+    return total / actions
+
+
+@pytest.mark.parametrize("written", ["short", "text"])
+@pytest.mark.parametrize("name", TASKS)
+def test_players_do_as_often_what_their_chances_say(name, written):
+    """Each of the data's players, asked 400 times at moments of a game: chi-squared."""
+    task = small_task(name, format=written)
+    game = task.recorded(3, "held out")[0]["text"]
+    for place in (1, 3, 5):
+        history = "".join(game[:place])
+        if name == "webshop":
+            if place == 1:
+                continue  # a search has more than 400 forms, see the words' own test
+            players = [
+                module_of(name).PLAYERS[one](task.env.catalog, 7, format=written)
+                for one in ("human", "first hit", "random")
+            ]
+        else:
+            players = [module_of(name).PLAYERS[one](7) for one in task.behavior]
+        for player in players:
+            done = Counter(player.act([history])[0] for _ in range(400))
+            if name == "webshop":
+                visit = player.visit(history)
+                said = {one: player.chance(visit, one.removesuffix("\n")) for one in done}
+            else:
+                said = {one: player.chance(history, one) for one in done}
+            assert min(said.values()) > 0 and sum(said.values()) <= 1 + 1e-9
+            never = 1 - sum(said.values())
+            assert never < 0.15  # of so many kinds some are not met
+            expected = np.array([400 * said[one] for one in done])
+            squares = (np.array(list(done.values())) - expected) ** 2 / expected
+            assert squares[expected > 5].sum() < 5 * (expected > 5).sum() + 15
 
 
 def test_values_are_measured_beside_a_constant(task, cloned):

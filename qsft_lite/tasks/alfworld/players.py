@@ -12,6 +12,7 @@ from qsft_lite.tasks.alfworld.pddl import TREATMENTS
 from qsft_lite.tasks.alfworld.rooms import LAMP, LAMP_STANDS_ON, ROOMINESS, holds
 from qsft_lite.tasks.alfworld.short import short_command, short_text
 from qsft_lite.tasks.alfworld.world import TREATED_WITH, World
+from qsft_lite.tasks.draws import chances
 
 Seed = int | np.random.SeedSequence
 
@@ -38,12 +39,19 @@ class Player:
 
     def act(self, histories: Sequence[str]) -> list[str]:
         """The next action of each transcript, in the form that the transcript has."""
-        actions = []
-        for history in histories:
-            memory, short = read_history(history)
-            command = self.choose(memory)
-            actions.append(f"{short_command(command) if short else command}\n")
-        return actions
+        return [
+            self._write(self.choose(memory), short)
+            for memory, short in map(read_history, histories)
+        ]
+
+    def chance(self, history: str, action: str) -> float:
+        """How likely the player takes this action after a transcript, in the form that it has."""
+        memory, short = read_history(history)
+        return chances(self, lambda: self._write(self.choose(memory), short)).get(action, 0.0)
+
+    def _write(self, command: str, short: bool) -> str:
+        """A command as a transcript has it."""
+        return f"{short_command(command) if short else command}\n"
 
     def choose(self, memory: Memory) -> str:
         """The next command, slips included."""

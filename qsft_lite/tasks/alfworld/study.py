@@ -26,6 +26,7 @@ from qsft_lite.tasks.alfworld.games import Split, world_of
 from qsft_lite.tasks.alfworld.players import PLAYERS
 from qsft_lite.tasks.alfworld.prompts import alfworld_prompts, prompt_for
 from qsft_lite.tasks.alfworld.text import parts
+from qsft_lite.tasks.draws import log_likelihood
 
 __all__ = ["PROFILES", "TASK", "ALFWorldSettings", "ALFWorldTask"]
 
@@ -103,17 +104,28 @@ class ALFWorldTask(AgentTask):
         """See AgentTask.parts."""
         return parts(word)
 
+    @property
+    def behavior(self) -> dict[str, float]:
+        """Which players the data are of, with their shares."""
+        wanderers, rest = self.settings.wanderers, (1 - self.settings.wanderers) / 3
+        return {"careless": rest, "half_informed": 2 * rest, "wanderer": wanderers}
+
+    def log_likelihood(self, texts: Sequence[str]) -> float:
+        """See AgentTask.log_likelihood."""
+        players = [PLAYERS[name](fumbles=self.settings.fumbles) for name in self.behavior]
+        taken = []
+        for place in range(1, len(texts), 2):
+            history, action = "".join(texts[:place]), texts[place]
+            taken.append([player.chance(history, action) for player in players])
+        return log_likelihood(list(self.behavior.values()), taken)
+
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded; of training games."""
-        settings, rest = self.settings, (1 - self.settings.wanderers) / 3
+        settings = self.settings
         return generate_alfworld(
             games,
             self.part_seed(part),
-            behavior={
-                "careless": rest,
-                "half_informed": 2 * rest,
-                "wanderer": settings.wanderers,
-            },
+            behavior=self.behavior,
             rooms=settings.rooms,
             format=settings.format,
             max_steps=settings.longest_game,

@@ -27,7 +27,14 @@ from qsft_lite.tasks.checks import check_choice, check_weights
 from qsft_lite.tasks.manipulation.bins import ActionBins
 from qsft_lite.tasks.manipulation.env import FORMATS
 from qsft_lite.tasks.manipulation.picture import SIZE, check_size, render
-from qsft_lite.tasks.manipulation.players import BEHAVIOR, NOISE, Script, draw_plans, noisy
+from qsft_lite.tasks.manipulation.players import (
+    BEHAVIOR,
+    NOISE,
+    Script,
+    draw_plans,
+    log_chance_of_bins,
+    noisy,
+)
 from qsft_lite.tasks.manipulation.starts import HORIZONS, STARTS, is_success, start_tables
 from qsft_lite.tasks.manipulation.text import image_texts, state_texts
 
@@ -81,6 +88,18 @@ def generate_manipulation(
     return record(play, n, seed, settings, **how)
 
 
+def script_cross_entropy(n: int, seed: int, **options: Any) -> float:
+    """Nats an action of the scripts themselves, on the episodes that generate_manipulation makes.
+
+    options: those of `Recipe`. A script knows its plan, which no transcript says, so whoever reads
+    transcripts has to be expected above it: the noise of the actions is all that is counted.
+    """
+    chances: list[np.ndarray] = []
+    recipe = Recipe(**{**options, "format": "state"})
+    record(partial(_play_block, recipe, None, chances=chances), n, seed, {}, block_size=BLOCK)
+    return -float(np.concatenate(chances).mean())
+
+
 def cache_folder(name: str, settings: dict[str, Any], n: int, seed: int, block: int) -> Path:
     """Where in the user's cache so many episodes of these settings and this seed belong."""
     key = json.dumps([settings, int(n), int(seed), block], sort_keys=True).encode()
@@ -120,9 +139,16 @@ class Recipe:
 
 
 def _play_block(
-    recipe: Recipe, folder: Path | None, n: int, seed: np.random.SeedSequence
+    recipe: Recipe,
+    folder: Path | None,
+    n: int,
+    seed: np.random.SeedSequence,
+    chances: list[np.ndarray] | None = None,
 ) -> Episodes:
-    """The episodes of a block, whose number is the last one of the seed's key."""
+    """The episodes of a block, whose number is the last one of the seed's key.
+
+    chances: gets log of the probability of each action, given the script's plan.
+    """
     rng = np.random.default_rng(seed)
     drawn = rng.choice(len(recipe.parts), n, p=list(recipe.parts.values()))
     episodes: Episodes = {"text": [None] * n, "is_action": [], "reward": [None] * n, "done": []}
@@ -131,7 +157,7 @@ def _play_block(
     for place, part in enumerate(recipe.parts):
         rows = np.flatnonzero(drawn == place)
         if len(rows):
-            shown += _play_part(recipe, part, rows, episodes, rng)
+            shown += _play_part(recipe, part, rows, episodes, rng, chances)
     episodes["is_action"] = [[i % 2 == 1 for i in range(len(text))] for text in episodes["text"]]
     if recipe.format == "image":
         counts = np.array([len(text) // 2 + 1 for text in episodes["text"]])
@@ -150,7 +176,12 @@ def _play_block(
 
 
 def _play_part(
-    recipe: Recipe, part: str, rows: np.ndarray, episodes: Episodes, rng: np.random.Generator
+    recipe: Recipe,
+    part: str,
+    rows: np.ndarray,
+    episodes: Episodes,
+    rng: np.random.Generator,
+    chances: list[np.ndarray] | None,
 ) -> list[tuple[np.ndarray, int, np.ndarray]]:
     """Play the episodes rows, and write them down.
 
@@ -169,11 +200,15 @@ def _play_part(
             break
         if recipe.format == "image":
             shown.append((rows[alive], step, render(tables.take(alive), recipe.size)))
-        chosen = bins.encode(noisy(script.act(tables), recipe.noise, rng))
+        wanted = script.act(tables)
+        chosen = bins.encode(noisy(wanted, recipe.noise, rng))
         tables.step(bins.decode(chosen))
         won = is_success(task, tables)
         if part == "prior":
             alive = alive[~won[alive]]
+        if chances is not None:
+            own = wanted[alive], recipe.noise, bins, chosen[alive]
+            chances.append(log_chance_of_bins(*own))
         after = write(task, tables.take(alive))
         for row, action, state, success in zip(
             rows[alive], bins.write(chosen[alive]), after, won[alive].tolist(), strict=True

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.manipulation.bins import ActionBins
@@ -203,6 +204,21 @@ def _towards(tables: Tables, goal: np.ndarray, grip: np.ndarray | float) -> np.n
 def noisy(actions: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
     """Actions with Gaussian noise of this deviation, cut to [-LARGEST, LARGEST]."""
     return (actions + noise * rng.standard_normal(actions.shape)).clip(-LARGEST, LARGEST)
+
+
+def log_chance_of_bins(
+    actions: np.ndarray, noise: float, bins: ActionBins, chosen: np.ndarray
+) -> np.ndarray:
+    """(B,) log of the probability that noisy(actions) falls into the bins chosen (B, 8)."""
+    found = np.zeros(len(actions))
+    for mean, edges, bin in zip(actions.T, bins.edges, chosen.T, strict=True):
+        below = norm.cdf((edges[:, None] - mean) / max(noise, 1e-12))  # up to each edge
+        below[edges >= LARGEST], below[edges < -LARGEST] = 1, 0
+        below = np.vstack([np.zeros_like(mean), below, np.ones_like(mean)])
+        rows = np.arange(len(mean))
+        with np.errstate(divide="ignore"):
+            found += np.log(below[bin + 1, rows] - below[bin, rows])
+    return found
 
 
 class StatePlayer:

@@ -1,7 +1,7 @@
 """Twenty Questions as a study: chapter 09's table, and its longer ones.
 
 python -m qsft_lite.study twenty_questions --profile record
-python -m qsft_lite.study twenty_questions --profile record --set objects=158 games=1000000
+python -m qsft_lite.study twenty_questions --profile record --set objects=158 ask_once=true
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from scipy.special import entr
 from transformers import PreTrainedModel
 
 from qsft_lite.baselines import TrainedMethod
-from qsft_lite.evaluate import Evaluation, evaluate
+from qsft_lite.evaluate import Evaluation, Policy, evaluate
 from qsft_lite.models import line_tokenizer, small_model
+from qsft_lite.policy import Once
 from qsft_lite.study import Settings
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.guessing import Player, Seed
@@ -40,13 +41,15 @@ class TwentyQuestionsSettings(Settings):
     """Settings of Twenty Questions.
 
     objects: how many of the shipped ones. ideas, noise: of the player that made the data: how
-    many questions come to its mind, and how often it asks anything at all. measured_games: those
-    that networks are measured on.
+    many questions come to its mind, and how often it asks anything at all. ask_once: whether every
+    method is kept from asking a question again, see policy.Once. measured_games: those that
+    networks are measured on.
     """
 
     objects: int = 20
     ideas: int = 1
     noise: float = 0.3
+    ask_once: bool = False
     measured_games: int = 400
     rewards: str = "end"
     batch_rows: int = 16
@@ -129,6 +132,11 @@ class TwentyQuestionsTask(GuessingTask):
         settings = self.settings
         return ScriptedPlayer(self.env.rules, seed, settings.ideas, noise=settings.noise)
 
+    def policy(self, trained: TrainedMethod, **options: Any) -> Policy:
+        """See Task.policy."""
+        policy = super().policy(trained, **options)
+        return Once(policy) if self.settings.ask_once else policy
+
     def references(self) -> dict[str, Player]:
         """See GuessingTask.references."""
         careful = ScriptedPlayer(self.env.rules, 0, self.settings.ideas)
@@ -154,7 +162,7 @@ class TwentyQuestionsTask(GuessingTask):
 
         policy, starts = self.policy(trained, **options), self.starts(test=True)[:20]
         played = evaluate(policy, self.env, len(starts), TEST_SEED, options=starts).transcripts
-        game_explorer(policy, self.env.rules, played, asked=2)
+        game_explorer(super().policy(trained, **options), self.env.rules, played, asked=2)
 
     def measure_values(self, learned: np.ndarray, consistent: np.ndarray) -> dict[str, float]:
         """How values of the questions but guesses rank with what their answers tell (entropy)."""

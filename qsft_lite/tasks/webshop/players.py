@@ -12,7 +12,7 @@ import numpy as np
 
 from qsft_lite.tasks.webshop.scoring import best_options
 from qsft_lite.tasks.webshop.session import BACK, BUY, NEXT, PREVIOUS
-from qsft_lite.tasks.webshop.visit import Shopper, Visit
+from qsft_lite.tasks.webshop.visit import Shopper, Visit, some_words
 
 
 def click(text: str) -> str:
@@ -23,10 +23,16 @@ def click(text: str) -> str:
 class RandomPlayer(Shopper):
     """Searches for some words of the instruction, and clicks anything."""
 
+    keeps = 0.5  # of the words
+
+    def searches(self, visit: Visit) -> bool:
+        """See `Shopper.searches`."""
+        return visit.session.page == "index"
+
     def choose(self, visit: Visit) -> str:
         """See `Shopper.choose`."""
-        if visit.session.page == "index":
-            return f"search[{some_words(visit.instruction, 0.5, self.rng)}]"
+        if self.searches(visit):
+            return f"search[{some_words(visit.instruction, self.keeps, self.rng)}]"
         clickables = visit.session.clickables()
         return click(clickables[self.rng.integers(len(clickables))])
 
@@ -110,10 +116,15 @@ class HumanPlayer(RulePlayer):
     keeps, tempered = 0.7, 0.12  # words of a search; the spread of what looks good
     reads, returns, forgets, slips, turns = 0.35, 0.6, 0.12, 0.06, 0.08  # chances
 
+    def searches(self, visit: Visit) -> bool:
+        """See `Shopper.searches`."""
+        session = visit.session
+        return session.page == "index" or (session.page == "results" and not session.shown)
+
     def choose(self, visit: Visit) -> str:
         """See `Shopper.choose`."""
         session, rng = visit.session, self.rng
-        if session.page == "index" or (session.page == "results" and not session.shown):
+        if self.searches(visit):
             return f"search[{some_words(visit.instruction, self.keeps, rng)}]"
         if session.page == "results":
             return self._on_results(visit)
@@ -183,13 +194,6 @@ class OraclePlayer(FirstHitPlayer):
             for hits, query in zip(ranks, queries, strict=True)
         ]
         return min(found)[1]
-
-
-def some_words(text: str, share: float, rng: np.random.Generator) -> str:
-    """About this share of a text's words, one at least, in their order."""
-    words = text.split()
-    kept = [word for word in words if rng.random() < share]
-    return " ".join(kept or words[-1:])
 
 
 PLAYERS: dict[str, type[Shopper]] = {

@@ -18,7 +18,8 @@ from qsft_lite.baselines.react import ReActPolicy
 from qsft_lite.evaluate import Evaluation, evaluate
 from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import SMOKE, AgentSettings, AgentTask, spread
-from qsft_lite.tasks.webshop.data import generate_webshop
+from qsft_lite.tasks.draws import log_likelihood
+from qsft_lite.tasks.webshop.data import WEIGHTS, generate_webshop
 from qsft_lite.tasks.webshop.env import MAX_STEPS, WebShop
 from qsft_lite.tasks.webshop.players import PLAYERS
 from qsft_lite.tasks.webshop.prompts import STYLE, webshop_prompt
@@ -79,6 +80,17 @@ class WebShopTask(AgentTask):
         settings = self.settings
         how = {"products": settings.products or None, "format": settings.format}
         return generate_webshop(games, self.part_seed(part), **how)
+
+    def log_likelihood(self, texts: Sequence[str]) -> float:
+        """See AgentTask.log_likelihood."""
+        how = {"format": self.settings.format, "max_steps": MAX_STEPS}
+        players = [PLAYERS[name](self.env.catalog, **how) for name in WEIGHTS]
+        taken = []
+        for place in range(1, len(texts), 2):
+            visit = players[0].visit("".join(texts[:place]))
+            action = texts[place].removesuffix("\n")
+            taken.append([player.chance(visit, action) for player in players])
+        return log_likelihood(list(WEIGHTS.values()), taken)
 
     def starts(self, test: bool) -> list[dict[str, Any]]:
         """Goals of the test, or of validation."""

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from qsft_lite.tasks.checks import check_choice
+from qsft_lite.tasks.draws import chances
 from qsft_lite.tasks.webshop.catalog import Catalog, Product
 from qsft_lite.tasks.webshop.session import Session
 from qsft_lite.tasks.webshop.short import long_action, plain, short_action, short_instruction
@@ -52,7 +53,12 @@ class Visit:
 
 
 class Shopper:
-    """What all players share: `act` reads transcripts, and `choose` plays on."""
+    """What all players share: `act` reads transcripts, and `choose` plays on.
+
+    keeps: of who searches for words by chance, the share of the instruction's words that it takes.
+    """
+
+    keeps = 0.0
 
     def __init__(
         self, catalog: Catalog, seed: Seed = 0, *, format: str = "text", max_steps: int = 15
@@ -68,17 +74,30 @@ class Shopper:
         """The next action, search[words] or click[text]."""
         raise NotImplementedError
 
+    def searches(self, visit: Visit) -> bool:
+        """Whether the next action is a search for words of the instruction, drawn by chance."""
+        return False
+
     def act(self, histories: Sequence[str]) -> list[str]:
         """The next action text of each transcript; ValueError for a text that is none."""
         actions = []
         for history in histories:
             visit = self.visit(history)
-            action = self.choose(visit)
-            if self.format == "short":
-                action = short_action(visit.session, action)
+            action = self.write(visit, self.choose(visit))
             self._visits[history] = visit
             actions.append(action + "\n")
         return actions
+
+    def chance(self, visit: Visit, action: str) -> float:
+        """How likely the player takes an action, given as `write` does."""
+        if not self.searches(visit):
+            return chances(self, lambda: self.write(visit, self.choose(visit))).get(action, 0.0)
+        name, _, query = action.replace("[", " ").removesuffix("]").partition(" ")
+        return chance_of_words(visit.instruction, self.keeps, query) * (name == "search")
+
+    def write(self, visit: Visit, action: str) -> str:
+        """An action as the transcripts have it, without a newline."""
+        return short_action(visit.session, action) if self.format == "short" else action
 
     def visit(self, history: str) -> Visit:
         """The visit that a transcript tells of."""
@@ -168,6 +187,27 @@ class Shopper:
         chosen = session.options.values()
         asked = self.asked_options(visit, session.item).values()
         return next((value for value in asked if value not in chosen), None)
+
+
+def some_words(text: str, share: float, rng: np.random.Generator) -> str:
+    """About this share of a text's words, one at least, in their order."""
+    words = text.split()
+    kept = [word for word in words if rng.random() < share]
+    return " ".join(kept or words[-1:])
+
+
+def chance_of_words(text: str, share: float, kept: str) -> float:
+    """The probability that some_words(text, share) is kept."""
+    words, wanted = text.split(), kept.split()
+    ways = np.zeros(len(wanted) + 1)  # of each beginning of wanted, its probability so far
+    ways[0] = 1
+    for word in words:
+        goes_on = np.array([word == one for one in wanted], dtype=bool)
+        taken = np.where(goes_on, ways[:-1], 0) * share
+        ways *= 1 - share
+        ways[1:] += taken
+    none = (1 - share) ** len(words)
+    return float(ways[-1]) * bool(wanted) + none * (wanted == words[-1:])
 
 
 @lru_cache(maxsize=8)

@@ -22,7 +22,14 @@ from qsft_lite.models.tokenizers import word_tokenizer
 from qsft_lite.tasks.manipulation import data, picture
 from qsft_lite.tasks.manipulation.bins import ActionBins
 from qsft_lite.tasks.manipulation.env import Manipulation
-from qsft_lite.tasks.manipulation.players import Script, StatePlayer, good_plans, is_half_way, noisy
+from qsft_lite.tasks.manipulation.players import (
+    Script,
+    StatePlayer,
+    good_plans,
+    is_half_way,
+    log_chance_of_bins,
+    noisy,
+)
 from qsft_lite.tasks.manipulation.starts import HORIZONS, STARTS, start_tables
 from qsft_lite.tasks.manipulation.table import LOWER, NOTHING, OPEN, UPPER
 from qsft_lite.tasks.manipulation.text import (
@@ -717,3 +724,54 @@ def test_episodes_of_another_kind_have_another_version(tmp_path, monkeypatch):
         shown = [load_image(one) for images in games["images"] for one in images]
         told.update(np.stack(shown).tobytes())
     assert (data.VERSION, told.hexdigest()[:16]) == (3, "21f633f643d96364")
+
+
+# How likely a script does what it does
+
+
+@pytest.mark.parametrize("bins", ["five of one width", "quantiles"])
+def test_bins_are_as_likely_as_noise_falls_into_them(bins):
+    """Against 4,000 noisy copies of actions, for each number of an action."""
+    rng = np.random.default_rng(0)
+    if bins == "quantiles":  # whose edges come close to where actions are cut
+        bins = ActionBins.fit(noisy(rng.uniform(-1, 1, (500, 8)), 0.1, rng), 6)
+    else:
+        bins = ActionBins.uniform(5)
+    actions = rng.uniform(-1, 1, (3, 8))
+    many = bins.encode(noisy(np.repeat(actions, 4_000, axis=0), 0.2, rng)).reshape(3, 4_000, 8)
+    for dimension, count in enumerate(bins.counts):
+        # Of the others there is one bin, which nothing misses.
+        sure = ActionBins(
+            [edge if i == dimension else np.zeros(0) for i, edge in enumerate(bins.edges)],
+            [center if i == dimension else [0.0] for i, center in enumerate(bins.centers)],
+        )
+        chances = np.zeros((3, count))
+        for bin in range(count):
+            chosen = np.zeros((3, 8), dtype=np.int64)
+            chosen[:, dimension] = bin
+            chances[:, bin] = np.exp(log_chance_of_bins(actions, 0.2, sure, chosen))
+        assert chances.sum(1) == pytest.approx(1)
+        for row in range(3):
+            often = np.bincount(many[row, :, dimension], minlength=count) / 4_000
+            assert often == pytest.approx(chances[row], abs=0.035)
+
+
+def test_without_noise_a_script_is_sure_of_what_it_does():
+    assert data.script_cross_entropy(20, 3, noise=0.0) == pytest.approx(0, abs=1e-9)
+    little, much = (data.script_cross_entropy(20, 3, noise=noise) for noise in (0.1, 0.3))
+    assert 0 < little < much < np.sum(np.log(ActionBins.uniform().counts))
+
+
+def test_the_actions_that_are_counted_are_those_of_the_episodes(monkeypatch):
+    counted = []
+    own = data.log_chance_of_bins
+
+    def watched(actions, noise, bins, chosen):
+        counted.extend(bins.write(chosen))
+        return own(actions, noise, bins, chosen)
+
+    monkeypatch.setattr(data, "log_chance_of_bins", watched)
+    data.script_cross_entropy(30, 5, task="drawer")
+    games = data.generate_manipulation(30, 5, task="drawer", format="state")
+    done = [text for texts in games["text"] for text in texts[1::2]]
+    assert sorted(counted) == sorted(done)

@@ -55,6 +55,14 @@ def test_questions_that_were_asked_before_are_counted():
     assert one.describe(result) == {"questions asked before": pytest.approx(2 / 6)}
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_who_may_ask_once_asks_no_question_again(once):
+    one = task(f"ask_once={once}")
+    policy = one.policy(TrainedMethod.cloned(one.model, one.tokenizer), relative_support=0.9)
+    asked = [game["text"][1::2] for game in one.play(policy, test=True).transcripts]
+    assert all(len(set(game)) == len(game) for game in asked) == once  # chance repeats itself
+
+
 @pytest.mark.parametrize("score", ["p", "ratio", "paired"])
 def test_at_the_greedy_end_of_beta_the_best_score_plays(score):
     one = task()

@@ -38,6 +38,7 @@ from qsft_lite.tasks.webshop.scoring import (
 from qsft_lite.tasks.webshop.search import Search, document_words
 from qsft_lite.tasks.webshop.session import Session
 from qsft_lite.tasks.webshop.short import parts, plain, short_words
+from qsft_lite.tasks.webshop.visit import chance_of_words
 
 SHARED = ROOT.parent / "shared" / "data" / "webshop"
 genuine = pytest.mark.skipif(
@@ -650,6 +651,20 @@ def test_missing_and_wrong_other_files_are_named(tmp_path):
 
 
 # Players and data
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=7), st.floats(0.05, 0.95))
+def test_the_words_of_a_search_are_as_likely_as_all_ways_to_keep_them(words, share):
+    """Against every choice of words, each of which is kept or not; a word may come twice."""
+    by_hand = Counter()
+    for kept in combinations((False, True), repeat=len(words)):
+        chosen = [word for word, stays in zip(words, kept, strict=True) if stays] or words[-1:]
+        by_hand[" ".join(chosen)] += np.prod([share if stays else 1 - share for stays in kept])
+    text = " ".join(words)
+    for query, chance in by_hand.items():
+        assert chance_of_words(text, share, query) == pytest.approx(chance)
+    for query in ("", "d", f"{text} a"):
+        assert chance_of_words(text, share, query) == 0
 
 
 def test_players_stand_in_order():
