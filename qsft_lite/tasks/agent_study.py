@@ -158,7 +158,8 @@ class AgentTask(Task):
         """
         games, of_players = self.held_out
         found = measure_actions(trained, games)
-        return {"KL(pi_beta || pi_phi)": found["cross-entropy"] - of_players, **found}
+        total = found["cross-entropy"]
+        return {"cross-entropy": total, "KL(pi_beta || pi_phi)": total - of_players, **found}
 
 
 def measure_actions(trained: TrainedMethod, games: datasets.Dataset) -> dict[str, float]:

@@ -41,12 +41,7 @@ from qsft_lite.study.task import TEST_SEED
 from qsft_lite.tasks.agent_study import measure_actions
 from qsft_lite.tasks.checks import check_choice
 from qsft_lite.tasks.manipulation.bins import ActionBins
-from qsft_lite.tasks.manipulation.data import (
-    VERSION,
-    cache_folder,
-    generate_manipulation,
-    script_cross_entropy,
-)
+from qsft_lite.tasks.manipulation.data import VERSION, cache_folder, generate_manipulation
 from qsft_lite.tasks.manipulation.env import Manipulation
 from qsft_lite.tasks.manipulation.picture import SIZE
 from qsft_lite.tasks.manipulation.players import (
@@ -267,22 +262,15 @@ class ManipulationTask(Task):
 
     def recorded(self, games: int, part: str) -> datasets.Dataset:
         """See Task.recorded; halves of the task, as many of the one as of the other."""
-        return generate_manipulation(games, self._part_seed(part), **self._recipe)
-
-    @property
-    def _recipe(self) -> dict[str, Any]:
         settings = self.settings
-        own = {name: getattr(settings, name) for name in ("task", "noise", "format")}
-        return {**own, "bins": self.bins}
-
-    def _part_seed(self, part: str) -> int:
-        return 1_000 * self.seed + PARTS[part]
-
-    @cached_property
-    def script_cross_entropy(self) -> float:
-        """Of the scripts of the games that networks are measured on."""
-        held_out = self._part_seed("held out")
-        return script_cross_entropy(self.settings.measured_games, held_out, **self._recipe)
+        return generate_manipulation(
+            games,
+            1_000 * self.seed + PARTS[part],
+            task=settings.task,
+            noise=settings.noise,
+            format=settings.format,
+            bins=self.bins,
+        )
 
     def encoded(self, games: datasets.Dataset) -> datasets.Dataset:
         """See Task.encoded; in pieces that fit a row.
@@ -377,15 +365,9 @@ class ManipulationTask(Task):
         return found
 
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
-        """See measure_actions; a reward is what the data's scripts reached, half by half.
-
-        How many nats more than the scripts is at most the divergence from the behavior policy: a
-        script knows its plan, and the behavior policy, given what came before, does not.
-        """
+        """See measure_actions; a reward is what the data's scripts reached, half by half."""
         games = self.recorded(self.settings.measured_games, "held out")
-        found = measure_actions(trained, self.encoded(games))
-        divergence = found["cross-entropy"] - self.script_cross_entropy
-        return {"KL(pi_beta || pi_phi), at most": divergence, **found}
+        return measure_actions(trained, self.encoded(games))
 
     def raw(self) -> dict[str, Any]:
         """The bins of an action; what the describer of this seed reads of fresh pictures."""
