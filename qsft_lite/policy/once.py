@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qsft_lite.data.transcripts import Segment, Transcript
-from qsft_lite.policy.cached import CachedPolicy, as_list
+from qsft_lite.policy.cached import CachedPolicy, Images, as_list
 
 
 class Once:
-    """A policy that plays none of an episode's actions again (ours).
+    """A policy that plays none of an episode's actions again (ours), around a CachedPolicy alone.
 
     For games where the same action always has the same answer, so that a second time tells nothing.
     What is sampled is the policy given that it plays none of them, and a relative support is one of
@@ -23,10 +23,15 @@ class Once:
         """See CachedPolicy.reset."""
         self.policy.reset(seed)
 
-    def act(self, histories: Sequence[Transcript | Sequence[Segment]]) -> list[str]:
+    def act(
+        self,
+        histories: Sequence[Transcript | Sequence[Segment]],
+        images: Sequence[Images] | None = None,
+    ) -> list[str]:
         """See CachedPolicy.act; TypeError for a plain text, which does not say what was played."""
         histories = as_list(histories)
-        return self.policy.act(histories, refused=[_played(history) for history in histories])
+        refused = [_played(history) for history in histories]
+        return self.policy.act(histories, refused=refused, images=images)
 
 
 def _played(history: Transcript | Sequence[Segment]) -> list[str]:

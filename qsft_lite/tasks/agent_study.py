@@ -143,23 +143,38 @@ class AgentTask(Task):
         """Encoded games that no network has seen, and the cross-entropy of the data's players.
 
         It is in nats an action, on the same games: of each action its probability under the mixture
-        of players, given all that came before: the behavior policy, whose expectation is the least.
+        of players, given all that came before. Were no game longer than a row, nothing that reads
+        the text could be expected below it. Raises ValueError where no game fits a row, and for one
+        that none of the players could have played.
         """
         games = self.recorded(self.settings.measured_games, "held out")
         encoded, kept = self._encoded(games)
-        games = games.select(kept)
-        log_likelihood = sum(map(self.log_likelihood, games["text"]))
-        return encoded, -log_likelihood / sum(map(sum, games["is_action"]))
+        if not len(kept):
+            raise ValueError(
+                f"all {len(games)} measured games are longer than {self.settings.row_tokens} "
+                "tokens: raise row_tokens or measured_games"
+            )
+        total = 0.0
+        for number in kept.tolist():
+            total += (own := self.log_likelihood(games[number]["text"]))
+            if not np.isfinite(own):
+                raise ValueError(
+                    f"game {number} of the measured ones cannot be of the data's players: "
+                    f"{''.join(games[number]['text'])[:200]!r}"
+                )
+        actions = sum(sum(games[number]["is_action"]) for number in kept.tolist())
+        return encoded, -total / actions
 
     def measure(self, trained: TrainedMethod) -> dict[str, float]:
-        """See measure_actions, and how many nats more than the data's players: the divergence.
+        """See measure_actions, and how many nats more than the data's players.
 
-        KL(pi_beta || pi_phi) is estimated by the actions that were taken, here as everywhere.
+        That estimates KL(pi_beta || pi_phi) by the actions that were taken alone, so by chance it
+        may be negative; where all actions of a state can be counted, studies record it exactly.
         """
         games, of_players = self.held_out
         found = measure_actions(trained, games)
         total = found["cross-entropy"]
-        return {"cross-entropy": total, "KL(pi_beta || pi_phi)": total - of_players, **found}
+        return {"cross-entropy": total, "estimated KL": total - of_players, **found}
 
 
 def measure_actions(trained: TrainedMethod, games: datasets.Dataset) -> dict[str, float]:

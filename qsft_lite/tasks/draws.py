@@ -21,8 +21,8 @@ Choice = TypeVar("Choice", bound=Hashable)
 def chances(player: Any, choose: Callable[[], Choice]) -> dict[Choice, float]:
     """All that choose() may return, with its probability; choose draws from player.rng alone.
 
-    It may draw by random(), compared once with a number or multiplied once by a count, integers(n),
-    and choice(n or items, p=...). Raises AttributeError or TypeError for other draws.
+    It may draw by random() < share (or >), int(random() * count), integers(n), and choice(n or
+    items, p=...). Raises AttributeError or TypeError for other draws.
     """
     own, found, ways = player.rng, defaultdict(float), [()]
     try:
@@ -84,13 +84,30 @@ class _Uniform:
 
     def __init__(self, draws: _Draws):
         self.draws = draws
+        self.used = False
 
     def __lt__(self, share: float) -> bool:
+        if self.used:
+            raise TypeError("a number that random() drew can be compared once alone: draw another")
+        self.used = True
         share = min(max(share, 0.0), 1.0)
         return bool(self.draws.branch([1 - share, share]))
 
     def __gt__(self, share: float) -> bool:
         return not self < share
 
-    def __mul__(self, count: int) -> int:
-        return self.draws.integers(count)
+    def __mul__(self, count: int) -> _Place:
+        return _Place(self.draws, count)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a number that random() drew has to be compared with another number")
+
+
+class _Place:
+    """A number in [0, count) of which int() makes the place of an item, and nothing else."""
+
+    def __init__(self, draws: _Draws, count: int):
+        self.draws, self.count = draws, count
+
+    def __int__(self) -> int:
+        return self.draws.integers(self.count)

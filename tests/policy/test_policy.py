@@ -850,7 +850,7 @@ def test_the_last_line_alone_is_shown():
 
 def test_what_was_played_is_refused_and_nothing_else():
     class Echo:
-        def act(self, histories, refused):
+        def act(self, histories, refused, images):
             return [" ".join(texts) for texts in refused]
 
     begun = [("a\n", False), ("b\n", True), ("a\n", False)]  # "a" is no action

@@ -105,10 +105,19 @@ def test_what_is_measured_of_a_clone_is_its_cross_entropy_in_nats_an_action(task
         total -= sum(log_p[place - 1, ids[place]].item() for place in places)
         actions += sum(game["is_action"])
     told = task.measure(cloned)
-    assert set(told) == {"cross-entropy", "KL(pi_beta || pi_phi)"}
+    assert set(told) == {"cross-entropy", "estimated KL"}
     assert told["cross-entropy"] == pytest.approx(total / actions, rel=1e-5)
-    less = told["cross-entropy"] - told["KL(pi_beta || pi_phi)"]
+    less = told["cross-entropy"] - told["estimated KL"]
     assert less == pytest.approx(cross_entropy_of_players(task, games), rel=1e-9)
+
+
+def test_games_that_no_player_plays_are_refused_and_so_are_none(monkeypatch):
+    task = small_task("alfworld")
+    monkeypatch.setattr(task, "log_likelihood", lambda texts: -np.inf)
+    with pytest.raises(ValueError, match="game 0 of the measured ones cannot be of the data's"):
+        _ = task.held_out
+    with pytest.raises(ValueError, match="all 2 measured games are longer than 2 tokens"):
+        _ = small_task("alfworld", row_tokens=2).held_out
 
 
 def cross_entropy_of_players(task, games):

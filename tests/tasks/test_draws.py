@@ -46,10 +46,26 @@ def test_coins_are_independent(shares):
         assert found[sides] == pytest.approx(math.prod(each))
 
 
-def test_the_players_generator_is_put_back_where_it_fails():
+def twice(rng):
+    number = rng.random()
+    return "a" if number < 0.2 else "b" if number < 0.5 else "c"
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        twice,
+        lambda rng: rng.normal(),
+        lambda rng: bool(rng.random()),
+        lambda rng: rng.random() * 4 < 0.5,
+        lambda rng: rng.random() <= 0.5,
+        lambda rng: rng.random() + 1,
+    ],
+)
+def test_other_draws_are_refused_and_the_players_generator_is_put_back(draw):
     player = Player()
-    with pytest.raises(AttributeError):
-        chances(player, lambda: player.rng.normal())
+    with pytest.raises((AttributeError, TypeError)):
+        chances(player, lambda: draw(player.rng))
     assert player.rng == "its own"
 
 

@@ -91,8 +91,9 @@ def generate_manipulation(
 def script_cross_entropy(n: int, seed: int, **options: Any) -> float:
     """Nats an action of the scripts themselves, on the episodes that generate_manipulation makes.
 
-    options: those of `Recipe`. A script knows its plan, which no transcript says, so whoever reads
-    transcripts has to be expected above it: the noise of the actions is all that is counted.
+    options: those of `Recipe`. Only the noise of the actions is counted. A script knows its plan,
+    which no transcript says, so whoever reads transcripts is expected above it (but for episodes of
+    the prior that are cut off before a step that would win).
     """
     chances: list[np.ndarray] = []
     recipe = Recipe(**{**options, "format": "state"})

@@ -212,7 +212,8 @@ def log_chance_of_bins(
     """(B,) log of the probability that noisy(actions) falls into the bins chosen (B, 8)."""
     found = np.zeros(len(actions))
     for mean, edges, bin in zip(actions.T, bins.edges, chosen.T, strict=True):
-        below = norm.cdf((edges[:, None] - mean) / max(noise, 1e-12))  # up to each edge
+        way = edges[:, None] - mean
+        below = norm.cdf(way / noise) if noise else (way >= 0).astype(float)  # up to each edge
         below[edges >= LARGEST], below[edges < -LARGEST] = 1, 0
         below = np.vstack([np.zeros_like(mean), below, np.ones_like(mean)])
         rows = np.arange(len(mean))

@@ -162,6 +162,7 @@ class TwentyQuestionsTask(GuessingTask):
 
         policy, starts = self.policy(trained, **options), self.starts(test=True)[:20]
         played = evaluate(policy, self.env, len(starts), TEST_SEED, options=starts).transcripts
+        # Its bars show all questions, also those that ask_once refuses.
         game_explorer(super().policy(trained, **options), self.env.rules, played, asked=2)
 
     def measure_values(self, learned: np.ndarray, consistent: np.ndarray) -> dict[str, float]:
