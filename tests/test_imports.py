@@ -57,6 +57,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 OF_ALL_TASKS = (
     "tasks.checks",
     "tasks.guessing",
+    "tasks.draws",
     "tasks.guessing_study",
     "tasks.agent_study",
     "tasks.agent_widgets",
